@@ -1,0 +1,1 @@
+"""The local lab: Azure Resource Manager and Kubernetes on loopback, with a real kernel data plane."""
