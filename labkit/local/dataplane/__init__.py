@@ -1,0 +1,1 @@
+"""Pure planners and kernel access: what kube-proxy and calico-node are made of."""
