@@ -1,0 +1,60 @@
+"""The command line: `labkit up`, `run`, `status`, `env`, `client`, `down`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+import labkit
+
+
+class _Group(click.Group):
+    """Loads a command's module when it is used, so that `labkit up` need not import plotly."""
+
+    commands_by_module = {
+        "labkit.local.server.commands": ("up", "down", "status", "env", "client"),
+        "labkit.cli_run": ("run",),
+        "labkit.cli_doctor": ("doctor",),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in self.commands_by_module.values() for name in names]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        import importlib
+
+        for module, names in self.commands_by_module.items():
+            if name in names:
+                command: Any = getattr(importlib.import_module(module), name)
+                return command  # type: ignore[no-any-return]
+        return None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(labkit.__version__, prog_name="labkit")
+def cli() -> None:
+    """A course that you run: Calico's eBPF data plane on AKS, with a local lab that needs no cloud."""
+
+
+def main() -> None:
+    """Run a command; what a user can mend is said in words, never as a traceback."""
+    from labkit.errors import LabkitError
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if isinstance(error, LabkitError) or hasattr(error, "fix"):
+            click.echo(f"labkit: {error}", err=True)
+            sys.exit(1)
+        raise

@@ -1,0 +1,1 @@
+"""The daemon behind the local lab: TLS, tokens, sockets, clusters and their life."""

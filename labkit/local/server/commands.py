@@ -1,0 +1,98 @@
+"""The commands that start, look at and end the local lab."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+
+import click
+
+from labkit.local.paths import LabPaths
+from labkit.local.server import errors, lifecycle, report
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Loopback port; 0 takes any free one. [default: 10443]")
+def up(port: int | None) -> None:
+    """Start the local lab, or find it running."""
+    paths, started = LabPaths.default(), time.monotonic()
+    already = lifecycle.running(paths) is not None
+    info = lifecycle.up(paths, port=port)
+    if already:
+        click.echo(f"The lab is running: {info.url}")
+    else:
+        click.echo(f"The lab is up after {time.monotonic() - started:.1f} s: {info.url}")
+    click.echo('Next: `labkit run`, `make lab`, or `eval "$(labkit env)"` for az and kubectl.')
+
+
+@click.command()
+def down() -> None:
+    """Stop the local lab and remove all that it made; your results stay."""
+    removed = lifecycle.down(LabPaths.default())
+    click.echo(f"Removed: {', '.join(removed)}." if removed else "Nothing of the lab was left.")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Show clusters, nodes, data planes and what the lab uses."""
+    paths = LabPaths.default()
+    if not (info := lifecycle.running(paths)):
+        raise errors.NotRunningError
+    click.echo(report.as_json(paths, info) if as_json else report.as_text(paths, info))
+
+
+@click.command()
+def env() -> None:
+    r"""Print what a shell needs for az, kubectl and the SDKs: eval "$(labkit env)"."""
+    paths = LabPaths.default()
+    if not (info := lifecycle.running(paths)):
+        raise errors.NotRunningError
+    azure = paths.home / "azure"
+    values = {
+        "LABKIT_TARGET": "local",
+        "LABKIT_HOME": str(paths.home),
+        "AZURE_SUBSCRIPTION_ID": info.subscription,
+        "AZURE_TENANT_ID": info.tenant,
+        "IDENTITY_ENDPOINT": info.identity_endpoint,
+        "IDENTITY_HEADER": info.identity_header,
+        "REQUESTS_CA_BUNDLE": info.ca_bundle,
+        "SSL_CERT_FILE": info.ca_bundle,
+        "AZURE_CONFIG_DIR": str(azure),
+        "AZURE_CORE_COLLECT_TELEMETRY": "false",
+    }
+    for name, value in values.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+    # az keeps its clouds and its login in AZURE_CONFIG_DIR, which is the lab's own: yours stays as it is.
+    click.echo(
+        f"if command -v az >/dev/null && ! az account show >/dev/null 2>&1; then\n"
+        f"  az cloud register --name labkit --endpoint-resource-manager {info.url} --only-show-errors >/dev/null 2>&1\n"
+        f"  az cloud set --name labkit --only-show-errors >/dev/null && az login --identity --only-show-errors >/dev/null\n"
+        f"fi"
+    )
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def client(name: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND as the outside client NAME (alice, bob, or a new name)."""
+    from labkit.local.fabric import Fabric
+
+    paths = LabPaths.default()
+    if not lifecycle.running(paths):
+        raise errors.NotRunningError
+    if os.geteuid() != 0:
+        raise errors.NotRootError(f"labkit client {name} {shlex.join(command)}")
+    try:
+        outside = Fabric(paths).ensure_client(name)
+    except ValueError as error:
+        raise errors.LabError(f"{name!r} cannot be a client's name: {error}", "use a short name of letters and digits.") from error
+    words = ["nsenter", f"--net=/run/netns/{outside.netns}", "--"]
+    if (uid := os.environ.get("SUDO_UID")) and (gid := os.environ.get("SUDO_GID")):
+        words += ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]
+    try:
+        os.execvp(words[0], [*words, *command])
+    except FileNotFoundError as error:
+        raise errors.MissingToolError({"nsenter": "util-linux"}) from error

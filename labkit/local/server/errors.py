@@ -1,0 +1,64 @@
+"""What can go wrong when the lab starts or stops, each with the next thing to do."""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Something that the person at the keyboard can mend.
+
+    Args:
+        what: what happened, and why.
+        fix: the next thing to do.
+    """
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}\n  What to do: {fix}")
+        self.what, self.fix = what, fix
+
+
+class NotRootError(LabError):
+    """The lab makes namespaces and loads programs, which only root may."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            "The local lab needs root: it makes network namespaces and loads eBPF programs.",
+            f"run `sudo env PATH=\"$PATH\" {command}`; notebooks and kubectl then work as your own user.",
+        )
+
+
+class MissingToolError(LabError):
+    """A program that the lab runs is not on this machine."""
+
+    def __init__(self, tools: dict[str, str]) -> None:
+        names, packages = ", ".join(sorted(tools)), " ".join(sorted(set(tools.values())))
+        super().__init__(
+            f"Programs that the local lab needs are missing: {names}.",
+            f"on Debian or Ubuntu `apt-get install {packages}`; `make setup` does that and names the packages elsewhere.",
+        )
+
+
+class PortInUseError(LabError):
+    """Another program listens where the lab wants to."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"Port {port} on 127.0.0.1 is in use by another program, so the lab cannot listen there.",
+            "choose another with `labkit up --port N` (0 takes any free one), or LABKIT_PORT=N.",
+        )
+
+
+class NotRunningError(LabError):
+    """No daemon answers."""
+
+    def __init__(self) -> None:
+        super().__init__("The local lab is not running.", "start it with `sudo labkit up`.")
+
+
+class StartFailedError(LabError):
+    """The daemon ended before it was ready."""
+
+    def __init__(self, log: str, tail: str) -> None:
+        super().__init__(
+            f"The lab's daemon ended before it was ready. The end of its log:\n{tail}",
+            f"read {log}; `labkit down` followed by `labkit up` starts from nothing.",
+        )

@@ -1,0 +1,276 @@
+"""Start, find and stop the daemon; remove all that a lab left on the machine.
+
+Removal needs no state and no daemon: everything carries the lab's id in its name. So it works after a
+crash, twice in a row, and next to another lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from labkit.local.paths import LabPaths
+from labkit.local.server import errors
+from labkit.local.server.tls import write_private
+
+DEFAULT_PORT = 10443
+_START_TIMEOUT = 20.0  # seconds; a start takes about one
+_STOP_TIMEOUT = 10.0
+_TOOLS = {  # program -> Debian's package
+    "iptables-restore": "iptables", "ipset": "ipset", "conntrack": "conntrack", "unshare": "util-linux",
+    "nsenter": "util-linux", "setpriv": "util-linux", "ip": "iproute2", "tc": "iproute2", "iperf3": "iperf3",
+    "busybox": "busybox",
+}
+_OWN_FILES = (
+    "lab.db", "lab.db-wal", "lab.db-shm", "daemon.json", "daemon.log", "key", "lock", "ca.pem", "server.pem", "ca-bundle.pem", "kubeconfig",
+)
+_OWN_FOLDERS = ("azure",)
+
+
+@dataclass(frozen=True)
+class DaemonInfo:
+    """What a client needs to know of a running lab; the content of daemon.json.
+
+    Args:
+        url: Azure Resource Manager's address.
+        port: the loopback port, which is also the HTTP proxy to cluster APIs and from outside clients.
+        pid: the daemon's process.
+        ca_file: the authority that signed the lab's certificate, PEM.
+        ca_bundle: the system's authorities and the lab's.
+        subscription: the one subscription's id.
+        tenant: its tenant's id.
+        identity_endpoint: where a managed-identity token is asked for.
+        identity_header: the secret that such a request carries.
+        client_token: the password for outside clients' proxy authorisation.
+        clients: outside clients' names and addresses.
+    """
+
+    url: str
+    port: int
+    pid: int
+    ca_file: str
+    ca_bundle: str
+    subscription: str
+    tenant: str
+    identity_endpoint: str
+    identity_header: str
+    client_token: str
+    clients: list[dict[str, str]]
+
+    def write(self, paths: LabPaths) -> None:
+        """Say that the daemon is ready."""
+        write_private(paths.daemon_file, json.dumps(asdict(self), indent=1).encode())
+
+
+def running(paths: LabPaths) -> DaemonInfo | None:
+    """The running daemon, or None. A file that a killed daemon left does not count."""
+    try:
+        info = DaemonInfo(**json.loads(paths.daemon_file.read_text()))
+        os.kill(info.pid, 0)
+        command = Path(f"/proc/{info.pid}/cmdline").read_bytes()
+    except PermissionError:  # alive, and root's: we are its user
+        command = Path(f"/proc/{info.pid}/cmdline").read_bytes()
+    except (OSError, ValueError, TypeError):
+        return None
+    return info if b"labkit.local.server" in command else None
+
+
+def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
+    """Start the lab's daemon, or find it running.
+
+    Args:
+        paths: the lab.
+        port: the loopback port; None means LABKIT_PORT or 10443, 0 any free one.
+
+    Raises:
+        LabError: not root, a tool missing, the port in use, or the daemon ended.
+    """
+    if info := running(paths):
+        return info
+    if os.geteuid() != 0:
+        raise errors.NotRootError("labkit up")
+    missing = {tool: package for tool, package in _TOOLS.items() if not _which(tool)}
+    if missing:
+        raise errors.MissingToolError(missing)
+    if port is None:
+        port = int(os.environ.get("LABKIT_PORT", DEFAULT_PORT))
+    _check_port(port)
+    paths.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths.home.chmod(0o700)
+    paths.daemon_file.unlink(missing_ok=True)
+    with open(paths.log_file, "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "labkit.local.server", str(paths.home), str(port)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+        )
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline:
+        if (info := running(paths)) and info.pid == process.pid:
+            give_to_user(paths.home)
+            return info
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.kill()
+    raise errors.StartFailedError(str(paths.log_file), _tail(paths.log_file))
+
+
+def down(paths: LabPaths) -> list[str]:
+    """Stop the daemon and remove everything that carries the lab's name.
+
+    Args:
+        paths: the lab.
+
+    Returns:
+        What was removed, in words; empty where nothing was left.
+
+    Raises:
+        LabError: there is something to remove, and we are not root.
+    """
+    removed: list[str] = []
+    if os.geteuid() != 0:
+        if running(paths) or paths.run.exists() or paths.cgroup.exists():
+            raise errors.NotRootError("labkit down")
+        return removed
+    for pid in _daemons(paths):
+        _stop(pid)
+        removed.append(f"daemon {pid}")
+    if count := _kill_cgroup(paths.cgroup):
+        removed.append(f"{count} processes")
+    # The fabric knows its namespaces by name, the node its mounts: both are under our own names.
+    from labkit.local.fabric import Fabric
+
+    namespaces = [n for n in _namespaces() if n.startswith(paths.prefix + "-")]
+    Fabric(paths).tear_down()
+    if namespaces:
+        removed.append(f"{len(namespaces)} network namespaces")
+    mounts = list(_mounts_under(paths.run))
+    for mount in reversed(mounts):
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+    if mounts:
+        removed.append(f"{len(mounts)} mounts")
+    if paths.cgroup.exists():
+        _remove_cgroup(paths.cgroup)
+        removed.append("cgroups")
+    if paths.run.exists():
+        shutil.rmtree(paths.run, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            paths.run.parent.rmdir()
+    if paths.home.exists():
+        for name in _OWN_FILES:
+            (paths.home / name).unlink(missing_ok=True)
+        for name in _OWN_FOLDERS:
+            shutil.rmtree(paths.home / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            paths.home.rmdir()  # stays where the user keeps something of their own in it
+        removed.append("state")
+    return removed
+
+
+def give_to_user(path: Path) -> None:
+    """Under sudo: make the lab's files the calling user's, so that notebooks can read the tokens."""
+    uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+    if os.geteuid() != 0 or not uid or not gid:
+        return
+    for entry in (path.parent, path, *path.rglob("*")):
+        if entry.stat().st_uid == 0 and entry != Path("/"):
+            os.chown(entry, int(uid), int(gid), follow_symlinks=False)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise errors.PortInUseError(port) from error
+
+
+def _which(tool: str) -> str | None:
+    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def _tail(path: Path, lines: int = 8) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join("    " + line for line in path.read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
+def _daemons(paths: LabPaths) -> list[int]:
+    """Daemons of this very lab, by their command line: also one whose daemon.json is gone."""
+    wanted = [b"labkit.local.server", str(paths.home).encode()]
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if all(word in words for word in wanted):
+                    found.append(int(entry.name))
+    return found
+
+
+def _stop(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            os.kill(pid, 0)
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+
+
+def _kill_cgroup(cgroup: Path) -> int:
+    """Kill all processes of a cgroup and of those below it; returns how many there were."""
+    killed: set[str] = set()
+    for _ in range(100):
+        pids = {p for f in cgroup.rglob("cgroup.procs") for p in _words(f)} | set(_words(cgroup / "cgroup.procs"))
+        if not pids:
+            break
+        killed |= pids
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.01)
+    return len(killed)
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    for folder in sorted((p for p in cgroup.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            cgroup.rmdir()
+        if not cgroup.exists():
+            return
+        time.sleep(0.02)
+
+
+def _words(path: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return path.read_text().split()
+    return []
+
+
+def _namespaces() -> list[str]:
+    folder = Path("/run/netns")
+    return [entry.name for entry in folder.iterdir()] if folder.exists() else []
+
+
+def _mounts_under(folder: Path) -> Iterator[str]:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        target = line.split()[1].encode().decode("unicode_escape")
+        if target == str(folder) or target.startswith(f"{folder}/"):
+            yield target
