@@ -113,14 +113,18 @@ class FrontDoor:
     """What the loopback port does with a connection.
 
     Args:
-        arm: the service that a direct TLS connection is for.
         token: what an outside client's proxy authorisation must carry.
         dial: opens a connection from an outside client.
     """
 
-    def __init__(self, arm: HttpService, token: str, dial: Dial) -> None:
-        self._arm, self._token, self._dial = arm, token, dial
+    def __init__(self, token: str, dial: Dial) -> None:
+        self._token, self._dial = token, dial
+        self._arm: HttpService | None = None
         self._apis: dict[str, HttpService] = {}
+
+    def open(self, arm: HttpService) -> None:
+        """Serve direct TLS connections with this: Azure Resource Manager."""
+        self._arm = arm
 
     def add_api(self, fqdn: str, service: HttpService) -> None:
         """Serve CONNECT fqdn:443 with this API."""
@@ -140,6 +144,7 @@ class FrontDoor:
                 return
             head = b"" if first[0] == _TLS_HANDSHAKE else await _read_head(connection)
         if first[0] == _TLS_HANDSHAKE:
+            assert self._arm, "the door is not open yet"
             await self._arm.serve(connection)
             return
         method, target, headers = _parse_head(head)

@@ -1,0 +1,234 @@
+"""One cluster: its network, its API server, its controllers and its nodes, brought together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sqlite3
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.local.arm.clusters import ClusterSpec
+from labkit.local.bootstrap import manifests
+from labkit.local.client import ApiError, Obj
+from labkit.local.controllers import ClusterSettings, Controllers
+from labkit.local.fabric import Fabric, Vnet
+from labkit.local.kubeapi import Api, User
+from labkit.local.node import Kubelet, Nodes, NodeSettings
+from labkit.local.paths import LabPaths
+from labkit.local.server.addresses import PublicAddresses
+from labkit.local.server.listener import FrontDoor, HttpService, Listener
+from labkit.local.server.nodepool import NodePlace, place
+from labkit.local.server.secrets import Secrets
+
+log = logging.getLogger(__name__)
+
+_ADMIN = User("masterclient", ("system:masters", "system:authenticated"))
+_USER = User("clusterUser", ("system:masters", "system:authenticated"))
+_AGED_OUT_MINOR = 34  # from here on an add-on manager takes back what a user changes in AKS's objects
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all clusters of a lab share."""
+
+    paths: LabPaths
+    fabric: Fabric
+    database: sqlite3.Connection
+    addresses: PublicAddresses
+    secrets: Secrets
+    context: ssl.SSLContext
+    ca_pem: bytes
+    front_door: FrontDoor
+    objects: Path
+
+
+class CloudNetwork:
+    """What the load-balancer controller asks of the fabric: addresses from one table, routes in one VNet."""
+
+    def __init__(self, cluster: str, addresses: PublicAddresses, vnet: Vnet) -> None:
+        self._cluster, self._addresses, self._vnet = cluster, addresses, vnet
+
+    def allocate_public_ip(self, name: str) -> str:
+        """A public address for a service; the same one for the same name."""
+        return self._addresses.allocate(f"{self._cluster}/service/{name}")
+
+    def release_public_ip(self, ip: str) -> None:
+        """Give an address back."""
+        self._addresses.release(ip)
+
+    def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
+        """Route a frontend to nodes, connection by connection."""
+        self._vnet.set_frontend(ip, node_ips)
+
+    def remove_frontend(self, ip: str) -> None:
+        """Route a frontend nowhere."""
+        self._vnet.remove_frontend(ip)
+
+
+class Cluster:
+    """A running cluster.
+
+    Args:
+        spec: what was asked for.
+        around: what all clusters share.
+    """
+
+    def __init__(self, spec: ClusterSpec, around: Surroundings) -> None:
+        self.spec, self._around = spec, around
+        self.api_address = around.addresses.allocate(f"{spec.key}/api")
+        self.outbound_address = around.addresses.allocate(f"{spec.key}/outbound")
+        version = f"v{spec.kubernetes_version}"
+        self.api = Api(around.paths.database, spec.key, version=version)
+        self.api.authenticate = self._authenticate
+        self._service = HttpService(self.api, around.context)
+        self._settings = ClusterSettings(
+            version=version, ca_pem=around.ca_pem.decode(),
+            addon_manager=int(spec.kubernetes_version.split(".")[1]) >= _AGED_OUT_MINOR,
+        )
+        self._listener: Listener | None = None
+        self._vnet: Vnet | None = None
+        self._controllers: Controllers | None = None
+        self._nodes: Nodes | None = None
+        self.kubelets: dict[str, Kubelet] = {}
+
+    async def start(self, places: Sequence[NodePlace]) -> None:
+        """Bring the cluster up, or adopt what a killed daemon left running; idempotent."""
+        around, spec = self._around, self.spec
+        fabric = around.fabric
+        if self._vnet is None:
+            self._vnet = await asyncio.to_thread(fabric.ensure_vnet, spec.key, self.outbound_address)
+            await asyncio.to_thread(fabric.add_api_address, self.api_address)
+            listening = await asyncio.to_thread(self._listen)
+            self._listener = Listener(listening, self._service.serve)
+            around.front_door.add_api(spec.fqdn, self._service)
+            self._bootstrap()
+            cloud = CloudNetwork(spec.key, around.addresses, self._vnet)
+            self._controllers = Controllers(self.api, cloud=cloud, settings=self._settings)
+            self._controllers.start()
+            self._nodes = Nodes(self.api)
+            self.api.node_backend = self._nodes
+        await self.set_nodes(places)
+
+    async def set_nodes(self, places: Sequence[NodePlace]) -> None:
+        """Have exactly these nodes."""
+        wanted = {p.name: p for p in places}
+        leaving = [name for name in self.kubelets if name not in wanted]
+        await asyncio.gather(*(self._remove_node(name) for name in leaving))
+        await asyncio.gather(*(self._add_node(p) for p in places if p.name not in self.kubelets))
+
+    async def stop(self, *, kill_pods: bool) -> None:
+        """Stop what runs in this process; with `kill_pods`, also what runs on the nodes."""
+        if self._controllers:
+            self._controllers.stop()
+        await asyncio.gather(*(k.stop(kill_pods=kill_pods) for k in self.kubelets.values()), return_exceptions=True)
+        self.kubelets.clear()
+        self._around.front_door.remove_api(self.spec.fqdn)
+        if self._listener:
+            await self._listener.close()
+        self._service.close()
+        self.api.close()
+
+    async def delete(self) -> None:
+        """Take the cluster down with its network and its objects."""
+        vnet = self._vnet
+        await self.stop(kill_pods=True)
+        if vnet:
+            await asyncio.to_thread(vnet.delete)
+        self._around.addresses.release_cluster(self.spec.key)
+
+    def describe(self) -> dict[str, Any]:
+        """The cluster's part of `labkit status`."""
+        spec = self.spec
+        pods = self.api.list("pods")
+        nodes = self.api.list("nodes")
+        return {
+            "name": spec.name, "resource_group": spec.resource_group, "version": spec.kubernetes_version, "key": spec.key,
+            "fqdn": spec.fqdn, "objects": self.api.count() if hasattr(self.api, "count") else len(pods) + len(nodes),
+            "nodes": [self._describe_node(n, pods) for n in nodes],
+        }
+
+    def _describe_node(self, node: Obj, pods: list[Obj]) -> dict[str, Any]:
+        name = node["metadata"]["name"]
+        conditions = {c["type"]: c["status"] for c in node.get("status", {}).get("conditions", [])}
+        addresses = {a["type"]: a["address"] for a in node.get("status", {}).get("addresses", [])}
+        return {
+            "name": name, "ip": addresses.get("InternalIP", ""), "status": "Ready" if conditions.get("Ready") == "True" else "NotReady",
+            "pods": sum(p["spec"].get("nodeName") == name for p in pods), "data_plane": self._data_plane(name),
+            "cpu_seconds": _cgroup_cpu(self._around.paths.cgroup / self.spec.key / name),
+        }
+
+    def _data_plane(self, node: str) -> str:
+        """What the node's kernel holds, not what an object asks for."""
+        pins = self._around.paths.bpffs / self.spec.key / node
+        if pins.exists() and any(pins.iterdir()):
+            return "Calico eBPF"
+        return "Calico iptables" if self.spec.network_policy == "calico" else "kube-proxy only"
+
+    async def _add_node(self, node: NodePlace) -> None:
+        assert self._vnet and self._nodes
+        around, spec = self._around, self.spec
+        net = await asyncio.to_thread(self._vnet.add_node, node.name, node.slot)
+        settings = NodeSettings(
+            version=f"v{spec.kubernetes_version}", location=spec.location, pool=node.pool,
+            max_pods=next((p.max_pods for p in spec.pools if p.name == node.pool), 30),
+            vm_size=next((p.vm_size for p in spec.pools if p.name == node.pool), "Standard_D2s_v3"),
+            dns_service_ip=spec.dns_service_ip, ca_pem=around.ca_pem.decode(), bpf_objects=around.objects,
+            node_resource_group=f"MC_{spec.resource_group}_{spec.name}_{spec.location}",
+        )
+        kubelet = Kubelet(self.api, net, self._vnet, around.paths, spec.key, settings)
+        self.kubelets[node.name] = kubelet
+        self._nodes.add(kubelet)
+        await kubelet.start()
+
+    async def _remove_node(self, name: str) -> None:
+        assert self._vnet and self._nodes
+        kubelet = self.kubelets.pop(name)
+        await kubelet.stop(kill_pods=True)
+        self._nodes.remove(name)
+        try:
+            self.api.delete("nodes", name)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+        await asyncio.to_thread(self._vnet.remove_node, name)
+
+    def _bootstrap(self) -> None:
+        """Create the system's objects; those that exist are left as their owner has them."""
+        for obj in manifests(self.spec, self.api_address):
+            try:
+                self.api.create(_resource_of(self.api, obj), obj)
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+
+    def _listen(self) -> socket.socket:
+        listening = self._around.fabric.socket_in(self._around.paths.netns("internet"), socket.AF_INET, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((self.api_address, 443))
+        listening.listen(512)
+        return listening
+
+    def token(self, *, admin: bool) -> str:
+        """The bearer token of a kubeconfig."""
+        return self._around.secrets.token("kube", self.spec.key, "clusterAdmin" if admin else "clusterUser")
+
+    def _authenticate(self, token: str) -> User | None:
+        return {self.token(admin=True): _ADMIN, self.token(admin=False): _USER}.get(token)
+
+
+def _resource_of(api: Api, obj: Obj) -> str:
+    """The resource name for a manifest, from its apiVersion and kind."""
+    return api.resource_of(obj["apiVersion"], obj["kind"])
+
+
+def _cgroup_cpu(folder: Path) -> float:
+    try:
+        fields = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    except OSError:
+        return 0.0
+    return int(fields["usage_usec"]) / 1e6

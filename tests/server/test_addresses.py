@@ -1,0 +1,30 @@
+import sqlite3
+
+import pytest
+
+from labkit.local.server.addresses import PublicAddresses
+
+
+@pytest.fixture
+def database():
+    connection = sqlite3.connect(":memory:")
+    yield connection
+    connection.close()
+
+
+def test_an_owner_keeps_its_address_and_a_released_one_is_used_again(database):
+    addresses = PublicAddresses(database)
+    api, outbound = addresses.allocate("c1/api"), addresses.allocate("c1/outbound")
+    assert api != outbound
+    assert PublicAddresses(database).allocate("c1/api") == api
+    addresses.release(api)
+    assert addresses.allocate("c2/api") == api
+    addresses.release_cluster("c1")
+    assert addresses.allocate("c2/outbound") == outbound
+
+
+def test_running_out_says_what_to_do(database):
+    addresses = PublicAddresses(database)
+    with pytest.raises(RuntimeError, match="delete a service of type LoadBalancer"):
+        for number in range(300):
+            addresses.allocate(f"c1/service/{number}")
