@@ -1,0 +1,182 @@
+"""The lab's networks as data: addresses, names and the commands that make them. Pure; no effects.
+
+Every link is a point-to-point veth pair. Both ends know the other's hardware address, as Azure's
+fabric and Azure CNI arrange it, so no ARP is ever spoken and a first packet costs what it costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, summarize_address_range
+
+VNET = IPv4Network("10.224.0.0/12")
+SUBNET = IPv4Network("10.224.0.0/16")
+SUBNET_GATEWAY = "10.224.0.1"
+AZURE_RESOLVER = "168.63.129.16"
+PUBLIC = IPv4Network("192.0.2.0/24")
+GATEWAY = "169.254.1.1"  # next hop of pods and clients; an address that exists nowhere, as in Calico
+PODS_PER_NODE = 30
+
+POD_MTU = 1500
+NODE_MTU = 1600  # room for VXLAN's 50 bytes
+
+GATEWAY_MAC = "ee:ee:ee:ee:ee:ee"  # Calico's choice for the host's end of a pod's link
+FABRIC_MAC = "12:34:56:78:9a:bc"   # what Azure's fabric answers for every neighbour
+
+_KNOWN_CLIENTS = {"alice": "203.0.113.10", "bob": "198.51.100.20"}
+
+HARMLESS = (("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1"))
+FORWARDING = (
+    *HARMLESS,
+    ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv4/conf/all/send_redirects", "0"), ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv4/conf/all/accept_redirects", "0"), ("ipv4/conf/default/accept_redirects", "0"),
+    ("ipv4/ip_forward", "1"),
+)
+ROUTER = (*FORWARDING, ("ipv4/fib_multipath_hash_policy", "1"))
+POD = (*HARMLESS, ("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647"))
+
+
+def host_interface(namespace: str, pod: str) -> str:
+    """The node's end of a pod's link, named as Azure CNI names it."""
+    return "azv" + hashlib.sha1(f"{namespace}.{pod}".encode()).hexdigest()[:11]
+
+
+def node_address(index: int) -> str:
+    """The address of node `index`: Azure gives a node one, and the 30 after it to its pods."""
+    return str(SUBNET[4 + (PODS_PER_NODE + 1) * index])
+
+
+def pod_addresses(index: int) -> tuple[str, ...]:
+    """The addresses that pods of node `index` get."""
+    first = 5 + (PODS_PER_NODE + 1) * index
+    return tuple(str(SUBNET[first + i]) for i in range(PODS_PER_NODE))
+
+
+def next_client_address(name: str, taken: Sequence[str]) -> str:
+    """The address of an outside client: alice's and bob's are fixed, others get the next free one."""
+    if name in _KNOWN_CLIENTS:
+        return _KNOWN_CLIENTS[name]
+    spoken_for = {*taken, *_KNOWN_CLIENTS.values()}
+    candidates = (str(IPv4Network("203.0.113.0/24")[i]) for i in range(11, 255))
+    return next(address for address in candidates if address not in spoken_for)
+
+
+def mac_of(address: str) -> str:
+    """A hardware address made of an IP address, so that it is known without asking."""
+    return "0a:58:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
+
+
+def short_link(prefix: str, name: str) -> str:
+    """An interface name: the kernel allows 15 characters, so a long one ends in a hash."""
+    room = 15 - len(prefix)
+    return prefix + (name if len(name) <= room else name[:room - 6] + hashlib.sha1(name.encode()).hexdigest()[:6])
+
+
+def add_link(near: str, near_mac: str, far: str, far_mac: str, far_netns: str, mtu: int) -> str:
+    """Make a veth pair from the namespace that runs this to another."""
+    return (f"link add {near} mtu {mtu} address {near_mac} type veth "
+            f"peer name {far} mtu {mtu} address {far_mac} netns {far_netns}")
+
+
+def leaf(address: str) -> list[str]:
+    """Inside a pod or an outside client: one address, and everything by way of a fixed neighbour."""
+    return [
+        "link set lo up",
+        f"addr replace {address}/32 dev eth0",
+        "link set eth0 up",
+        f"neigh replace {GATEWAY} lladdr {GATEWAY_MAC} dev eth0 nud permanent",
+        f"route replace {GATEWAY} dev eth0 scope link",
+        f"route replace default via {GATEWAY} dev eth0",
+    ]
+
+
+def towards_leaf(link: str, address: str) -> list[str]:
+    """On the other side of a leaf's link: how to reach it."""
+    return [
+        f"link set {link} up",
+        f"neigh replace {address} lladdr {mac_of(address)} dev {link} nud permanent",
+        f"route replace {address}/32 dev {link} scope link",
+    ]
+
+
+def router_uplink(outbound_ip: str) -> list[str]:
+    """In a VNet's router: its own addresses and the way to the internet."""
+    return [
+        "link set lo up",
+        f"addr replace {SUBNET_GATEWAY}/32 dev lo",
+        f"addr replace {AZURE_RESOLVER}/32 dev lo",
+        *leaf(outbound_ip)[1:],
+        f"route replace unreachable {VNET} metric 4096",  # an address that no node has
+    ]
+
+
+def node_link(index: int) -> str:
+    """The router's interface towards a node."""
+    return f"node{index}"
+
+
+def towards_node(index: int) -> list[str]:
+    """In the router: how to reach a node and the addresses of its pods."""
+    link, ip = node_link(index), node_address(index)
+    pods = pod_addresses(index)
+    blocks = summarize_address_range(IPv4Address(pods[0]), IPv4Address(pods[-1]))
+    return [*towards_leaf(link, ip), *(f"route replace {block} via {ip} dev {link} onlink" for block in blocks)]
+
+
+def node_uplink(index: int) -> list[str]:
+    """In a node: its address, and the VNet's gateway as next hop.
+
+    Only what stays in the VNet may use the link's full size: it carries the tunnels between nodes.
+    """
+    ip = node_address(index)
+    return [
+        "link set lo up",
+        f"addr replace {ip}/{SUBNET.prefixlen} dev eth0 noprefixroute",
+        "link set eth0 up",
+        f"neigh replace {SUBNET_GATEWAY} lladdr {FABRIC_MAC} dev eth0 nud permanent",
+        f"route replace {SUBNET_GATEWAY} dev eth0 scope link src {ip}",
+        f"route replace {SUBNET} via {SUBNET_GATEWAY} dev eth0 src {ip}",
+        f"route replace default via {SUBNET_GATEWAY} dev eth0 src {ip} mtu {POD_MTU}",
+    ]
+
+
+def frontend_route(ip: str, node_ips: Sequence[str], links: Sequence[str]) -> str:
+    """In the router: a load balancer's frontend, spread over nodes by a hash of the connection.
+
+    Without a healthy node Azure drops what arrives, silently; so does a blackhole.
+    """
+    if not node_ips:
+        return f"route replace blackhole {ip}/32 metric 10"
+    hops = " ".join(f"nexthop via {node} dev {link} onlink" for node, link in zip(node_ips, links, strict=True))
+    return f"route replace {ip}/32 metric 10 {hops}"
+
+
+def router_rules(outbound_ip: str) -> str:
+    """The router's nftables: source NAT for what leaves the VNet, and nothing for the rest.
+
+    Only connections from the VNet to the outside are tracked. A frontend's traffic is not: its reply
+    may come from another node than its request went to. What a node sends back unchanged (a client's
+    packet for a frontend that the node does not serve) is dropped, or it would circle between the two.
+    """
+    return f"""
+table ip labkit
+delete table ip labkit
+table ip labkit {{
+  chain untracked {{
+    type filter hook prerouting priority raw;
+    ip saddr {VNET} ip daddr != {VNET} accept
+    ip daddr {outbound_ip} accept
+    notrack
+  }}
+  chain returned {{
+    type filter hook forward priority filter;
+    ip saddr != {VNET} iifname "node*" oifname "node*" drop
+  }}
+  chain outbound {{
+    type nat hook postrouting priority srcnat;
+    ip saddr {VNET} oifname "eth0" snat to {outbound_ip}
+  }}
+}}
+"""
