@@ -1,0 +1,9 @@
+"""Azure Resource Manager, as far as AKS, its SDKs and `az` need it."""
+
+from .app import ArmApp, arm_app
+from .clusters import ClusterError, ClusterInfo, Clusters, ClusterSpec, PoolSpec
+from .identity import LabTokens, TokenCheck
+from .store import ArmStore
+
+__all__ = ["ArmApp", "ArmStore", "ClusterError", "ClusterInfo", "ClusterSpec", "Clusters", "LabTokens",
+           "PoolSpec", "TokenCheck", "arm_app"]

@@ -1,0 +1,112 @@
+"""What Azure Resource Manager asks of whatever runs the clusters.
+
+The resource manager keeps the books: names, states, operations. A cluster itself is the server's to
+build and take down, behind the small `Clusters` interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """One agent pool.
+
+    Args:
+        name: such as "nodepool1"; part of its nodes' names.
+        count: how many nodes it shall have.
+        vm_size: Azure's name of the machine, such as "Standard_D2s_v3".
+        mode: "System" or "User".
+        max_pods: what a node can hold.
+        labels: extra labels of its nodes.
+        taints: "key=value:Effect", as Azure writes them.
+    """
+
+    name: str
+    count: int
+    vm_size: str
+    mode: str = "System"
+    max_pods: int = 30
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """A managed cluster as it was asked for, with Azure's defaults filled in.
+
+    Args:
+        key: its short name within the lab ("c1"), never used twice.
+        network_policy: "calico", or "none".
+        fqdn: the API's name, without a port.
+    """
+
+    key: str
+    name: str
+    resource_group: str
+    location: str
+    kubernetes_version: str
+    fqdn: str
+    pools: tuple[PoolSpec, ...]
+    network_plugin: str = "azure"
+    network_policy: str = "none"
+    service_cidr: str = "10.0.0.0/16"
+    dns_service_ip: str = "10.0.0.10"
+    pod_cidr: str = "10.224.0.0/16"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """What only the builder of a cluster knows.
+
+    Args:
+        api_address: the API's public address.
+        outbound_address: what the cluster's own connections to the internet come from.
+    """
+
+    key: str
+    api_address: str
+    outbound_address: str
+
+
+class ClusterError(Exception):
+    """A cluster could not be built, changed or removed.
+
+    Args:
+        message: what happened and what to do; it becomes the operation's error, word for word.
+        code: the error code that ARM's clients see.
+    """
+
+    def __init__(self, message: str, code: str = "LocalLabError") -> None:
+        super().__init__(message)
+        self.message, self.code = message, code
+
+
+class Clusters(Protocol):
+    """Who builds clusters.
+
+    Every method is idempotent: after a crash of the daemon, an operation that was in flight is run
+    again from its start. Failures are raised as ClusterError.
+    """
+
+    async def create(self, spec: ClusterSpec) -> ClusterInfo:
+        """Build the cluster, or finish building it; returns once its nodes are there."""
+
+    async def scale(self, key: str, pool: str, count: int) -> None:
+        """Give a pool this many nodes. A pool of a new name is made; 0 takes its last node away."""
+
+    async def stop(self, key: str) -> None:
+        """Take the nodes away and keep the objects."""
+
+    async def start(self, key: str) -> None:
+        """Bring a stopped cluster's nodes back."""
+
+    async def delete(self, key: str) -> None:
+        """Take the cluster down with all that belongs to it; unknown keys are fine."""
+
+    def kubeconfig(self, key: str, *, admin: bool) -> bytes:
+        """A kubeconfig file; KeyError where the cluster's API is not there yet."""

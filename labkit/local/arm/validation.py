@@ -1,0 +1,297 @@
+"""From what a client PUTs to the resource that it gets back: checks and defaults, pure.
+
+What Azure refuses is refused in Azure's words. What Azure can do and the lab does not model is refused
+too, by name, rather than accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from . import catalogue
+from .clusters import ClusterSpec, PoolSpec
+from .errors import ArmError, bad_request, not_in_the_lab, unsupported_version
+
+Json = dict[str, Any]
+
+CLUSTER_TYPE = "Microsoft.ContainerService/managedClusters"
+POOL_TYPE = "Microsoft.ContainerService/managedClusters/agentPools"
+MAX_NODES = 5
+"""How many nodes a lab's cluster may have: they share one machine."""
+
+_CLUSTER_NAME = re.compile(r"^[a-zA-Z0-9]$|^[a-zA-Z0-9][-_a-zA-Z0-9]{0,61}[a-zA-Z0-9]$")
+_POOL_NAME = re.compile(r"^[a-z][a-z0-9]{0,11}$")
+_GROUP_NAME = re.compile(r"^[-\w._()]{1,90}(?<!\.)$")
+_DNS_PREFIX = re.compile(r"^[a-zA-Z0-9]([-a-zA-Z0-9]{0,52}[a-zA-Z0-9])?$")
+
+
+def location_of(body: Json, kind: str) -> str:
+    """The normalised location of a request for a resource of this kind."""
+    asked = body.get("location")
+    if not asked or not isinstance(asked, str):
+        raise ArmError(400, "LocationRequired", "The location property is required for this definition.")
+    if region := catalogue.find_region(asked):
+        return region.name
+    if kind.lower().endswith("/resourcegroups"):
+        raise ArmError(400, "LocationNotAvailableForResourceGroup",
+                       f"The provided location '{asked}' is not available for resource group. "
+                       f"List of available regions is '{','.join(catalogue.REGIONS)}'.")
+    raise ArmError(400, "LocationNotAvailableForResourceType",
+                   f"The provided location '{asked}' is not available for resource type '{kind}'. "
+                   f"List of available regions for the resource type is '{','.join(catalogue.REGIONS)}'.")
+
+
+def check_group_name(name: str) -> None:
+    """Refuse a resource group name as Azure does."""
+    if not _GROUP_NAME.match(name):
+        raise ArmError(400, "InvalidParameter", "The provided resource group name has these invalid "
+                       f"characters: '{name}'. The name can only be a letter, digit, '-', '.', '(', ')' or "
+                       "'_'.")
+
+
+def tags_of(body: Json) -> dict[str, str]:
+    """The tags of a request; Azure takes strings only."""
+    tags = body.get("tags") or {}
+    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+        raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
+                       "deserialized: 'tags' must be an object of strings.")
+    return dict(tags)
+
+
+def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: str) -> Json:
+    """The resource for a PUT of a cluster that is not there yet.
+
+    Args:
+        name: the cluster's, from the path.
+        body: as it was PUT.
+        id: the resource's id.
+        fqdn_id: eight hex digits that make the API's name unique.
+        api_version: of the request; a stable one knows no preview property.
+    """
+    if not _CLUSTER_NAME.match(name):
+        raise bad_request(f"The resource name '{name}' is invalid. It must be 1 to 63 characters: letters, "
+                          "digits, '-' and '_', starting and ending with a letter or digit.",
+                          "InvalidParameter")
+    location = location_of(body, CLUSTER_TYPE)
+    asked: Json = body.get("properties") or {}
+    version = catalogue.resolve_version(asked.get("kubernetesVersion") or None)
+    if version is None:
+        raise unsupported_version(asked["kubernetesVersion"])
+    pools = [_pool(profile, version, location) for profile in asked.get("agentPoolProfiles") or ()]
+    _check_pools(pools)
+    prefix = _dns_prefix(asked)
+    fqdn = f"{prefix}-{fqdn_id}.hcp.{location}.azmk8s.io".lower()
+    group = id.split("/")[4]
+    properties: Json = {
+        "provisioningState": "Creating",
+        "powerState": {"code": "Running"},
+        "kubernetesVersion": asked.get("kubernetesVersion") or version,
+        "currentKubernetesVersion": version,
+        "dnsPrefix": prefix,
+        "fqdn": fqdn,
+        "azurePortalFQDN": fqdn.replace(".hcp.", ".portal.hcp."),
+        "agentPoolProfiles": pools,
+        **{key: asked[key] for key in ("linuxProfile", "servicePrincipalProfile", "autoUpgradeProfile")
+           if asked.get(key)},
+        "nodeResourceGroup": asked.get("nodeResourceGroup") or f"MC_{group}_{name}_{location}"[:80],
+        "enableRBAC": asked.get("enableRBAC", True),
+        "supportPlan": "KubernetesOfficial",
+        "networkProfile": _network(asked.get("networkProfile") or {}, name, group, api_version),
+        "maxAgentPools": 100,
+        "disableLocalAccounts": bool(asked.get("disableLocalAccounts")),
+        "securityProfile": {}, "storageProfile": {}, "oidcIssuerProfile": {"enabled": False},
+        "workloadAutoScalerProfile": {},
+    }
+    if asked.get("aadProfile"):
+        raise not_in_the_lab("Microsoft Entra integration (aadProfile)")
+    if any((addon or {}).get("enabled") for addon in (asked.get("addonProfiles") or {}).values()):
+        raise not_in_the_lab("add-ons (addonProfiles)")
+    return {
+        "id": id, "location": location, "name": name, "type": "Microsoft.ContainerService/ManagedClusters",
+        "tags": tags_of(body), "properties": properties,
+        "identity": {"type": (body.get("identity") or {}).get("type") or "SystemAssigned"},
+        "sku": {"name": "Base", "tier": (body.get("sku") or {}).get("tier") or "Free"},
+    }
+
+
+def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
+    """The resource for a PUT of a cluster that is there: pools and tags change, the rest must not."""
+    location = location_of(body, CLUSTER_TYPE)
+    if location != old["location"]:
+        raise ArmError(409, "InvalidResourceLocation",
+                       f"The resource '{old['name']}' already exists in location '{old['location']}' in "
+                       f"resource group '{old['id'].split('/')[4]}'. A resource with the same name cannot be "
+                       f"created in location '{location}'. Please select a new resource name.")
+    asked: Json = body.get("properties") or {}
+    was: Json = old["properties"]
+    version = asked.get("kubernetesVersion")
+    if version and catalogue.resolve_version(version) != was["currentKubernetesVersion"]:
+        if catalogue.resolve_version(version) is None:
+            raise unsupported_version(version)
+        raise not_in_the_lab("upgrades of Kubernetes; create a second cluster of the other version")
+    _check_unchanged("dnsPrefix", was.get("dnsPrefix"), asked.get("dnsPrefix"))
+    group = old["id"].split("/")[4]
+    network = _network(asked.get("networkProfile") or was["networkProfile"], old["name"], group, api_version)
+    for key in ("networkPlugin", "networkPolicy", "serviceCidr", "dnsServiceIP"):
+        _check_unchanged(f"networkProfile.{key}", was["networkProfile"].get(key), network.get(key))
+    pools = was["agentPoolProfiles"]
+    if asked.get("agentPoolProfiles") is not None:
+        pools = [_pool(p, was["currentKubernetesVersion"], location) for p in asked["agentPoolProfiles"]]
+        if {p["name"] for p in pools} != {p["name"] for p in was["agentPoolProfiles"]}:
+            raise bad_request("Adding or removing agent pools through the managed cluster is not allowed "
+                              "once it exists. Use the agentPools resource.", "InvalidParameter")
+        _check_pools(pools)
+    return {**old, "tags": tags_of(body) if "tags" in body else old.get("tags", {}),
+            "properties": {**was, "agentPoolProfiles": pools, "provisioningState": "Updating"}}
+
+
+def pool_profile(name: str, body: Json, cluster: Json) -> Json:
+    """The pool profile for a PUT of an agent pool."""
+    properties = cluster["properties"]
+    profile = _pool({**(body.get("properties") or {}), "name": name},
+                    properties["currentKubernetesVersion"], cluster["location"])
+    others = [p for p in properties["agentPoolProfiles"] if p["name"] != name]
+    old = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), None)
+    if old:
+        _check_unchanged("properties.vmSize", old["vmSize"], profile["vmSize"])
+    _check_pools([*others, profile])
+    return profile
+
+
+def spec_of(resource: Json, key: str) -> ClusterSpec:
+    """What to build, from the resource as it is stored."""
+    properties, network = resource["properties"], resource["properties"]["networkProfile"]
+    return ClusterSpec(
+        key=key, name=resource["name"], resource_group=resource["id"].split("/")[4],
+        location=resource["location"], kubernetes_version=properties["currentKubernetesVersion"],
+        fqdn=properties["fqdn"], network_plugin=network["networkPlugin"],
+        network_policy=network["networkPolicy"], service_cidr=network["serviceCidr"],
+        dns_service_ip=network["dnsServiceIP"], tags=resource.get("tags") or {},
+        pools=tuple(PoolSpec(
+            p["name"], p["count"], p["vmSize"], p["mode"], p["maxPods"], p.get("nodeLabels") or {},
+            tuple(p.get("nodeTaints") or ())) for p in properties["agentPoolProfiles"]))
+
+
+def _pool(asked: Json, version: str, location: str) -> Json:
+    name = str(asked.get("name") or "")
+    if not _POOL_NAME.match(name):
+        raise bad_request(f"The value of parameter agentPoolProfile.name is invalid. '{name}' must start "
+                          "with a lowercase letter, have at most 12 characters, and only have characters "
+                          "a-z0-9.", "InvalidParameter")
+    pool_version = asked.get("orchestratorVersion")
+    resolved = catalogue.resolve_version(pool_version) if pool_version else version
+    if resolved is None:
+        raise unsupported_version(str(pool_version))
+    if resolved != version:
+        raise not_in_the_lab("agent pools of another Kubernetes version than the control plane's")
+    size = catalogue.VM_SIZES.get(str(asked.get("vmSize") or catalogue.DEFAULT_VM_SIZE).lower())
+    if size is None:
+        available = ",".join(size.name.lower() for size in catalogue.VM_SIZES.values())
+        raise bad_request(f"The VM size of {asked['vmSize']} is not allowed in your subscription in location "
+                          f"'{location}'. The available VM sizes are '{available}'. For more details, please "
+                          "visit https://aka.ms/aks/quotas-skus-regions")
+    count = asked.get("count", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0 or count > 1000:
+        raise bad_request(f"The value of parameter agentPoolProfile.count is invalid: {count}. It must be "
+                          "0 to 1000.", "InvalidParameter")
+    if (asked.get("osType") or "Linux") != "Linux":
+        raise not_in_the_lab("Windows nodes")
+    if asked.get("enableAutoScaling"):
+        raise not_in_the_lab("the cluster autoscaler")
+    return {
+        "name": name, "count": count, "vmSize": size.name, "osDiskSizeGB": asked.get("osDiskSizeGB") or 128,
+        "osDiskType": "Managed", "kubeletDiskType": "OS", "maxPods": asked.get("maxPods") or 30,
+        "type": "VirtualMachineScaleSets", "enableAutoScaling": False, "provisioningState": "Creating",
+        "powerState": {"code": "Running"}, "orchestratorVersion": pool_version or version,
+        "currentOrchestratorVersion": version, "enableNodePublicIP": False,
+        "mode": asked.get("mode") or "System", "enableEncryptionAtHost": False, "enableUltraSSD": False,
+        "osType": "Linux", "osSKU": asked.get("osSKU") or "Ubuntu", "nodeImageVersion": "labkit-local",
+        "upgradeSettings": asked.get("upgradeSettings") or {}, "enableFIPS": False,
+        **{key: asked[key] for key in ("nodeLabels", "nodeTaints", "tags") if asked.get(key)},
+    }
+
+
+def _check_pools(pools: list[Json]) -> None:
+    if not any(pool["mode"] == "System" and pool["count"] > 0 for pool in pools):
+        raise bad_request("Must define at least one system pool with at least one node.", "InvalidParameter")
+    names = [pool["name"] for pool in pools]
+    if len(set(names)) != len(names):
+        raise bad_request("Agent pool names must be unique.", "InvalidParameter")
+    total = sum(pool["count"] for pool in pools)
+    if total > MAX_NODES:
+        raise bad_request(f"Insufficient vcpu quota requested {2 * total}, remaining {2 * MAX_NODES} for the "
+                          f"local lab: its nodes share one machine, and a cluster may have {MAX_NODES}.",
+                          "ErrCode_InsufficientVCPUQuota")
+
+
+def _dns_prefix(asked: Json) -> str:
+    prefix = asked.get("dnsPrefix") or asked.get("fqdnSubdomain")
+    if not prefix:
+        raise bad_request("Provisioning of resource(s) failed: required parameter dnsPrefix is missing "
+                          "(null)", "InvalidParameter")
+    if not _DNS_PREFIX.match(prefix):
+        raise bad_request(f"The value of parameter dnsPrefix is invalid: '{prefix}'. It must contain only "
+                          "letters, digits and hyphens, start and end with a letter or digit, and have at "
+                          "most 54 characters.", "InvalidParameter")
+    return str(prefix)
+
+
+def _network(asked: Mapping[str, Any], cluster: str, group: str, api_version: str) -> Json:
+    plugin = (asked.get("networkPlugin") or "azure").lower()
+    policy = (asked.get("networkPolicy") or "none").lower()
+    if proxy := asked.get("kubeProxyConfig"):
+        if "preview" not in api_version:
+            raise bad_request(f"Api-version {api_version} does not know the property "
+                              "properties.networkProfile.kubeProxyConfig: json: unknown field "
+                              "\"kubeProxyConfig\"", "UnmarshalError")
+        if proxy.get("enabled") is False and plugin != "none":
+            raise bad_request(
+                f"Preflight validation check for resource(s) for container service {cluster} in resource "
+                f"group {group} failed. Message: Disabling kube-proxy is only allowed for bring your own "
+                "(BYO) CNI clusters. For more information, please check https://aka.ms/byo-cni. Details: ",
+                "KubeProxyConfigDisabledBYOCNIOnly")
+        raise not_in_the_lab("kubeProxyConfig")
+    if plugin != "azure":
+        raise not_in_the_lab(f"networkPlugin '{plugin}', only 'azure' (Azure CNI)")
+    if asked.get("networkPluginMode"):
+        raise not_in_the_lab(f"networkPluginMode '{asked['networkPluginMode']}'")
+    if policy not in ("none", "calico"):
+        raise not_in_the_lab(f"networkPolicy '{policy}', only 'calico' and 'none'")
+    if (asked.get("loadBalancerSku") or "standard").lower() != "standard":
+        raise not_in_the_lab("the basic load balancer")
+    if (asked.get("outboundType") or "loadBalancer") != "loadBalancer":
+        raise not_in_the_lab(f"outboundType '{asked['outboundType']}'")
+    service_cidr, dns = asked.get("serviceCidr") or "10.0.0.0/16", asked.get("dnsServiceIP") or "10.0.0.10"
+    _check_service_network(service_cidr, dns)
+    return {
+        "networkPlugin": plugin, "networkPolicy": policy, "networkDataplane": "azure",
+        "loadBalancerSku": "standard",
+        "loadBalancerProfile": {"managedOutboundIPs": {"count": 1}, "backendPoolType": "nodeIPConfiguration"},
+        "serviceCidr": service_cidr, "dnsServiceIP": dns, "outboundType": "loadBalancer",
+        "serviceCidrs": [service_cidr], "ipFamilies": ["IPv4"],
+    }
+
+
+def _check_service_network(cidr: str, dns: str) -> None:
+    try:
+        network, address = ipaddress.ip_network(cidr), ipaddress.ip_address(dns)
+    except ValueError as error:
+        raise bad_request(f"The specified service CIDR {cidr} or DNS service IP {dns} is invalid: {error}.",
+                          "ServiceCidrInvalid") from error
+    if address not in network or address == network[1]:
+        raise bad_request(f"The specified DNS service IP {dns} must be within the service CIDR {cidr} and "
+                          "not its first address.", "DNSServiceIPInvalid")
+    if network.overlaps(ipaddress.ip_network("10.224.0.0/12")):
+        raise bad_request(f"The specified service CIDR {cidr} is conflicted with an existing subnet CIDR "
+                          "10.224.0.0/16. Please see https://aka.ms/aks/servicecidroverlap to fix the error.",
+                          "ServiceCidrOverlapExistingSubnetsCidr")
+    if cidr != "10.0.0.0/16":
+        raise not_in_the_lab(f"the service CIDR {cidr}, only Azure's default 10.0.0.0/16")
+
+
+def _check_unchanged(what: str, old: object, new: object) -> None:
+    if new is not None and str(old).lower() != str(new).lower():
+        raise bad_request(f"Changing property \"{what}\" is not allowed.", "PropertyChangeNotAllowed")
