@@ -17,12 +17,13 @@ from labkit.local.bootstrap import manifests
 from labkit.local.client import ApiError, Obj
 from labkit.local.controllers import ClusterSettings, Controllers
 from labkit.local.fabric import Fabric, Vnet
+from labkit.local.fabric.dns import AzureDns
 from labkit.local.kubeapi import Api, User
 from labkit.local.node import Kubelet, Nodes, NodeSettings
 from labkit.local.paths import LabPaths
 from labkit.local.server.addresses import PublicAddresses
 from labkit.local.server.listener import FrontDoor, HttpService, Listener
-from labkit.local.server.nodepool import NodePlace, place
+from labkit.local.server.nodepool import NodePlace
 from labkit.local.server.secrets import Secrets
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Cluster:
         )
         self._listener: Listener | None = None
         self._vnet: Vnet | None = None
+        self._dns: AzureDns | None = None
         self._controllers: Controllers | None = None
         self._nodes: Nodes | None = None
         self.kubelets: dict[str, Kubelet] = {}
@@ -101,11 +103,13 @@ class Cluster:
         around, spec = self._around, self.spec
         fabric = around.fabric
         if self._vnet is None:
-            self._vnet = await asyncio.to_thread(fabric.ensure_vnet, spec.key, self.outbound_address)
+            self._vnet = vnet = await asyncio.to_thread(fabric.ensure_vnet, spec.key, self.outbound_address)
             await asyncio.to_thread(fabric.add_api_address, self.api_address)
             listening = await asyncio.to_thread(self._listen)
             self._listener = Listener(listening, self._service.serve)
             around.front_door.add_api(spec.fqdn, self._service)
+            self._dns = AzureDns(self._resolve)
+            await self._dns.start(lambda family, type_: fabric.socket_in(vnet.netns, family, type_))
             self._bootstrap()
             cloud = CloudNetwork(spec.key, around.addresses, self._vnet)
             self._controllers = Controllers(self.api, cloud=cloud, settings=self._settings)
@@ -128,6 +132,8 @@ class Cluster:
         await asyncio.gather(*(k.stop(kill_pods=kill_pods) for k in self.kubelets.values()), return_exceptions=True)
         self.kubelets.clear()
         self._around.front_door.remove_api(self.spec.fqdn)
+        if self._dns:
+            self._dns.close()
         if self._listener:
             await self._listener.close()
         self._service.close()
@@ -205,6 +211,10 @@ class Cluster:
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     raise
+
+    def _resolve(self, name: str) -> list[str] | None:
+        """What Azure's resolver knows in this VNet: the API's name."""
+        return [self.api_address] if name == self.spec.fqdn.lower() else None
 
     def _listen(self) -> socket.socket:
         listening = self._around.fabric.socket_in(self._around.paths.netns("internet"), socket.AF_INET, socket.SOCK_STREAM)

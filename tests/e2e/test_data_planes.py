@@ -1,0 +1,179 @@
+"""Real packets: every flow of the course on each of the three data planes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+
+from tests.e2e import support
+from tests.e2e.support import TestCluster, pod, service, wait_for
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module")
+def vanilla(daemon, lab_paths, tmp_path_factory):
+    made = support.create_cluster(daemon, lab_paths, tmp_path_factory.mktemp("vanilla"), policy="none")
+    yield made
+    support.delete_cluster(made)
+
+
+def switch(cluster: TestCluster, ebpf: bool) -> None:
+    """The article's switch; on a 1.20 cluster kube-proxy is patched away with it."""
+    selector = {"non-calico": "true"} if ebpf else {"non-calico": None}
+    endpoint = {"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "kubernetes-services-endpoint", "namespace": "tigera-operator"},
+                "data": {"KUBERNETES_SERVICE_HOST": fqdn(cluster), "KUBERNETES_SERVICE_PORT": "443"}}
+    cluster.apply(endpoint)
+    cluster.kubectl("delete", "pod", "-n", "tigera-operator", "-l", "k8s-app=tigera-operator")
+    wait_for(lambda: rolled(cluster), "calico-node runs with the API's name", 60)
+    if not ebpf:
+        cluster.kubectl("patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":false}}')
+    cluster.kubectl("patch", "ds", "-n", "kube-system", "kube-proxy", "-p", json.dumps({"spec": {"template": {"spec": {"nodeSelector": selector}}}}))
+    if ebpf:
+        cluster.kubectl("patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":true}}')
+    wait_for(lambda: data_planes(cluster) == {"Calico eBPF" if ebpf else "Calico iptables"}, "all nodes have switched", 30)
+    if not ebpf:
+        wait_for(cluster.system_ready, "kube-proxy is back", 30)
+
+
+def fqdn(cluster: TestCluster) -> str:
+    return str(cluster.aks.managed_clusters.get(cluster.group, cluster.name).fqdn)
+
+
+def rolled(cluster: TestCluster) -> bool:
+    pods = cluster.core.list_namespaced_pod("calico-system", label_selector="k8s-app=calico-node").items
+    envs = [{e.name: e.value for e in p.spec.containers[0].env} for p in pods]
+    return len(pods) == len(cluster.nodes()) and all(e.get("KUBERNETES_SERVICE_HOST") == fqdn(cluster) for e in envs) and cluster.system_ready()
+
+
+def data_planes(cluster: TestCluster) -> set[str]:
+    from labkit.local.server import report
+
+    state = report.fetch(cluster.paths, cluster.info)
+    mine = next(c for c in state["clusters"] if c["name"] == cluster.name)
+    return {n["data_plane"] for n in mine["nodes"]}
+
+
+@pytest.fixture(scope="module", params=["vanilla", "iptables", "ebpf"])
+def plane(request, cluster, vanilla):
+    """(name of the data plane, cluster that has it, namespace with a server on each node and a client pod)."""
+    chosen = vanilla if request.param == "vanilla" else cluster
+    if request.param == "ebpf":
+        switch(chosen, ebpf=True)
+    with contextlib.ExitStack() as stack:
+        if request.param == "ebpf":
+            stack.callback(switch, chosen, ebpf=False)
+        namespace = stack.enter_context(chosen.namespace())
+        first, second = chosen.nodes()
+        netexec = ["netexec", "--http-port=8080", "--udp-port=8081"]
+        both = (("TCP", 80, 8080), ("UDP", 81, 8081))
+        chosen.apply(
+            pod("server-1", namespace, node=first, args=netexec, ready_port=8080),
+            pod("server-2", namespace, node=second, args=netexec, ready_port=8080),
+            pod("caller", namespace, node=first, args=["pause"]),
+            service("near", namespace, app="server-1", ports=both),
+            service("far", namespace, app="server-2", ports=both),
+            service("front", namespace, app="server-2", kind="LoadBalancer", ports=both),
+            service("front-local", namespace, app="server-2", kind="LoadBalancer", policy="Local", ports=both),
+        )
+        wait_for(lambda: ready(chosen, namespace), "the workload is ready", 30)
+        yield request.param, chosen, namespace
+
+
+def ready(cluster: TestCluster, namespace: str) -> bool:
+    pods = cluster.core.list_namespaced_pod(namespace).items
+    services = cluster.core.list_namespaced_service(namespace).items
+    return (all(any(c.type == "Ready" and c.status == "True" for c in p.status.conditions or []) for p in pods)
+            and all(s.status.load_balancer.ingress for s in services if s.spec.type == "LoadBalancer"))
+
+
+def ask(cluster: TestCluster, namespace: str, address: str, path: str = "clientip") -> str:
+    """An HTTP request from the calling pod."""
+    return cluster.kubectl("exec", "-n", namespace, "caller", "--", "curl", "-s", "-m", "5", f"http://{address}/{path}")
+
+
+def ask_udp(cluster: TestCluster, namespace: str, host: str, port: int) -> str:
+    script = (f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); "
+              f"s.sendto(b'hostname', ('{host}', {port})); print(s.recv(200).decode())")
+    return cluster.kubectl("exec", "-n", namespace, "caller", "--", "python3", "-c", script)
+
+
+def test_pod_to_pod(plane):
+    _, cluster, namespace = plane
+    caller = cluster.core.read_namespaced_pod("caller", namespace).status.pod_ip
+    for server in ("server-1", "server-2"):
+        address = cluster.core.read_namespaced_pod(server, namespace).status.pod_ip
+        assert ask(cluster, namespace, f"{address}:8080").startswith(caller + ":")
+
+
+@pytest.mark.parametrize(("name", "server"), [("near", "server-1"), ("far", "server-2")])
+def test_pod_to_service(plane, name, server):
+    _, cluster, namespace = plane
+    address = cluster.core.read_namespaced_service(name, namespace).spec.cluster_ip
+    wait_for(lambda: ask(cluster, namespace, address, "hostname").strip() == server, "TCP to the service", 10)
+    wait_for(lambda: ask_udp(cluster, namespace, address, 81).strip() == server, "UDP to the service", 10)
+
+
+def test_names_resolve(plane):
+    _, cluster, namespace = plane
+    wait_for(lambda: ask(cluster, namespace, f"far.{namespace}.svc.cluster.local", "hostname").strip() == "server-2", "the name resolves", 15)
+
+
+def test_node_to_service(plane):
+    _, cluster, namespace = plane
+    address = cluster.core.read_namespaced_service("far", namespace).spec.cluster_ip
+    node_pod = pod("on-node", namespace, node=cluster.nodes()[0], args=["pause"])
+    node_pod["spec"]["hostNetwork"] = True
+    cluster.apply(node_pod)
+    wait_for(lambda: ready(cluster, namespace), "the host-network pod runs")
+    said = cluster.kubectl("exec", "-n", namespace, "on-node", "--", "curl", "-s", "-m", "5", f"http://{address}/hostname")
+    cluster.kubectl("delete", "pod", "-n", namespace, "on-node", "--wait=false")
+    assert said.strip() == "server-2"
+
+
+CLIENTS = {"alice": "203.0.113.10", "bob": "198.51.100.20"}
+
+
+def seen_from_outside(cluster: TestCluster, who: str, address: str) -> str:
+    done = cluster.run_as(who, "curl", "-s", "-m", "5", f"http://{address}/clientip")
+    return done.stdout.rpartition(":")[0]
+
+
+@pytest.mark.parametrize("who", sorted(CLIENTS))
+def test_load_balancer_and_who_the_pod_sees(plane, who):
+    name, cluster, namespace = plane
+    address = cluster.core.read_namespaced_service("front", namespace).status.load_balancer.ingress[0].ip
+    seen = {wait_for(lambda: seen_from_outside(cluster, who, address), "an answer", 10) for _ in range(8)}
+    if name == "ebpf":
+        assert seen == {CLIENTS[who]}
+    else:  # kube-proxy masquerades: a node's address stands in for the client's
+        assert CLIENTS[who] not in seen
+        assert all(s.startswith("10.224.") for s in seen)
+
+
+def test_local_policy_keeps_the_address_everywhere(plane):
+    _, cluster, namespace = plane
+    address = cluster.core.read_namespaced_service("front-local", namespace).status.load_balancer.ingress[0].ip
+    wait_for(lambda: seen_from_outside(cluster, "alice", address) == CLIENTS["alice"], "alice's address", 10)
+    assert {seen_from_outside(cluster, "alice", address) for _ in range(5)} == {CLIENTS["alice"]}
+
+
+def test_node_port_on_either_node(plane):
+    name, cluster, namespace = plane
+    port = cluster.core.read_namespaced_service("front", namespace).spec.ports[0].node_port
+    for node in cluster.core.list_node().items:
+        address = next(a.address for a in node.status.addresses if a.type == "InternalIP")
+        seen = wait_for(lambda address=address: seen_from_outside(cluster, "bob", f"{address}:{port}"), "an answer", 10)
+        assert (seen == CLIENTS["bob"]) is (name == "ebpf")
+
+
+def test_large_transfers_by_the_load_balancer(plane):
+    """Full-size segments, also through the detour over the other node."""
+    _, cluster, namespace = plane
+    address = cluster.core.read_namespaced_service("front", namespace).status.load_balancer.ingress[0].ip
+    for _ in range(6):
+        done = cluster.run_as("alice", "curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{size_download}", f"http://{address}/echo?msg={'x' * 60000}")
+        assert done.stdout == "60000", done.stderr

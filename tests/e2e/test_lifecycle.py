@@ -1,0 +1,113 @@
+"""The lab's life: kill -9 and back, two clusters side by side, down without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from labkit.local.paths import LabPaths
+from labkit.local.server import errors, lifecycle
+from tests.conftest import leftovers
+from tests.e2e.support import create_cluster, pod, wait_for
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def paths(tmp_path):
+    made = LabPaths(tmp_path / "home")
+    yield made
+    lifecycle.down(made)
+    assert leftovers(made) == []
+
+
+def labkit(paths: LabPaths, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "labkit.cli", *words], text=True, capture_output=True, timeout=60, check=False,
+                          env=os.environ | {"LABKIT_HOME": str(paths.home)} | environment)
+
+
+def test_pods_and_objects_survive_a_killed_daemon(paths, tmp_path):
+    info = lifecycle.up(paths, port=0)
+    cluster = create_cluster(info, paths, tmp_path)
+    cluster.apply(pod("steady", "default", args=["netexec", "--http-port=8080"]))
+    wait_for(lambda: cluster.core.read_namespaced_pod("steady", "default").status.phase == "Running", "the pod runs")
+    before = cluster.core.read_namespaced_pod("steady", "default")
+    version = int(before.metadata.resource_version)
+
+    os.kill(info.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert lifecycle.running(paths) is None
+    again = lifecycle.up(paths, port=info.port)
+    assert again.pid != info.pid
+
+    after = wait_for(lambda: cluster.core.read_namespaced_pod("steady", "default"), "the API answers")
+    assert after.metadata.uid == before.metadata.uid
+    assert after.status.container_statuses[0].container_id == before.status.container_statuses[0].container_id
+    assert after.status.container_statuses[0].restart_count == 0
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"}})
+    assert int(cluster.core.read_namespaced_config_map("later", "default").metadata.resource_version) > version
+    said = cluster.kubectl("exec", "steady", "--", "curl", "-s", "-m", "5", "http://127.0.0.1:8080/hostname")
+    assert said.strip() == "steady"
+    wait_for(cluster.system_ready, "the system is well", 40)
+
+
+def test_two_clusters_side_by_side_and_down_twice(paths, tmp_path):
+    info = lifecycle.up(paths, port=0)
+    one = create_cluster(info, paths, tmp_path, policy="none", count=1)
+    other = create_cluster(info, paths, tmp_path, policy="none", count=1)
+    for cluster in (one, other):
+        cluster.apply(pod("hello", "default", args=["netexec", "--http-port=8080"]))
+    addresses = [wait_for(lambda c=c: c.core.read_namespaced_pod("hello", "default").status.pod_ip, "an address") for c in (one, other)]
+    assert addresses[0] == addresses[1], "each VNet has the same address space, apart from the other"
+    assert lifecycle.down(paths)
+    assert lifecycle.down(paths) == []
+    assert leftovers(paths) == []
+
+
+def test_up_twice_finds_the_running_lab(paths):
+    first = lifecycle.up(paths, port=0)
+    assert lifecycle.up(paths, port=0) == first
+
+
+def test_up_without_root_names_the_cure(paths, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(errors.NotRootError, match="sudo"):
+        lifecycle.up(paths)
+    monkeypatch.undo()
+
+
+def test_a_port_in_use_is_named(paths):
+    other = LabPaths(paths.home.with_name("other"))
+    try:
+        info = lifecycle.up(other, port=0)
+        done = labkit(paths, "up", "--port", str(info.port))
+    finally:
+        lifecycle.down(other)
+    assert done.returncode == 1
+    assert f"Port {info.port}" in done.stderr and "--port" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_tool_is_named_with_its_package(paths, monkeypatch):
+    monkeypatch.setattr(lifecycle, "_which", lambda tool: None if tool == "conntrack" else "/bin/true")
+    with pytest.raises(errors.MissingToolError, match="apt-get install conntrack"):
+        lifecycle.up(paths)
+
+
+@pytest.mark.parametrize("words", [["status"], ["env"], ["client", "alice", "true"]])
+def test_commands_say_that_the_lab_is_not_running(paths, words):
+    done = labkit(paths, *words)
+    assert done.returncode == 1
+    assert "not running" in done.stderr and "labkit up" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_status_env_and_client(paths):
+    info = lifecycle.up(paths, port=0)
+    assert "alice 203.0.113.10" in labkit(paths, "status").stdout
+    assert f"IDENTITY_ENDPOINT={info.url}" in labkit(paths, "env").stdout
+    assert "203.0.113.10" in labkit(paths, "client", "alice", "ip", "-4", "addr").stdout
+    assert "cannot be a client's name" in labkit(paths, "client", "a/b", "true").stderr
