@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 Obj = dict[str, Any]
+Objs = list[Obj]
 """A Kubernetes object as JSON. Objects that a client returns or hands to a watch handler are shared:
 never change one in place; take `copy_of(obj)` first."""
 
@@ -69,7 +70,7 @@ class Client(Protocol):
     def update(self, resource: str, obj: Obj, *, subresource: str | None = None) -> Obj:
         """Replace an object; a metadata.resourceVersion that is not current is a Conflict."""
 
-    def patch(self, resource: str, name: str, patch: Obj | list[Obj], namespace: str | None = None, *,
+    def patch(self, resource: str, name: str, patch: Obj | Objs, namespace: str | None = None, *,
               type: PatchType = "merge", subresource: str | None = None) -> Obj:
         """Patch an object."""
 

@@ -1,0 +1,406 @@
+"""The Kubernetes API over HTTP, for programs that run in pods.
+
+The standard library and orjson only: a program imports this in some tens of milliseconds, and a pod
+that holds ten thousand objects in a watch keeps of each no more than it takes to report its end.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+import orjson
+
+from labkit.local.client import ApiError, EventType, Handler, Obj, PatchType
+
+log = logging.getLogger("kubeclient")
+
+_Objs = list[Obj]  # inside the client `list` is a verb
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+_VERSIONS = {  # saves a round trip at start; a group that is not here is asked for
+    "apps": "v1", "batch": "v1", "discovery.k8s.io": "v1", "networking.k8s.io": "v1",
+    "coordination.k8s.io": "v1", "rbac.authorization.k8s.io": "v1", "apiextensions.k8s.io": "v1",
+    "crd.projectcalico.org": "v1", "operator.tigera.io": "v1", "policy": "v1", "events.k8s.io": "v1",
+}
+_PATCH_TYPES: dict[PatchType, str] = {
+    "json": "application/json-patch+json", "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json", "apply": "application/apply-patch+yaml",
+}
+_TOKEN_LIFE = 60.0  # seconds after which the token's file is read again: Kubernetes rotates it
+_WATCH_SECONDS = 600  # a watch that the server ends after this long is simply begun again
+
+
+class Unreachable(ApiError):  # noqa: N818 - a state of the world, as Go's clients word it
+    """The API did not answer: no route, no name, no listener, or no certificate to trust."""
+
+    def __init__(self, url: str, error: Exception) -> None:
+        super().__init__(503, "ServiceUnavailable", f"failed to connect to API server {url}: {error}")
+
+
+class HttpClient:
+    """`labkit.local.client.Client` over the network. Safe to use from several threads.
+
+    Args:
+        url: such as "https://10.0.0.1:443".
+        token: a bearer token, or the path of a file that holds one.
+        ca_file: whom to trust; None for the system's authorities.
+        timeout: seconds that a verb may take.
+        user_agent: who asks, for the API's records and field managers.
+    """
+
+    def __init__(self, url: str, *, token: str | Path | None = None, ca_file: str | Path | None = None,
+                 timeout: float = 10.0, user_agent: str = "labkit") -> None:
+        self.url = url.rstrip("/")
+        parts = urlsplit(self.url)
+        self._host = parts.hostname or "localhost"
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            self._tls = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        self._token, self.timeout, self._user_agent = token, timeout, user_agent
+        self._read_token: tuple[float, str] = (0.0, "")
+        self._versions = dict(_VERSIONS)
+        self._local = threading.local()
+
+    @classmethod
+    def in_cluster(cls, *, timeout: float = 10.0, user_agent: str = "labkit") -> HttpClient:
+        """The API as a pod finds it: two environment variables and the service account's files.
+
+        Raises:
+            RuntimeError: outside a pod.
+        """
+        host = os.environ.get("KUBERNETES_SERVICE_HOST")
+        port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        token = SERVICE_ACCOUNT / "token"
+        if not host or not token.exists():
+            raise RuntimeError("not in a pod: no KUBERNETES_SERVICE_HOST, or no token of a service account")
+        return cls(f"https://{host}:{port}", token=token, ca_file=SERVICE_ACCOUNT / "ca.crt",
+                   timeout=timeout, user_agent=user_agent)
+
+    # The verbs of labkit.local.client.Client ------------------------------------------------------
+
+    def get(self, resource: str, name: str, namespace: str | None = None) -> Obj:
+        """Read one object."""
+        return self._object("GET", self._path(resource, namespace, name))
+
+    def list(self, resource: str, namespace: str | None = None, *,
+             label_selector: str | None = None, field_selector: str | None = None) -> _Objs:
+        """Read all objects, of one namespace or of all."""
+        return self._list(resource, namespace, _selectors(label_selector, field_selector))[0]
+
+    def create(self, resource: str, obj: Obj, namespace: str | None = None) -> Obj:
+        """Create an object."""
+        namespace = namespace or obj.get("metadata", {}).get("namespace")
+        return self._object("POST", self._path(resource, namespace), obj)
+
+    def update(self, resource: str, obj: Obj, *, subresource: str | None = None) -> Obj:
+        """Replace an object."""
+        meta = obj["metadata"]
+        path = self._path(resource, meta.get("namespace"), meta["name"], subresource)
+        return self._object("PUT", path, obj)
+
+    def patch(self, resource: str, name: str, patch: Obj | _Objs, namespace: str | None = None, *,
+              type: PatchType = "merge", subresource: str | None = None) -> Obj:
+        """Patch an object; a server-side apply takes over fields that others own."""
+        path = self._path(resource, namespace, name, subresource)
+        if type == "apply":
+            path += "?" + urlencode({"fieldManager": self._user_agent, "force": "true"})
+        return self._object("PATCH", path, patch, content_type=_PATCH_TYPES[type])
+
+    def delete(self, resource: str, name: str, namespace: str | None = None, *,
+               grace_period: int | None = None, propagation: str | None = None,
+               uid: str | None = None) -> None:
+        """Delete an object."""
+        options: Obj = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        if grace_period is not None:
+            options["gracePeriodSeconds"] = grace_period
+        if propagation is not None:
+            options["propagationPolicy"] = propagation
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        self._object("DELETE", self._path(resource, namespace, name), options)
+
+    def watch(self, resource: str, handler: Handler, *, namespace: str | None = None,
+              label_selector: str | None = None, field_selector: str | None = None) -> Watch:
+        """Call `handler` from a thread of the watch's own; see `Watch` for what can be asked of it."""
+        return Watch(self, resource, namespace, _selectors(label_selector, field_selector), handler)
+
+    def version(self) -> Obj:
+        """What the API says of itself; the cheapest way to learn whether it answers."""
+        return self._object("GET", "/version")
+
+    # Wire ---------------------------------------------------------------------------------------
+
+    def _path(self, resource: str, namespace: str | None, name: str | None = None,
+              subresource: str | None = None) -> str:
+        plural, _, group = resource.partition(".")
+        path = f"/apis/{group}/{self._version(group)}" if group else "/api/v1"
+        if namespace and resource != "namespaces":
+            path += f"/namespaces/{quote(namespace)}"
+        for part in (plural, name, subresource):
+            if part:
+                path += f"/{quote(part)}"
+        return path
+
+    def _version(self, group: str) -> str:
+        if group not in self._versions:
+            self._versions[group] = self._object("GET", f"/apis/{group}")["preferredVersion"]["version"]
+        return self._versions[group]
+
+    def _list(self, resource: str, namespace: str | None, selectors: dict[str, str]) -> tuple[_Objs, str]:
+        path = self._path(resource, namespace)
+        answer = self._object("GET", f"{path}?{urlencode(selectors)}" if selectors else path)
+        kind, version = answer["kind"].removesuffix("List"), answer["apiVersion"]
+        items = answer.get("items") or []
+        for item in items:  # a list's items do not repeat what they are
+            item.setdefault("kind", kind)
+            item.setdefault("apiVersion", version)
+        return items, answer["metadata"].get("resourceVersion", "")
+
+    def _object(self, method: str, path: str, body: Any = None, *,
+                content_type: str = "application/json") -> Obj:
+        data = None if body is None else orjson.dumps(body)
+        headers = self._headers()
+        if data is not None:
+            headers["Content-Type"] = content_type
+        for attempt in (1, 2):
+            connection = getattr(self._local, "connection", None)
+            reused = connection is not None
+            if connection is None:
+                connection = self._local.connection = self.connect(self.timeout)
+            try:
+                connection.request(method, path, data, headers)
+                response = connection.getresponse()
+                payload = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                self._local.connection = None
+                gone = isinstance(error, (http.client.RemoteDisconnected, ConnectionError))
+                if reused and gone and attempt == 1:  # closed while idle: not an answer to us
+                    continue
+                raise Unreachable(self.url, error) from error
+            if response.will_close:
+                connection.close()
+                self._local.connection = None
+            return _decode(response.status, payload)
+        raise AssertionError("unreachable")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+        if token := self._current_token():
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+    def _current_token(self) -> str:
+        if not isinstance(self._token, Path):
+            return self._token or ""
+        read_at, token = self._read_token
+        if not token or time.monotonic() - read_at > _TOKEN_LIFE:
+            with suppress(OSError):
+                token = self._token.read_text().strip()
+                self._read_token = (time.monotonic(), token)
+        return token
+
+    def connect(self, timeout: float) -> http.client.HTTPConnection:
+        """A new connection to the API, not yet opened."""
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls)
+
+    def stream(self, connection: http.client.HTTPConnection, path: str) -> Generator[Obj, None, None]:
+        """The events of a watch on a connection that is open, until the server ends it."""
+        connection.request("GET", path, headers=self._headers())
+        with connection.getresponse() as response:
+            if response.status != 200:
+                _decode(response.status, response.read())
+            for line in response:
+                if line.strip():
+                    yield orjson.loads(line)
+
+    def close(self) -> None:
+        """Close the calling thread's connection; it is opened again when it is needed."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+
+class Watch:
+    """A watch that goes on until it is closed: it reconnects, and lists again when it has missed too much.
+
+    The end of an object that vanished while the watch was away is reported with the object's metadata
+    only (name, namespace, uid, labels): nothing more of it is kept.
+
+    Attributes:
+        synced: set once everything that was there at the start has been handed to the handler.
+        failing_since: time.monotonic() of the first failure since the last success, or None.
+        last_error: why it fails, in words.
+    """
+
+    def __init__(self, client: HttpClient, resource: str, namespace: str | None, selectors: dict[str, str],
+                 handler: Handler) -> None:
+        self.synced = threading.Event()
+        self.failing_since: float | None = None
+        self.last_error = ""
+        self._client, self._resource, self._namespace = client, resource, namespace
+        self._selectors, self._handler = selectors, handler
+        self._known: dict[tuple[str, str], tuple[str, str, dict[str, str] | None]] = {}
+        self._closed = threading.Event()
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name=f"watch-{resource}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; returns when no call to the handler can follow."""
+        self._closed.set()
+        if (sock := self._socket) is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        version, delay = "", 0.1
+        while not self._closed.is_set():
+            try:
+                if not version:
+                    version = self._relist()
+                self._well()
+                delay = 0.1
+                version = self._follow(version)
+            except ApiError as error:
+                if error.code == 410:
+                    version = ""
+                    continue
+                self._failed(error)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self._failed(Unreachable(self._client.url, error))
+            else:
+                continue
+            self._closed.wait(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, 5.0)
+        self._client.close()
+
+    def _well(self) -> None:
+        if self.failing_since is not None and self.last_error:
+            log.info("Watch of %s is back", self._resource)
+        self.failing_since, self.last_error = None, ""
+
+    def _failed(self, error: ApiError) -> None:
+        if self._closed.is_set():
+            return
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
+        if error.message != self.last_error:
+            log.warning("Watch of %s failed: %s", self._resource, error.message)
+        self.last_error = error.message
+
+    def _relist(self) -> str:
+        items, version = self._client._list(self._resource, self._namespace, self._selectors)
+        vanished = set(self._known)
+        for obj in items:
+            key = _key(obj)
+            vanished.discard(key)
+            known = self._known.get(key)
+            meta = obj["metadata"]
+            if known is None:
+                self._emit("ADDED", obj)
+            elif known[0] != meta.get("uid"):
+                self._gone(key)
+                self._emit("ADDED", obj)
+            elif known[1] != meta.get("resourceVersion"):
+                self._emit("MODIFIED", obj)
+        for key in vanished:
+            self._gone(key)
+        self.synced.set()
+        return version
+
+    def _follow(self, version: str) -> str:
+        query = {**self._selectors, "watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true",
+                 "timeoutSeconds": str(_WATCH_SECONDS)}
+        path = self._client._path(self._resource, self._namespace)
+        connection = self._client.connect(self._client.timeout)
+        events = self._client.stream(connection, f"{path}?{urlencode(query)}")
+        try:
+            connection.connect()
+            connection.sock.settimeout(_WATCH_SECONDS + 30)  # from here on silence is normal
+            self._socket = _keep_alive(connection.sock)
+            for event in events:
+                if self._closed.is_set():
+                    break
+                obj = event["object"]
+                if event["type"] == "ERROR":
+                    raise ApiError(obj.get("code", 500), obj.get("reason", ""), obj.get("message", ""))
+                version = obj["metadata"]["resourceVersion"]
+                if event["type"] != "BOOKMARK":
+                    self._emit(cast(EventType, event["type"]), obj)
+        finally:
+            self._socket = None
+            events.close()
+            connection.close()
+        return version
+
+    def _gone(self, key: tuple[str, str]) -> None:
+        uid, version, labels = self._known[key]
+        meta: Obj = {"name": key[1], "uid": uid, "resourceVersion": version, "labels": labels or {}}
+        if key[0]:
+            meta["namespace"] = key[0]
+        self._emit("DELETED", {"metadata": meta})
+
+    def _emit(self, event: EventType, obj: Obj) -> None:
+        meta = obj["metadata"]
+        if event == "DELETED":
+            self._known.pop(_key(obj), None)
+        else:
+            version = meta.get("resourceVersion", "")
+            self._known[_key(obj)] = (meta.get("uid", ""), version, meta.get("labels"))
+        if self._closed.is_set():
+            return
+        try:
+            self._handler(event, obj)
+        except Exception:  # one object that a handler cannot digest must not end the watch of the rest
+            log.exception("Handler of %s failed on %s %s", self._resource, event, meta.get("name"))
+
+
+def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
+    given = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {name: value for name, value in given.items() if value}
+
+
+def _key(obj: Obj) -> tuple[str, str]:
+    meta = obj["metadata"]
+    return meta.get("namespace", ""), meta["name"]
+
+
+def _decode(status: int, payload: bytes) -> Obj:
+    try:
+        body = orjson.loads(payload) if payload else {}
+    except orjson.JSONDecodeError:
+        body = {"message": payload[:200].decode(errors="replace").strip()}
+    if status >= 400:
+        if not isinstance(body, dict):
+            body = {}
+        message = body.get("message") or http.client.responses.get(status, str(status))
+        raise ApiError(status, body.get("reason", ""), message, body.get("details"))
+    return cast(Obj, body)
+
+
+def _keep_alive(sock: socket.socket) -> socket.socket:
+    """Have the kernel notice within some 30 seconds that the other end of an idle watch is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock

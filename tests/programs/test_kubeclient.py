@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from labkit.local.client import ApiError
+from labkit.local.programs.kubeclient import HttpClient, Unreachable
+
+
+def service(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "default", "uid": name, "resourceVersion": str(version)}}
+
+
+class ScriptedApi(ThreadingHTTPServer):
+    """Answers lists with `listed`, watches with `events` (then holds them open), records requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.listed = [service("a", 1), service("b", 2)]
+        self.events: list[list[dict[str, Any]]] = []
+        self.requests: list[tuple[str, str, Any]] = []
+        self.stop = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ScriptedApi
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def answer(self, body: dict[str, Any], code: int = 200) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        self.server.requests.append(("GET", self.path, self.headers.get("Authorization")))
+        if url.path.endswith("/missing"):
+            self.answer({"kind": "Status", "reason": "NotFound", "message": 'services "missing" not found'}, 404)
+        elif url.path == "/apis/new.example.com":
+            self.answer({"preferredVersion": {"version": "v2beta1"}})
+        elif "watch" in parse_qs(url.query):
+            self.watch()
+        else:
+            self.answer({"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": "10"},
+                         "items": self.server.listed})
+
+    def watch(self) -> None:
+        events = self.server.events.pop(0) if self.server.events else []
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for event in events:
+            self.wfile.write(json.dumps(event).encode() + b"\n")
+        self.wfile.flush()
+        if not self.server.events:
+            self.server.stop.wait(10)
+        self.close_connection = True
+
+    def do_PATCH(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(("PATCH", self.path, (self.headers["Content-Type"], body)))
+        self.answer(service("a", 3))
+
+
+class Client(HttpClient):
+    """Closes its connection when the test forgets it, since warnings are errors here."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@pytest.fixture
+def api() -> Iterator[ScriptedApi]:
+    server = ScriptedApi()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.stop.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def wait_for(condition: Any, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.01)
+
+
+def test_paths_of_core_grouped_and_unknown_resources(api: ScriptedApi) -> None:
+    client = Client(api.url, token="secret")
+    assert client.list("services", "default")[0]["kind"] == "Service"
+    client.list("endpointslices.discovery.k8s.io", label_selector="a=b")
+    client.list("things.new.example.com")
+    assert [path for _, path, _ in api.requests] == [
+        "/api/v1/namespaces/default/services", "/apis/discovery.k8s.io/v1/endpointslices?labelSelector=a%3Db",
+        "/apis/new.example.com", "/apis/new.example.com/v2beta1/things"]
+    assert api.requests[0][2] == "Bearer secret"
+
+
+def test_errors_carry_kubernetes_reason_and_words(api: ScriptedApi) -> None:
+    with pytest.raises(ApiError, match='services "missing" not found') as caught:
+        Client(api.url).get("services", "missing", "default")
+    assert (caught.value.code, caught.value.reason) == (404, "NotFound")
+
+
+def test_patch_types(api: ScriptedApi) -> None:
+    client = Client(api.url, user_agent="felix")
+    client.patch("services", "a", {"spec": {}}, "default", type="apply", subresource="status")
+    _, path, (content_type, body) = api.requests[-1]
+    assert path == "/api/v1/namespaces/default/services/a/status?fieldManager=felix&force=true"
+    assert (content_type, body) == ("application/apply-patch+yaml", {"spec": {}})
+
+
+def test_no_listener_is_said_in_words() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(Unreachable, match="failed to connect to API server"):
+        HttpClient(f"http://127.0.0.1:{port}").version()
+
+
+def test_watch_lists_then_follows(api: ScriptedApi) -> None:
+    api.events = [[{"type": "MODIFIED", "object": service("a", 11)}, {"type": "DELETED", "object": service("b", 12)}]]
+    seen: list[tuple[str, str]] = []
+    watch = Client(api.url).watch("services", lambda event, obj: seen.append((event, obj["metadata"]["name"])))
+    wait_for(lambda: len(seen) == 4)
+    watch.close()
+    assert watch.synced.is_set()
+    assert seen == [("ADDED", "a"), ("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b")]
+
+
+def test_watch_resumes_from_the_last_version_it_saw(api: ScriptedApi) -> None:
+    api.events = [[{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "77"}}}], []]
+    watch = Client(api.url).watch("services", lambda event, obj: None)
+    wait_for(lambda: sum("watch=1" in path for _, path, _ in api.requests) == 2)
+    watch.close()
+    assert "resourceVersion=77" in api.requests[-1][1]
+
+
+def test_after_410_what_vanished_is_deleted_and_what_changed_modified(api: ScriptedApi) -> None:
+    gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
+    api.events = [[gone], []]
+    seen: list[tuple[str, str]] = []
+    held = threading.Event()
+
+    def handler(event: str, obj: dict[str, Any]) -> None:
+        seen.append((event, obj["metadata"]["name"]))
+        if len(seen) == 2:  # the list is in; the world changes while the watch is away
+            api.listed = [service("a", 20), service("c", 21)]
+            held.set()
+
+    watch = Client(api.url).watch("services", handler)
+    wait_for(lambda: len(seen) == 5)
+    watch.close()
+    assert seen[2:] == [("MODIFIED", "a"), ("ADDED", "c"), ("DELETED", "b")]
+
+
+def test_a_handler_that_fails_on_one_object_still_gets_the_next(api: ScriptedApi) -> None:
+    seen: list[str] = []
+
+    def handler(event: str, obj: dict[str, Any]) -> None:
+        seen.append(obj["metadata"]["name"])
+        if len(seen) == 1:
+            raise KeyError("spec")
+
+    watch = Client(api.url).watch("services", handler)
+    wait_for(lambda: seen == ["a", "b"])
+    watch.close()
