@@ -1,0 +1,47 @@
+"""`labkit run`: the course without a person in front of it."""
+
+import sys
+from pathlib import Path
+
+import click
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("notebooks", nargs=-1)
+@click.option(
+    "-p", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a notebook's parameter."
+)
+@click.option(
+    "-o", "--results", type=click.Path(file_okay=False, path_type=Path), default=Path("results"),
+    show_default=True, help="A folder named after the time is made in it.",
+)  # fmt: skip
+def run(notebooks: tuple[str, ...], parameters: tuple[tuple[str, str], ...], results: Path) -> None:
+    """Execute NOTEBOOKS (03, 03_enable_ebpf or a path; all when none is named) and write a report.
+
+    Stops at the first cell that fails, says which and what to do, and exits with 1.
+    """
+    from labkit.headless import NotebookRun, run_course
+    from labkit.headless.notebooks import literal
+
+    def start(file: Path) -> None:
+        click.echo(f"  {file.stem:<28}", nl=False)
+
+    def end(result: NotebookRun) -> None:
+        click.echo(f"{'failed' if result.failure else 'ok':<7}{result.seconds:6.1f} s")
+
+    course = run_course(
+        notebooks,
+        parameters={name: literal(value) for name, value in parameters},
+        results=results,
+        on_start=start,
+        on_end=end,
+    )
+    for result in course.notebooks:
+        if failure := result.failure:
+            click.echo(f"\n{result.name}, cell {failure.cell}:", err=True)
+            click.echo("\n".join(f"    {line}" for line in failure.source.splitlines()), err=True)
+            click.echo(f"{failure.error}\nhint: {failure.hint}", err=True)
+    click.echo(f"\n{len(course.notebooks)} notebooks in {course.seconds:.0f} s; report: {course.report}")
+    sys.exit(0 if course.ok else 1)

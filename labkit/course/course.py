@@ -1,0 +1,108 @@
+"""`lab.course`: checks, predictions, hints and progress, as a notebook uses them."""
+
+from typing import TYPE_CHECKING, Any
+
+from labkit import mode
+from labkit.course import checks, predictions
+from labkit.course.lessons import LESSONS, lesson, next_lesson
+from labkit.course.progress import Progress
+from labkit.markup import Fragment, details, escape
+
+if TYPE_CHECKING:
+    from labkit.lab import Lab
+
+__all__ = ["ChecksNotPassed", "Course"]
+
+
+class ChecksNotPassed(AssertionError):  # noqa: N818 - named as the runner reports it
+    """Raised only where nobody is there to read a red card, so that a headless run stops."""
+
+
+class Course:
+    """The learner's way through the lessons."""
+
+    def __init__(self, lab: "Lab", progress: Progress | None = None) -> None:
+        self._lab = lab
+        self.progress = progress or Progress()
+
+    def begin(self, number: str) -> Fragment:
+        """Note that a lesson was opened; return one line that says where we are."""
+        chosen = lesson(number)
+        self.progress.record("lessons", number, opened=True)
+        done = self._finished()
+        line = f"Lesson {number}: {chosen.title}. {len(done)} of {len(LESSONS)} lessons finished."
+        return Fragment(f'<p class="muted">{escape(line)}</p>', line)
+
+    def check(self, *ids: str) -> checks.CheckReport:
+        """Run checks by id, or all of a lesson by its two digits.
+
+        Raises:
+            ChecksNotPassed: a check failed in a run without a front end.
+        """
+        import labkit.course.library  # noqa: F401 - fills the table of checks; not needed before now
+
+        report = checks.run(self._lab, checks.select(ids))
+        for result in report.results:
+            self.progress.record("checks", result.check.id, passed=result.passed)
+        if not report.passed and not mode.interactive():
+            raise ChecksNotPassed(f"checks failed\n{report!r}")
+        return report
+
+    def predict(
+        self,
+        key: str,
+        question: str,
+        guess: predictions.Guess,
+        *,
+        unit: str = "",
+        choices: tuple[str, ...] = (),
+    ) -> predictions.Prediction:
+        """Record what the learner expects.
+
+        Args:
+            key: lesson and name, such as ``04.tcp``.
+            question: what will be measured.
+            guess: a number or a word; the notebook's parameters cell holds it.
+            unit: of the number.
+            choices: the words to choose from, when it is a word.
+        """
+        self.progress.record("predictions", key, question=question, guess=guess, unit=unit)
+        return predictions.Prediction(key, question, guess, unit, choices)
+
+    def compare(self, key: str, measured: predictions.Guess) -> predictions.Outcome:
+        """Put a measurement beside the prediction of that key.
+
+        Raises:
+            KeyError: nothing was predicted under that key.
+        """
+        entry = self.progress.entry("predictions", key)
+        if entry is None:
+            raise KeyError(f"no prediction {key!r} yet: run the cell that makes it first")
+        self.progress.record("predictions", key, measured=measured)
+        made = predictions.Prediction(key, entry["question"], entry["guess"], entry.get("unit", ""))
+        return predictions.compare(made, measured)
+
+    def hint(self, text: str, *, title: str = "Hint") -> Fragment:
+        """Return text that opens on click; in plain text it stands after its title."""
+        return Fragment(details(title, f"<p>{escape(text)}</p>"), f"{title}: {text}")
+
+    def finish(self, number: str) -> Fragment:
+        """Mark a lesson as finished; return where the learner stands and what comes next."""
+        chosen, following = lesson(number), next_lesson(number)
+        self.progress.record("lessons", number, finished=True)
+        recorded: dict[str, Any] = self.progress.read()["checks"]
+        passed = sum(1 for id, entry in recorded.items() if id.startswith(f"{number}.") and entry["passed"])
+        done = self._finished()
+        line = f"Lesson {number} finished: {chosen.title}. Checks passed: {passed}."
+        bar = "".join("■" if item.number in done else "□" for item in LESSONS)
+        where = f"{len(done)} of {len(LESSONS)} lessons"
+        onward = f"Next: {following.title}" if following else "That was the last one."
+        html = (
+            f'<div class="lk-card done"><div class="lk-title">{escape(line)}</div>'
+            f'<p aria-label="{where}"><span aria-hidden="true">{bar}</span> {where}</p>'
+            f"<p>{escape(onward)}</p></div>"
+        )
+        return Fragment(html, f"{line}\n{bar} {where}\n{onward}")
+
+    def _finished(self) -> set[str]:
+        return {key for key, entry in self.progress.read()["lessons"].items() if entry.get("finished")}

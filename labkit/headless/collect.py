@@ -1,0 +1,47 @@
+"""Results and charts out of executed notebooks: the notebook is the record, these are copies of it."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labkit.charts import RESULT
+
+__all__ = ["outputs", "write_results"]
+
+
+def outputs(notebook: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each display as (nearest heading above it, MIME bundle)."""
+    heading = ""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            lines = [line for line in _text(cell["source"]).splitlines() if line.startswith("#")]
+            heading = lines[-1].lstrip("# ") if lines else heading
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                yield heading, output["data"]
+
+
+def write_results(notebook: dict[str, Any], folder: Path, name: str) -> list[Path]:
+    """Write every measurement of a notebook as JSON, and its samples as CSV."""
+    written: list[Path] = []
+    for _, bundle in outputs(notebook):
+        if (result := bundle.get(RESULT)) is None:
+            continue
+        stem = f"{name}-{result['name']}"
+        document = folder / f"{stem}.json"
+        document.write_text(json.dumps(result["document"], indent=1), encoding="utf-8")
+        written.append(document)
+        if rows := result.get("samples"):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            with (folder / f"{stem}.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            written.append(folder / f"{stem}.csv")
+    return written
+
+
+def _text(source: str | list[str]) -> str:
+    return source if isinstance(source, str) else "".join(source)

@@ -1,0 +1,117 @@
+"""One page that opens offline: every chart, table and check of a run, plotly's script inlined once."""
+
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from labkit import __version__
+from labkit.charts import PLOTLY
+from labkit.headless.collect import outputs
+from labkit.markup import STYLE, escape
+
+__all__ = ["Page", "render"]
+
+_HEAD: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>labkit report</title>"""
+
+_PAGE_STYLE: Final = """<style>
+:root{--jp-content-font-color1:#1b1f24;--jp-content-font-color2:#57606a;--jp-layout-color1:#fff;
+--jp-layout-color2:#f3f5f7;--jp-border-color2:#d0d7de}
+@media(prefers-color-scheme:dark){:root{--jp-content-font-color1:#e6e9ec;--jp-content-font-color2:#a0a8b0;
+--jp-layout-color1:#16191d;--jp-layout-color2:#22272d;--jp-border-color2:#3a424a}
+.lk{--ok:#57c77a!important;--bad:#ff8b80!important;--accent:#6cb6ff!important}}
+body{margin:0;background:var(--jp-layout-color1);color:var(--jp-content-font-color1);
+font:15px/1.5 system-ui,sans-serif}main{max-width:64rem;margin:0 auto;padding:1rem}
+nav ol{columns:2;padding-left:1.2rem}nav a{color:inherit}section{border-top:1px solid var(--jp-border-color2)}
+h3{margin:1.2em 0 .3em;font-size:1rem}figure{margin:.5em 0 1em}
+pre{overflow-x:auto}.plotly-graph{min-height:440px}
+</style>"""
+
+_DRAW: Final = """<script>
+for(const node of document.querySelectorAll('.plotly-graph')){
+ const spec=JSON.parse(document.getElementById(node.dataset.spec).textContent);
+ Plotly.newPlot(node,spec.data,spec.layout,{responsive:true,displaylogo:false});}
+</script>"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One executed notebook."""
+
+    name: str
+    seconds: float
+    ok: bool
+    notebook: dict[str, Any]
+
+
+def render(pages: Sequence[Page], *, seconds: float) -> str:
+    """Return the report as one HTML document.
+
+    Args:
+        pages: executed notebooks, in order.
+        seconds: how long the run took.
+    """
+    sections = [part for page in pages for part in _section(page)]
+    charts = sum(part.count('class="plotly-graph"') for part in sections)
+    ok = all(page.ok for page in pages)
+    verdict = "all ran to their end" if ok else "stopped at a failing cell"
+    intro = (
+        f"<h1>labkit report</h1><p>{datetime.now():%Y-%m-%d %H:%M}, labkit {__version__}, Linux "
+        f"{escape(platform.release())}, Python {platform.python_version()}. {len(pages)} notebooks in "
+        f"{seconds:.0f} s: {verdict}. {charts} charts.</p>"
+    )
+    toc = "".join(
+        f'<li><a href="#{escape(page.name)}">{escape(_title(page))}</a> '
+        f"{'✓' if page.ok else '✗ failed'} <small>{page.seconds:.0f} s</small></li>"
+        for page in pages
+    )
+    body = f"<main>{intro}<nav><ol start=0>{toc}</ol></nav>{''.join(sections)}</main>"
+    return f"{_HEAD}{STYLE}{_PAGE_STYLE}</head><body>{body}{_script(charts)}</body></html>"
+
+
+def _script(charts: int) -> str:
+    if not charts:
+        return ""
+    from plotly.offline import get_plotlyjs
+
+    return f"<script>{get_plotlyjs()}</script>{_DRAW}"
+
+
+def _section(page: Page) -> Iterator[str]:
+    yield f'<section id="{escape(page.name)}"><h2>{escape(_title(page))}</h2>'
+    last = None
+    for index, (heading, bundle) in enumerate(outputs(page.notebook)):
+        shown = _shown(bundle, f"{page.name}-{index}")
+        if shown and heading and heading != last and heading != _title(page):
+            yield f"<h3>{escape(heading)}</h3>"
+            last = heading
+        yield shown
+    for output in (o for cell in page.notebook["cells"] for o in cell.get("outputs", [])):
+        if output["output_type"] == "error":
+            yield f"<h3>Stopped here</h3><pre>{escape(output['ename'])}: {escape(output['evalue'])}</pre>"
+    yield "</section>"
+
+
+def _shown(bundle: dict[str, Any], id: str) -> str:
+    if figure := bundle.get(PLOTLY):
+        # "</" would end the script element that the figure travels in.
+        spec = json.dumps({"data": figure["data"], "layout": figure["layout"]}).replace("</", "<\\/")
+        return (
+            f'<figure><div class="plotly-graph" data-spec="{escape(id)}" role="img"></div>'
+            f'<script type="application/json" id="{escape(id)}">{spec}</script></figure>'
+        )
+    html = bundle.get("text/html", "")
+    html = html if isinstance(html, str) else "".join(html)
+    # Only what labkit drew: it is escaped there, and it is readable without Jupyter's style sheets.
+    return html.removeprefix(STYLE) if html.startswith(STYLE) else ""
+
+
+def _title(page: Page) -> str:
+    first = page.notebook["cells"][0]["source"]
+    text = first if isinstance(first, str) else "".join(first)
+    return text.splitlines()[0].lstrip("# ") if text else page.name

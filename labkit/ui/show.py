@@ -1,0 +1,115 @@
+"""`ui.show(x)`: widgets where somebody can click, the same thing done and printed where nobody can."""
+
+from functools import singledispatch
+from typing import Any
+
+from labkit import mode
+from labkit.charts import Chart
+from labkit.course.predictions import Prediction
+from labkit.course.progress import Progress
+from labkit.markup import Fragment
+from labkit.plan import Plan, PlanResult, Reporter, Step, StepResult, run
+from labkit.ui import cards
+from labkit.ui.path import Path, picture
+
+__all__ = ["show"]
+
+
+@singledispatch
+def show(thing: Any) -> None:
+    """Show a plan, a result, a path, a chart or a prediction.
+
+    Without a front end a plan is run, because nobody could click it; everything else is printed.
+
+    Args:
+        thing: what to show; what labkit does not know is displayed as Jupyter would.
+
+    Raises:
+        StepError: without a front end, a step of the plan failed.
+    """
+    _display(thing)
+
+
+@show.register
+def _(thing: Plan) -> None:
+    if not mode.interactive():
+        done = run(thing, _Reporter())
+        _display(cards.result(done))
+        done.raise_for_failure()
+        return
+    # Imported here: a run without a front end need not load the widgets.
+    from labkit.ui.plan_view import PlanView
+
+    progress = Progress()
+
+    def note(step: str, guess: str) -> None:
+        question = f"What will {step} change?"
+        progress.record("predictions", f"{thing.id}.{step}", question=question, guess=guess)
+
+    _display(PlanView(thing, note))
+
+
+@show.register
+def _(thing: PlanResult) -> None:
+    _display(cards.result(thing))
+
+
+@show.register
+def _(thing: Path) -> None:
+    _display(picture([thing]))
+
+
+@show.register
+def _(thing: list) -> None:  # type: ignore[type-arg]
+    if thing and all(isinstance(item, Path) for item in thing):
+        _display(picture(thing))
+        return
+    for item in thing:
+        show(item)
+
+
+@show.register
+def _(thing: Chart) -> None:
+    if _in_ipython():
+        from IPython.display import display
+
+        display(thing.bundle(), raw=True)  # type: ignore[no-untyped-call]
+    else:
+        print(thing.text)
+
+
+@show.register
+def _(thing: Prediction) -> None:
+    if not mode.interactive():
+        _display(thing)
+        return
+    from labkit.ui.predict import PredictionView
+
+    _display(PredictionView(thing))
+
+
+class _Reporter(Reporter):
+    """Nothing while it runs: the cards come after, and a log would only repeat them."""
+
+    def finished(self, step: Step, result: StepResult) -> None:
+        """Print a line in a terminal, where no cards follow."""
+        if not _in_ipython():
+            print(f"  {step.title}: {result.state}, {result.seconds:.1f} s")
+
+
+def _display(thing: Any) -> None:
+    if _in_ipython():
+        from IPython.display import display
+
+        display(thing)  # type: ignore[no-untyped-call]
+    elif isinstance(thing, Fragment):
+        print(thing.text)
+    else:
+        print(repr(thing))
+
+
+def _in_ipython() -> bool:
+    import sys
+
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None

@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from labkit.course import checks, predictions
+from labkit.course.checks import Check, CheckFailed
+from labkit.course.course import ChecksNotPassed, Course
+from labkit.course.lessons import LESSONS, next_lesson
+from labkit.course.progress import Progress
+
+
+def passing(lab: object) -> str:
+    return "two nodes are ready"
+
+
+def failing(lab: object) -> str:
+    raise CheckFailed("one node is <missing>")
+
+
+def broken(lab: object) -> str:
+    raise RuntimeError("no answer")
+
+
+def course(tmp_path: Path) -> Course:
+    return Course(None, Progress(tmp_path / "deep" / "progress.json"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Check]:
+    table = {
+        "90.good": Check("90.good", "Good", "look at nodes", passing),
+        "91.bad": Check("91.bad", "Bad", "look at <nodes>", failing),
+        "91.odd": Check("91.odd", "Odd", "look", broken),
+    }
+    monkeypatch.setattr(checks, "CHECKS", table)
+    return table
+
+
+def test_a_check_that_passes_shows_its_evidence(registry: dict[str, Check], tmp_path: Path) -> None:
+    report = course(tmp_path).check("90")
+    assert report.passed
+    assert "two nodes are ready" in repr(report)
+    assert "hint" not in repr(report)
+
+
+def test_failures_raise_without_a_front_end_and_are_recorded(
+    registry: dict[str, Check], tmp_path: Path
+) -> None:
+    c = course(tmp_path)
+    with pytest.raises(ChecksNotPassed, match="look at <nodes>") as caught:
+        c.check("90.good", "91")
+    assert "no answer" in str(caught.value)
+    assert c.progress.entry("checks", "91.bad")["passed"] is False  # type: ignore[index]
+    assert c.progress.entry("checks", "90.good")["passed"] is True  # type: ignore[index]
+
+
+def test_html_of_a_failure_is_escaped_and_folds_the_hint(registry: dict[str, Check]) -> None:
+    html = checks.run(None, checks.select(["91.bad"]))._repr_html_()  # type: ignore[arg-type]
+    assert "&lt;missing&gt;" in html
+    assert "<details><summary>Hint" in html
+    assert "✗ failed" in html
+
+
+def test_unknown_check_names_those_that_exist(registry: dict[str, Check]) -> None:
+    with pytest.raises(KeyError, match=r"90\.good"):
+        checks.select(["99"])
+
+
+def test_a_prediction_meets_its_measurement(tmp_path: Path) -> None:
+    c = course(tmp_path)
+    c.predict("04.tcp", "How much less CPU?", 30, unit="%")
+    assert "factor of 2.0" in c.compare("04.tcp", 15).verdict
+    assert c.progress.entry("predictions", "04.tcp")["measured"] == 15  # type: ignore[index]
+    with pytest.raises(KeyError, match=r"04\.udp"):
+        c.compare("04.udp", 1)
+
+
+@pytest.mark.parametrize(
+    ("guess", "measured", "verdict"),
+    [
+        (10, 12, "Close"),
+        (10, 10, "As you"),
+        (0, 3, "More"),
+        (5, -1, "Less"),
+        ("Node", "node ", "As you"),
+        ("a", "b", "surprise"),
+    ],
+)
+def test_verdicts(guess: float | str, measured: float | str, verdict: str) -> None:
+    assert verdict in predictions.compare(predictions.Prediction("k", "q", guess), measured).verdict
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 7}', '{"schema": 1}'])
+def test_a_damaged_progress_file_starts_afresh(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "progress.json"
+    file.write_text(damage)
+    progress = Progress(file)
+    progress.record("lessons", "01", opened=True)
+    assert json.loads(file.read_text())["lessons"]["01"]["opened"] is True
+
+
+def test_finishing_lessons_counts_and_points_onward(tmp_path: Path) -> None:
+    c = course(tmp_path)
+    c.begin("00")
+    shown = c.finish("00")
+    assert "1 of 11 lessons" in shown.text
+    assert "Next: Create the cluster" in shown.text
+    assert next_lesson(LESSONS[-1].number) is None
+
+
+def test_every_check_of_the_course_belongs_to_a_lesson() -> None:
+    import labkit.course.library  # noqa: F401
+
+    numbers = {lesson.number for lesson in LESSONS}
+    assert {id[:2] for id in checks.CHECKS} <= numbers
+    for check in checks.CHECKS.values():
+        assert check.hint.endswith((".", "?")), check.id

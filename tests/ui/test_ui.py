@@ -1,0 +1,143 @@
+import subprocess
+import sys
+
+import pytest
+
+from labkit import mode
+from labkit.errors import LabError, StepError
+from labkit.plan import Evidence, Log, Plan, Step
+from labkit.ui import Hop, Leg, Path, show
+from labkit.ui.path import picture
+from labkit.ui.plan_view import PlanView
+
+
+class World:
+    """Something that steps can change."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+        self.refuse = ""
+
+    def step(self, name: str, *, revertible: bool = True) -> Step:
+        def apply(log: Log) -> None:
+            log(f"doing <{name}>")
+            if name == self.refuse:
+                raise LabError("Refused.", "it is a test", "stop refusing")
+            self.done.add(name)
+
+        def verify() -> Evidence:
+            return Evidence(name in self.done, f"{name} in {sorted(self.done)}")
+
+        def revert(log: Log) -> None:
+            self.done.discard(name)
+
+        return Step(
+            name,
+            f"Do {name}",
+            "because",
+            "all breaks",
+            f"kubectl {name} <x>",
+            apply,
+            verify,
+            revert if revertible else None,
+            timeout=1,
+        )
+
+    def plan(self, *names: str) -> Plan:
+        return Plan("p", "A plan", tuple(self.step(name) for name in names), note="the lane & why")
+
+
+def test_without_a_front_end_showing_a_plan_runs_it(capsys: pytest.CaptureFixture[str]) -> None:
+    world = World()
+    show(world.plan("one", "two"))
+    assert world.done == {"one", "two"}
+    assert "✓ 2. Do two [done]" in capsys.readouterr().out
+
+
+def test_without_a_front_end_a_failing_step_raises_after_it_was_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = World()
+    world.refuse = "two"
+    with pytest.raises(StepError, match="stop refusing"):
+        show(world.plan("one", "two", "three"))
+    out = capsys.readouterr().out
+    assert "✗ 2. Do two [failed]" in out
+    assert "○ 3. Do three [pending]" in out
+
+
+def test_widgets_run_check_and_revert() -> None:
+    world = World()
+    world.done.add("one")
+    view = PlanView(world.plan("one", "two"))
+    assert [step.state for step in view.steps] == ["already done", "pending"]
+    view.steps[1].buttons["run"].click()
+    assert world.done == {"one", "two"}
+    assert "2 of 2 steps" in view._tally.value
+    view.steps[1].buttons["revert"].click()
+    assert world.done == {"one"}
+    view.steps[1].buttons["check"].click()
+    assert "not yet" in view.steps[1]._outcome.value
+    assert "1 of 2 steps" in view._tally.value
+
+
+def test_a_failing_card_shows_error_and_log_escaped_and_can_be_clicked_again() -> None:
+    world = World()
+    world.refuse = "one"
+    view = PlanView(world.plan("one"))
+    assert view.run() is False
+    outcome = view.steps[0]._outcome.value
+    assert "stop refusing" in outcome
+    assert "doing &lt;one&gt;" in outcome
+    world.refuse = ""
+    view.steps[0].buttons["run"].click()
+    assert view.steps[0].state == "done"
+
+
+def test_revert_is_off_where_there_is_no_way_back() -> None:
+    world = World()
+    view = PlanView(Plan("p", "P", (world.step("one", revertible=False),)))
+    assert view.steps[0].buttons["revert"].disabled
+    view.run()
+    assert view.steps[0].buttons["revert"].disabled
+
+
+def test_predictions_are_kept_and_open_what_breaks() -> None:
+    kept: list[tuple[str, str]] = []
+    view = PlanView(World().plan("one"), note=lambda step, guess: kept.append((step, guess)))
+    view.steps[0]._guess.value = "nothing"
+    view.steps[0].buttons["predict"].click()
+    assert kept == [("one", "nothing")]
+    assert "<details open><summary>What breaks" in view.steps[0]._text.value
+
+
+def test_a_path_says_in_words_what_it_draws() -> None:
+    hops = (
+        Hop("alice", "203.0.113.10"),
+        Hop("load balancer", "192.0.2.5"),
+        Hop("pod", "10.224.0.9", "sees <node>"),
+    )
+    legs = (Leg("203.0.113.10", "192.0.2.5:80"), Leg("10.224.0.4", "10.224.0.9:8080", changed=True))
+    drawn = picture([Path("kube-proxy", hops, legs, "The pod sees the node.")])
+    assert drawn.html.count("<rect") == 3
+    assert drawn.html.count("<line") == 2
+    assert "sees &lt;node&gt;" in drawn.html
+    assert "source replaced" in drawn.text
+    with pytest.raises(ValueError, match="need 2 legs"):
+        Path("x", hops, legs[:1])
+
+
+@pytest.mark.parametrize("variable", ["JPY_SESSION_NAME", "VSCODE_PID"])
+def test_no_kernel_no_clicks(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.delenv("LABKIT_HEADLESS", raising=False)
+    assert not mode.interactive()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = "{'plotly', 'ipywidgets', 'kubernetes', 'azure', 'numpy', 'papermill', 'IPython'}"
+    code = f"import sys; import labkit; from labkit import ui; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
