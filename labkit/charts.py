@@ -12,7 +12,7 @@ from typing import Any, Final
 from labkit.markup import text_table
 from labkit.reference import Reference
 
-__all__ = ["PLOTLY", "RESULT", "Chart", "bars", "lines", "published_bars", "published_lines"]
+__all__ = ["PLOTLY", "RESULT", "Chart", "bars", "lines", "published_bars", "published_lines", "scatter"]
 
 PLOTLY: Final = "application/vnd.plotly.v1+json"
 #: A measurement beside its picture: front ends do not know this type and draw the others of the bundle.
@@ -153,6 +153,31 @@ def lines(
     layout["yaxis"] |= {"type": "log"} if log_y else {"rangemode": "tozero"}
     rows = [[label(key), x, y] for key, points in series.items() for x, y in points]
     return Chart(name, data, layout, _with(text_table(["series", x_axis, y_axis], rows, title), note))
+
+
+def scatter(
+    name: str, title: str, y_axis: str, series: Mapping[str, Sequence[tuple[float | str, float]]]
+) -> Chart:
+    """Draw single samples as dots, over categories or numbers.
+
+    Args:
+        name: of the chart.
+        title: of the chart.
+        y_axis: quantity and unit.
+        series: series -> samples as (category or number, value).
+    """
+    data = []
+    for index, (key, points) in enumerate(series.items()):
+        colour, _, _, marker = look(key, index)
+        data.append({
+            "type": "scatter", "mode": "markers", "name": label(key),
+            "x": [x for x, _ in points], "y": [y for _, y in points],
+            "marker": {"color": colour, "symbol": marker, "size": 9, "opacity": 0.75},
+        })  # fmt: skip
+    layout = _layout(title, "", y_axis, "")
+    layout["yaxis"] |= {"rangemode": "tozero"}
+    count = sum(len(points) for points in series.values())
+    return Chart(name, data, layout, f"{title}: {count} samples")
 
 
 def published_bars(name: str, reference: Reference, columns: Sequence[str]) -> Chart:

@@ -1,6 +1,5 @@
 """Results and charts out of executed notebooks: the notebook is the record, these are copies of it."""
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +32,8 @@ def write_results(notebook: dict[str, Any], folder: Path, name: str) -> list[Pat
         document = folder / f"{stem}.json"
         document.write_text(json.dumps(result["document"], indent=1), encoding="utf-8")
         written.append(document)
-        if rows := result.get("samples"):
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            with (folder / f"{stem}.csv").open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, columns)
-                writer.writeheader()
-                writer.writerows(rows)
+        if samples := result.get("csv"):
+            (folder / f"{stem}.csv").write_text(samples, encoding="utf-8")
             written.append(folder / f"{stem}.csv")
     return written
 

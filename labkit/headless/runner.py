@@ -100,6 +100,7 @@ def _execute(file: Path, executed: Path, parameters: dict[str, Any]) -> Notebook
     # Imported here: papermill takes a second to load and `labkit --help` should not.
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     started = time.monotonic()
     failure = None
@@ -110,6 +111,8 @@ def _execute(file: Path, executed: Path, parameters: dict[str, Any]) -> Notebook
             parameters=parameters,
             kernel_name="python3",
             language="python",
+            # Sockets in the file system: nothing listens on TCP, and no kernel warns that it does.
+            config=Config(KernelManager={"transport": "ipc"}),
             progress_bar=False,
             log_output=False,
             cwd=str(file.parent),

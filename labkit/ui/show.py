@@ -1,5 +1,6 @@
 """`ui.show(x)`: widgets where somebody can click, the same thing done and printed where nobody can."""
 
+import sys
 from functools import singledispatch
 from typing import Any
 
@@ -16,18 +17,33 @@ __all__ = ["show"]
 
 
 @singledispatch
-def show(thing: Any) -> None:
-    """Show a plan, a result, a path, a chart or a prediction.
+def show(thing: Any, **options: Any) -> None:
+    """Show a plan, a run, a path, a chart or a prediction.
 
     Without a front end a plan is run, because nobody could click it; everything else is printed.
 
     Args:
         thing: what to show; what labkit does not know is displayed as Jupyter would.
+        options: for a benchmark's run: ``metric``, and what `run_charts.chart` takes.
 
     Raises:
         StepError: without a front end, a step of the plan failed.
     """
+    if "labkit.bench.results" in sys.modules:  # nobody can hold a run before: numpy need not load to ask
+        from labkit.bench.results import Run
+
+        if isinstance(thing, Run):
+            _show_run(thing, **options)
+            return
     _display(thing)
+
+
+def _show_run(run: Any, metric: str, **options: Any) -> None:
+    from labkit.ui import run_charts
+
+    show(run_charts.chart(run, metric, **options))
+    if len(run.arms) > 1:
+        _display(run_charts.comparison(run, metric))
 
 
 @show.register
@@ -109,7 +125,5 @@ def _display(thing: Any) -> None:
 
 
 def _in_ipython() -> bool:
-    import sys
-
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None

@@ -13,7 +13,7 @@ DRAWS = """from labkit.charts import bars
 from labkit.ui import show
 import dataclasses
 chart = bars("cpu", "CPU </script>", "vCPU", {"ebpf": {"tcp": (value, 1, 3)}})
-result = {"name": "cpu", "document": {"value": value}, "samples": [{"round": 1, "cpu": value}]}
+result = {"name": "cpu", "document": {"value": value}, "csv": f"round,cpu\\n1,{value}\\n"}
 show(dataclasses.replace(chart, result=result))"""
 
 

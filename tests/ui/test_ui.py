@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,6 +11,9 @@ from labkit.plan import Evidence, Log, Plan, Step
 from labkit.ui import Hop, Leg, Path, show
 from labkit.ui.path import picture
 from labkit.ui.plan_view import PlanView
+
+if TYPE_CHECKING:
+    from labkit.bench.results import Run
 
 
 class World:
@@ -141,3 +146,53 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )
     assert loaded.stdout.strip() == "[]"
+
+
+def a_run() -> "Run":
+    from labkit.bench.results import Run, Sample
+
+    samples = tuple(
+        Sample(arm, case, n, {"gbit_per_s": value + n / 10})
+        for n in range(5)
+        for arm, value in (("iptables", 5.0), ("ebpf", 8.0))
+        for case in ("pod-to-pod TCP",)
+    )
+    return Run("flows", "Flows", samples, notes=("On one machine.",))
+
+
+def test_a_run_is_shown_as_chart_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    show(a_run(), metric="gbit_per_s")
+    out = capsys.readouterr().out
+    assert "throughput at the receiver, Gbit/s" in out
+    assert "59 % more" in out or "58 % more" in out
+    assert "On one machine." in out
+
+
+def test_the_document_of_a_run_travels_in_its_chart() -> None:
+    from labkit.bench.results import Run
+    from labkit.ui.run_charts import chart
+
+    run = a_run()
+    drawn = chart(run, "gbit_per_s")
+    assert drawn.figure().layout.yaxis.title.text.startswith("throughput")
+    assert Run.from_json(json.dumps(drawn.result["document"])) == run
+
+
+def test_lines_where_something_was_varied() -> None:
+    from labkit.bench.results import Run, Sample
+    from labkit.ui.run_charts import chart
+
+    samples = tuple(Sample("ebpf", f"{x} services", 0, {"connect_us": 40.0}, x=x) for x in (10.0, 1000.0))
+    drawn = chart(Run("first-packet", "First packet", samples), "connect_us", log_x=True)
+    assert drawn.data[0]["x"] == [10.0, 1000.0]
+    assert drawn.layout["yaxis"]["title"]["text"] == "connect, µs"
+
+
+def test_a_live_chart_only_counts_without_a_front_end() -> None:
+    from labkit.ui import live
+
+    callback = live("gbit_per_s")
+    for sample in a_run().samples:
+        callback(sample)
+    assert len(callback) == 10
+    assert callback.chart().figure().data[1].name == "Calico eBPF"
