@@ -1,0 +1,302 @@
+/* The data path: five programs, on the traffic control hooks of a node's interfaces.
+ *
+ *                    from_workload                      to_uplink
+ *      pod eth0 ───── azv… ─────────── node ──────────── eth0 ───── other nodes, clients
+ *                    to_workload        │              from_uplink
+ *                                  vxlan.calico
+ *                                   from_tunnel
+ *
+ * Each program does the same three things: read the packet, find its connection, send it on its way. The first packet
+ * of a connection has none yet: it is load balanced, asked about policy, and remembered. A packet that belongs
+ * to a connection from before these programs were attached is left to the host's stack, which knows it.
+ */
+#include "nat.h"
+#include "policy.h"
+#include "conntrack.h"
+
+enum hook { FROM_WORKLOAD, TO_WORKLOAD, FROM_UPLINK, TO_UPLINK, FROM_TUNNEL };
+
+/* A mark on a packet that was dealt with, so that the next hook lets it pass. The bits are Calico's. */
+#define MARK_SEEN 0x1000000
+#define MARK_FALLTHROUGH 0x5000000
+#define MARK_MASK 0xf000000
+
+static __always_inline void mark(struct __sk_buff *skb, __u32 value)
+{
+	skb->mark = (skb->mark & ~MARK_MASK) | value;
+}
+
+static __always_inline void count(struct __sk_buff *skb, enum hook hook, enum counter which)
+{
+	struct counter_key key = { .ifindex = skb->ifindex, .hook = hook == TO_WORKLOAD || hook == TO_UPLINK };
+	struct counters *counters = bpf_map_lookup_elem(&cali_counters, &key);
+
+	if (counters)
+		counters->of[which]++;
+}
+
+static __always_inline int drop(struct __sk_buff *skb, enum hook hook, enum counter why)
+{
+	count(skb, hook, why);
+	return TC_ACT_SHOT;
+}
+
+/* --- Send a packet on its way ---------------------------------------------------------------------------- */
+
+static __always_inline int encapsulate(struct __sk_buff *skb, struct config *config, enum hook hook, __be32 node)
+{
+	struct bpf_tunnel_key key = {
+		.tunnel_id = config->vni, .remote_ipv4 = bpf_ntohl(node), .tunnel_ttl = 64,
+	};
+
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
+		return drop(skb, hook, DROP_ERROR);
+	return bpf_redirect(config->vxlan, 0);
+}
+
+static __always_inline int send(struct __sk_buff *skb, struct config *config, enum hook hook, struct way way)
+{
+	bool arriving = hook == FROM_WORKLOAD || hook == FROM_UPLINK || hook == FROM_TUNNEL;
+
+	mark(skb, MARK_SEEN);
+	switch (way.path) {
+	case PATH_LOCAL:
+		if (hook == TO_WORKLOAD)
+			return TC_ACT_OK;               /* it is there */
+		if (arriving)
+			return bpf_redirect_peer(way.target, 0);        /* into the pod, past the host's stack */
+		return bpf_redirect_neigh(way.target, NULL, 0, 0);
+	case PATH_OUT:
+		if (arriving)
+			return bpf_redirect_neigh(config->uplink, NULL, 0, 0);
+		return TC_ACT_OK;
+	case PATH_TUNNEL:
+		return encapsulate(skb, config, hook, way.target);
+	}
+	return TC_ACT_OK;
+}
+
+/* --- The first packet of a connection -------------------------------------------------------------------- */
+
+static __always_inline struct way way_to(struct route *route)
+{
+	struct way way = { .path = PATH_OUT };
+
+	if (!route)
+		return way;
+	if (route->flags & RT_LOCAL) {
+		way.path = route->flags & RT_WORKLOAD ? PATH_LOCAL : PATH_STACK;
+		way.target = route->ifindex;
+	}
+	return way;
+}
+
+static __always_inline struct way way_back(struct __sk_buff *skb, struct config *config, enum hook hook, __be32 peer)
+{
+	struct way way = { .path = PATH_STACK };        /* what came by the stack goes back by the stack */
+
+	if (hook == FROM_WORKLOAD) {
+		way.path = PATH_LOCAL;
+		way.target = skb->ifindex;
+	} else if (hook == FROM_UPLINK || (hook == FROM_TUNNEL && config->flags & CONFIG_DSR)) {
+		way.path = PATH_OUT;
+	} else if (hook == FROM_TUNNEL) {
+		way.path = PATH_TUNNEL;
+		way.target = peer;
+	}
+	return way;
+}
+
+static __always_inline int begin(struct __sk_buff *skb, struct config *config, enum hook hook, struct packet *packet,
+				 __be32 peer)
+{
+	enum caller caller = hook == FROM_TUNNEL ? TUNNELLED : hook == FROM_UPLINK ? OUTSIDE : INSIDE;
+	struct flow to = packet->flow;
+	struct frontend *frontend;
+	struct backend *backend;
+	struct route *route;
+	struct way there;
+
+	/* Is it for a service? */
+	frontend = find_frontend(to.daddr, to.dport, to.proto);
+	if (frontend) {
+		if (frontend->flags & FE_SOURCE_RANGES && caller != INSIDE && !in_ip_set(frontend->ranges, to.saddr))
+			return drop(skb, hook, DROP_SOURCE);
+		backend = choose_backend(frontend, caller, to.saddr);
+		if (!backend)
+			return drop(skb, hook, DROP_NO_BACKEND);
+		to.daddr = backend->addr;
+		to.dport = backend->port;
+		if (to.daddr == to.saddr)
+			to.saddr = packet->flow.daddr;  /* a pod that reaches itself: else it would answer to itself */
+	} else if (hook == FROM_TUNNEL) {
+		return drop(skb, hook, DROP_SOURCE);
+	}
+
+	/* Which way? */
+	route = route_to(to.daddr);
+	there = way_to(route);
+	if (hook == FROM_UPLINK && !(route && route->flags & RT_LOCAL)) {
+		if (!frontend || !route)
+			return TC_ACT_OK;               /* not for this node: the stack's business */
+		/* The backend is on another node. That node translates, so send it the packet as it came. */
+		to = packet->flow;
+		there = (struct way){ .path = PATH_TUNNEL, .target = route->node };
+		count(skb, hook, COUNT_TUNNELLED);
+	}
+	if (hook == TO_WORKLOAD || (hook == TO_UPLINK && there.path != PATH_LOCAL))
+		there.path = PATH_STACK;                /* it is on that way already */
+	if (!frontend && there.path == PATH_STACK && hook != TO_WORKLOAD && hook != FROM_WORKLOAD)
+		return TC_ACT_OK;                       /* the host's own connections need no entry */
+
+	/* May it? Calico lets a node talk to its own pods, always, and a pod to itself. */
+	if (hook == FROM_WORKLOAD) {
+		struct route *source = route_to(packet->flow.saddr);
+
+		if (!source || source->flags != (RT_LOCAL | RT_WORKLOAD) || source->ifindex != skb->ifindex)
+			return drop(skb, hook, DROP_SOURCE);
+		if (to.saddr == packet->flow.saddr && !egress_allowed(skb->ifindex, &to))
+			return drop(skb, hook, DROP_POLICY);
+	}
+	if (to.saddr == packet->flow.saddr && to.saddr != config->node &&
+	    (hook == TO_WORKLOAD || there.path == PATH_LOCAL) &&
+	    !ingress_allowed(hook == TO_WORKLOAD ? skb->ifindex : there.target, &to))
+		return drop(skb, hook, DROP_POLICY);
+
+	/* Remember it, and go. */
+	if (add_connection(skb, packet, &to, there, way_back(skb, config, hook, peer)))
+		return drop(skb, hook, DROP_ERROR);
+	count(skb, hook, COUNT_NEW);
+	if (frontend)
+		count(skb, hook, COUNT_TRANSLATED);
+	if (rewrite(skb, packet, &to))
+		return drop(skb, hook, DROP_ERROR);
+	return send(skb, config, hook, there);
+}
+
+/* A packet in the middle of a connection that we do not know. The host's connection tracking may: the connection
+ * may be older than these programs. A service's address that it does not know either would only go in circles.
+ */
+static __always_inline int fall_through(struct __sk_buff *skb, enum hook hook, struct packet *packet)
+{
+	if (hook == FROM_TUNNEL)
+		return drop(skb, hook, DROP_ERROR);
+	if (hook == FROM_WORKLOAD || hook == FROM_UPLINK) {
+		count(skb, hook, COUNT_FALLTHROUGH);
+		mark(skb, MARK_FALLTHROUGH);
+	}
+	return TC_ACT_OK;
+}
+
+/* --- The five programs ----------------------------------------------------------------------------------- */
+
+static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 peer)
+{
+	struct config *config = the_config();
+	struct connection *connection;
+	struct packet packet = {};
+	struct way way;
+	struct flow to;
+
+	if (!config)
+		return TC_ACT_OK;
+	switch (parse(skb, &packet)) {
+	case NOT_OURS:
+		return TC_ACT_OK;
+	case MALFORMED:
+		return drop(skb, hook, DROP_ERROR);
+	case PARSED:
+		break;
+	}
+
+	connection = find_connection(skb, &packet);
+	if (connection) {
+		to = connection->to;
+		way = (struct way){ .path = connection->path, .target = connection->ifindex };
+		if (rewrite(skb, &packet, &to))
+			return drop(skb, hook, DROP_ERROR);
+		return send(skb, config, hook, way);
+	}
+	if (config->flags & CONFIG_DRAIN)
+		return TC_ACT_OK;
+	if (!packet.starts)
+		return fall_through(skb, hook, &packet);
+	return begin(skb, config, hook, &packet, peer);
+}
+
+/* What a pod sends. */
+SEC("tc")
+int from_workload(struct __sk_buff *skb)
+{
+	return handle(skb, FROM_WORKLOAD, 0);
+}
+
+/* What the host's stack sends to a pod: the host's own packets, and those that fell through. */
+SEC("tc")
+int to_workload(struct __sk_buff *skb)
+{
+	if (skb->mark & MARK_SEEN)
+		return TC_ACT_OK;
+	return handle(skb, TO_WORKLOAD, 0);
+}
+
+/* What the network sends to this node, its pods, and the services' outside addresses. */
+SEC("tc")
+int from_uplink(struct __sk_buff *skb)
+{
+	struct config *config = the_config();
+	struct route *source;
+	struct iphdr ip;
+	struct udphdr udp;
+
+	/* VXLAN to this node: the stack takes it to vxlan.calico, if it comes from a node of the cluster. */
+	if (config && skb->protocol == bpf_htons(ETH_P_IP) &&
+	    !bpf_skb_load_bytes(skb, IP_OFFSET, &ip, sizeof(ip)) &&
+	    ip.protocol == IPPROTO_UDP && ip.ihl == 5 && ip.daddr == config->node &&
+	    !bpf_skb_load_bytes(skb, IP_OFFSET + sizeof(ip), &udp, sizeof(udp)) && udp.dest == config->vxlan_port) {
+		source = route_to(ip.saddr);
+		if (!source || !(source->flags & RT_HOST))
+			return drop(skb, FROM_UPLINK, DROP_SOURCE);
+		return TC_ACT_OK;
+	}
+	return handle(skb, FROM_UPLINK, 0);
+}
+
+/* What the host's stack sends to the network: UDP of host processes to a service is translated here. */
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+
+	if ((skb->mark & MARK_MASK) == MARK_FALLTHROUGH) {
+		/* Still a service's address: nobody knows this connection, and the network would send it back. */
+		if (parse(skb, &packet) == PARSED) {
+			struct frontend_key key = {
+				.addr = packet.flow.daddr, .port = packet.flow.dport, .proto = packet.flow.proto,
+			};
+
+			if (bpf_map_lookup_elem(&cali_v4_nat_fe, &key))
+				return drop(skb, TO_UPLINK, DROP_NO_BACKEND);
+		}
+		return TC_ACT_OK;
+	}
+	if (skb->mark & MARK_SEEN)
+		return TC_ACT_OK;
+	return handle(skb, TO_UPLINK, 0);
+}
+
+/* What another node sends over VXLAN: clients' packets for a backend here, and replies to clients that came in by
+ * this node.
+ */
+SEC("tc")
+int from_tunnel(struct __sk_buff *skb)
+{
+	struct bpf_tunnel_key key = {};
+
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		return drop(skb, FROM_TUNNEL, DROP_ERROR);
+	bpf_skb_change_type(skb, 0);    /* PACKET_HOST: the inner Ethernet header names no one */
+	return handle(skb, FROM_TUNNEL, bpf_htonl(key.remote_ipv4));
+}
+
+char LICENSE[] SEC("license") = "GPL";

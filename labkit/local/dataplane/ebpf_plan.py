@@ -1,0 +1,147 @@
+"""What services and policies are as map entries. Pure: the same values in give the same bytes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labkit.local.dataplane import ebpf_maps as maps
+
+if TYPE_CHECKING:
+    from labkit.local.dataplane.policy import EndpointPolicy, Rule
+    from labkit.local.dataplane.services import ServicePort
+
+ANY = "0.0.0.0/0"
+Entries = dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntries:
+    """A service port in the maps."""
+
+    frontends: Entries
+    backends: Entries
+    ip_sets: frozenset[bytes]
+
+
+def content_id(parts: Iterable[bytes]) -> int:
+    """An id that is the same for the same content, also after a restart of the agent; never 0."""
+    digest = hashlib.sha256(b"\n".join(parts)).digest()
+    return int.from_bytes(digest[:4], "little") | 1
+
+
+def service_entries(port: ServicePort, service: int, node: str) -> ServiceEntries | None:
+    """The frontends of a service port, which share its backends; None for a protocol that is not balanced.
+
+    Backends of this node come first, so that the policy Local is only a smaller count.
+    """
+    protocol = maps.PROTOCOLS.get(port.protocol)
+    if protocol not in (6, 17):
+        return None
+    local = port.usable_on(node)
+    # With the policy Cluster an endpoint that is shutting down is no choice while others are ready.
+    usable = port.usable()
+    here = tuple(e for e in usable if e.node == node) or local
+    ordered = here + tuple(e for e in usable if e.node != node)
+    backends = {maps.backend_key(service, index): maps.backend(e.ip, e.port) for index, e in enumerate(ordered)}
+
+    ranges, ip_sets = ip_set_entries(port.lb_source_ranges)
+    internal = maps.FE_INTERNAL_LOCAL if port.internal_policy == "Local" else 0
+    external = maps.FE_EXTERNAL_LOCAL if port.external_policy == "Local" else 0
+    limited = maps.FE_SOURCE_RANGES if port.lb_source_ranges else 0
+
+    def value(flags: int, allowed: int = 0) -> bytes:
+        return maps.frontend(service, len(ordered), len(here), port.affinity_seconds, flags, allowed)
+
+    frontends = {maps.frontend_key(port.cluster_ip, port.port, protocol): value(internal)}
+    for ip in port.external_ips:
+        frontends[maps.frontend_key(ip, port.port, protocol)] = value(external)
+    for ip in port.lb_ips:
+        frontends[maps.frontend_key(ip, port.port, protocol)] = value(external | limited, ranges)
+    if port.node_port:
+        frontends[maps.frontend_key("0.0.0.0", port.node_port, protocol)] = value(external)
+    return ServiceEntries(frontends, backends, ip_sets)
+
+
+def ip_set_entries(nets: Iterable[str]) -> tuple[int, frozenset[bytes]]:
+    """A set of addresses: its id, and its keys in cali_v4_ip_sets."""
+    members = sorted(nets)
+    if not members:
+        return 0, frozenset()
+    ip_set = content_id(net.encode() for net in members)
+    return ip_set, frozenset(maps.ip_set_key(ip_set, net) for net in members)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntries:
+    """The policies of a node's endpoints in the maps; `interfaces` has the ids of their two lists."""
+
+    rules: Entries
+    ip_sets: frozenset[bytes]
+    interfaces: dict[str, tuple[int, int]]
+    too_long: tuple[str, ...]
+
+
+def policy_entries(endpoints: Mapping[str, EndpointPolicy]) -> PolicyEntries:
+    """The rules of all endpoints. Equal lists are written once, and shared.
+
+    A list longer than the programs read ends in a deny, and its interface is named in `too_long`.
+    """
+    rules: Entries = {}
+    ip_sets: set[bytes] = set()
+    too_long: list[str] = []
+    known: dict[tuple[Rule, ...], int] = {}
+
+    def policy(interface: str, wanted: tuple[Rule, ...]) -> int:
+        if wanted not in known:
+            packed, used = _rules(wanted)
+            if len(packed) > maps.MAX_RULES:
+                too_long.append(interface)
+            known[wanted] = _list_id(packed)
+            if known[wanted]:
+                ip_sets.update(used)
+                rules.update({known[wanted].to_bytes(4, "little") + index.to_bytes(4, "little"): value
+                              for index, value in enumerate(packed[:maps.MAX_RULES])})
+        return known[wanted]
+
+    interfaces = {name: (policy(name, endpoint.ingress), policy(name, endpoint.egress))
+                  for name, endpoint in endpoints.items()}
+    return PolicyEntries(rules, frozenset(ip_sets), interfaces, tuple(too_long))
+
+
+_ALLOW_ALL = maps.rule(maps.RULE_ALLOW, 0, 0, 0, ())
+
+
+def _list_id(packed: list[bytes]) -> int:
+    """0 stands for "everything is allowed", and costs the programs nothing."""
+    return 0 if packed[:1] == [_ALLOW_ALL] else content_id(packed)
+
+
+def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
+    packed: list[bytes] = []
+    used: set[bytes] = set()
+    for rule in rules:
+        if rule.action == "Log" or not rule.nets:       # decides nothing; matches nobody
+            continue
+        nets, members = ip_set_entries(() if ANY in rule.nets else rule.nets)
+        not_nets, others = ip_set_entries(_without_any(rule.not_nets))
+        used |= members | others
+        action = maps.RULE_ALLOW if rule.action == "Allow" else maps.RULE_DENY
+        protocol = _protocol(rule.protocol)
+        # A rule holds eight ranges of ports; one with more is several rules in a row.
+        for start in range(0, max(len(rule.ports), 1), maps.MAX_PORTS):
+            packed.append(maps.rule(action, protocol, nets, not_nets, rule.ports[start:start + maps.MAX_PORTS]))
+    return packed, used
+
+
+def _without_any(nets: tuple[str, ...]) -> tuple[str, ...]:
+    """A trie holds no net of length 0 beside a set's id: "everybody" is two halves."""
+    return tuple(half for net in nets for half in (("0.0.0.0/1", "128.0.0.0/1") if net == ANY else (net,)))
+
+
+def _protocol(name: str | None) -> int:
+    if name is None:
+        return 0
+    return maps.PROTOCOLS.get(name) or int(name)
