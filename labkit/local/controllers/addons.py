@@ -1,0 +1,99 @@
+"""The add-on manager of AKS: what it owns is taken back to its manifest.
+
+It applies manifests as `kubectl apply` does, so fields that a manifest does not name survive, but for
+those that it owns as a whole: a node selector that someone added to kube-proxy's pods goes. Only objects
+labelled `addonmanager.kubernetes.io/mode: Reconcile` are touched; `EnsureExists` are made again if they
+are gone and otherwise left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from labkit.local.client import Obj
+
+from .base import Context, Controller
+from .customs import CRDS, kind_of, resource_of
+from .kinds import OWNABLE
+from .objects import labels_of
+from .queue import Key
+from .store import read
+
+MODE = "addonmanager.kubernetes.io/mode"
+OWNED = {
+    "DaemonSet": (("spec", "template", "spec", "nodeSelector"),),
+    "Deployment": (("spec", "template", "spec", "nodeSelector"),),
+}
+"""Fields that are the manifest's as a whole, by kind."""
+
+
+def plan(manifest: Obj, current: Obj) -> Obj:
+    """The strategic merge patch that takes an object back to its manifest."""
+    patch = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "status")}
+    patch["metadata"] = {key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")}
+    for path in OWNED.get(manifest["kind"], ()):
+        have, want = _at(current, path), _at(manifest, path)
+        extra = {key: None for key in have if key not in want}
+        if extra:
+            patch = _with(patch, path, {**extra, **want})
+    return patch
+
+
+def _at(obj: Obj, path: tuple[str, ...]) -> Obj:
+    value: Any = obj
+    for part in path:
+        value = (value or {}).get(part)
+    return value or {}
+
+
+def _with(obj: Obj, path: tuple[str, ...], value: Obj) -> Obj:
+    if not path:
+        return value
+    return {**obj, path[0]: _with(obj.get(path[0]) or {}, path[1:], value)}
+
+
+class Addons(Controller):
+    """Looks at its add-ons every so often, where the cluster's settings turn it on."""
+
+    component = "addon-manager"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._manifests: dict[tuple[str, Key], Obj] = {}
+        self._started = False
+
+    def register(self, manifests: Iterable[Obj]) -> None:
+        """Take these under control; those without the label are none of the add-on manager's."""
+        for manifest in manifests:
+            if MODE in labels_of(manifest):
+                group = manifest["apiVersion"].rpartition("/")[0]
+                meta = manifest["metadata"]
+                self._manifests[(f"{manifest['kind']}.{group}", (meta.get("namespace", ""), meta["name"]))] = manifest
+
+    def start(self) -> None:
+        if self.settings.addon_manager:
+            self.queue.add_after(self._tick, None, self.settings.addon_interval)
+
+    def _tick(self, _: object) -> None:
+        self.queue.add_after(self._tick, None, self.settings.addon_interval)
+        for key in self._manifests:
+            self.queue.add(self._take_back, key)
+
+    def _resource(self, manifest: Obj) -> str | None:
+        wanted = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"])
+        if wanted in OWNABLE:
+            return OWNABLE[wanted]
+        return next((resource_of(crd) for crd in self.stores[CRDS] if kind_of(crd) == wanted), None)
+
+    def _take_back(self, key: tuple[str, Key]) -> None:
+        manifest = self._manifests[key]
+        resource = self._resource(manifest)
+        if resource is None:
+            return
+        current = read(self.context.client, resource, key[1])
+        if current is None:
+            self.stores.create(resource, manifest)
+        elif labels_of(manifest)[MODE] == "Reconcile" and labels_of(current).get(MODE, "Reconcile") == "Reconcile":
+            custom = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"]) not in OWNABLE
+            self.stores.patch(resource, key[1], plan(manifest, current), type="merge" if custom else "strategic")

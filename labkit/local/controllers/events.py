@@ -1,0 +1,107 @@
+"""Events, as Kubernetes records them: one object for what repeats, with a count."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from labkit.local.client import ApiError, Client, Obj
+
+from .objects import now
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 4096
+SIMILAR, SIMILAR_WINDOW = 10, 600.0
+"""Beyond this many different messages for one reason within the window, they share one event."""
+
+
+@dataclass
+class _Similar:
+    since: float
+    messages: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Seen:
+    name: str
+    count: int
+
+
+class Recorder:
+    """Writes events about objects. A failure to write one is logged and forgotten, as in Kubernetes."""
+
+    def __init__(self, client: Client, component: str) -> None:
+        self._client, self._component = client, component
+        self._seen: OrderedDict[tuple[str, ...], _Seen] = OrderedDict()
+        self._similar: OrderedDict[tuple[str, ...], _Similar] = OrderedDict()
+
+    def normal(self, obj: Obj, reason: str, message: str) -> None:
+        """Record what is as it should be."""
+        self._record(obj, "Normal", reason, message)
+
+    def warning(self, obj: Obj, reason: str, message: str) -> None:
+        """Record what is not."""
+        self._record(obj, "Warning", reason, message)
+
+    def _record(self, obj: Obj, kind: str, reason: str, message: str) -> None:
+        message = self._combine((obj["metadata"]["uid"], kind, reason), message)
+        key = (obj["metadata"]["uid"], kind, reason, message)
+        try:
+            seen = self._seen.get(key)
+            if seen is None or not self._repeat(obj, seen):
+                self._remember(key, self._create(obj, kind, reason, message))
+        except ApiError as error:
+            log.debug("event %s for %s not recorded: %s", reason, obj["metadata"]["name"], error)
+
+    def _combine(self, group: tuple[str, ...], message: str) -> str:
+        similar, clock = self._similar.get(group), time.monotonic()
+        if similar is None or clock - similar.since > SIMILAR_WINDOW:
+            similar = self._similar[group] = _Similar(clock)
+        self._similar.move_to_end(group)
+        while len(self._similar) > REMEMBERED:
+            self._similar.popitem(last=False)
+        if message in similar.messages:
+            return message
+        if len(similar.messages) < SIMILAR:
+            similar.messages.add(message)
+            return message
+        return "(combined from similar events): " + sorted(similar.messages)[-1]
+
+    def _remember(self, key: tuple[str, ...], seen: _Seen) -> None:
+        self._seen[key] = seen
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _repeat(self, obj: Obj, seen: _Seen) -> bool:
+        try:
+            self._client.patch("events", seen.name, {"count": seen.count + 1, "lastTimestamp": now()},
+                               _namespace(obj))
+        except ApiError as error:
+            if error.code == 404:
+                return False
+            raise
+        seen.count += 1
+        return True
+
+    def _create(self, obj: Obj, kind: str, reason: str, message: str) -> _Seen:
+        meta, when = obj["metadata"], now()
+        name = f"{meta['name']}.{time.time_ns():x}"
+        involved = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "name": meta["name"], "uid": meta["uid"],
+                    "resourceVersion": meta.get("resourceVersion", "")}
+        if "namespace" in meta:
+            involved["namespace"] = meta["namespace"]
+        self._client.create("events", {
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": name, "namespace": _namespace(obj)},
+            "involvedObject": involved, "type": kind, "reason": reason, "message": message,
+            "source": {"component": self._component}, "firstTimestamp": when, "lastTimestamp": when,
+            "count": 1, "eventTime": None, "reportingComponent": "", "reportingInstance": "",
+        }, _namespace(obj))
+        return _Seen(name, 1)
+
+
+def _namespace(obj: Obj) -> str:
+    return obj["metadata"].get("namespace") or "default"

@@ -1,0 +1,226 @@
+"""Services of type LoadBalancer: a public address, and the nodes behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from labkit.local.client import Obj
+
+from .base import Context, Controller
+from .objects import deleting, is_true, labels_of
+from .queue import Key
+from .slices import SERVICE_NAME
+from .store import key_of
+
+log = logging.getLogger(__name__)
+
+FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
+EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
+SLICES = "endpointslices.discovery.k8s.io"
+RETRY = 5.0
+
+
+def wants_balancer(service: Obj) -> bool:
+    """Whether the service should have a load balancer now."""
+    return service["spec"].get("type") == "LoadBalancer" and not deleting(service) and not service["spec"].get(
+        "loadBalancerClass")
+
+
+def healthy(node: Obj) -> bool:
+    """Whether a load balancer may send connections to the node."""
+    return (is_true(node, "Ready") and EXCLUDED not in labels_of(node)
+            and not any(taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints") or ()))
+
+
+def address_of(node: Obj) -> str | None:
+    """The node's internal address."""
+    for item in (node.get("status") or {}).get("addresses") or ():
+        if item["type"] == "InternalIP":
+            return str(item["address"])
+    return None
+
+
+def nodes_for(service: Obj, nodes: list[Obj], slices: list[Obj]) -> tuple[str, ...]:
+    """The node addresses behind the service's frontend.
+
+    With externalTrafficPolicy Cluster every healthy node takes connections. With Local only nodes with a
+    ready endpoint of the service do: elsewhere the health check node port would say no.
+    """
+    local = service["spec"].get("externalTrafficPolicy") == "Local"
+    hosts = {endpoint.get("nodeName") for item in slices for endpoint in item.get("endpoints") or ()
+             if (endpoint.get("conditions") or {}).get("ready") is not False} if local else set()
+    found = [address_of(node) for node in nodes
+             if healthy(node) and (not local or node["metadata"]["name"] in hosts)]
+    return tuple(sorted((ip for ip in found if ip), key=lambda ip: tuple(map(int, ip.split(".")))))
+
+
+class LoadBalancers(Controller):
+    """Asks the cloud for addresses and frontends.
+
+    The kernel is changed by a worker thread, one change after the other; a service's status names its
+    address when the frontend is there.
+    """
+
+    component = "service-controller"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.services, self.nodes, self.slices = self.stores["services"], self.stores["nodes"], self.stores[SLICES]
+        self.slices.index("service-name", _service_of)
+        self.services.index("balanced", lambda service: ("yes",) if _concerns_us(service) else ())
+        self.services.subscribe(self._on_service)
+        self.nodes.subscribe(self._on_node)
+        self.slices.subscribe(self._on_slice)
+        self._programmed: dict[str, tuple[str, ...]] = {}
+        self._busy: set[Key] = set()
+        self._worker: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="load-balancers")
+
+    def stop(self) -> None:
+        if self._worker:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._worker = None
+
+    def _on_service(self, old: Obj | None, new: Obj | None) -> None:
+        if new is not None and _concerns_us(new):
+            self.enqueue(key_of(new))
+
+    def _on_node(self, old: Obj | None, new: Obj | None) -> None:
+        if old is None or new is None or (healthy(old), address_of(old)) != (healthy(new), address_of(new)):
+            for service in self.services.by("balanced", "yes"):
+                self.enqueue(key_of(service))
+
+    def _on_slice(self, old: Obj | None, new: Obj | None) -> None:
+        obj = new or old
+        assert obj is not None
+        for key in _service_of(obj):
+            service = self.services.get(key)
+            if service is not None and service["spec"].get("externalTrafficPolicy") == "Local":
+                self.enqueue(key)
+
+    def reconcile(self, key: Key) -> None:
+        service = self.services.get(key)
+        if service is None or key in self._busy or not self._worker:
+            return
+        if not wants_balancer(service):
+            if FINALIZER in (service["metadata"].get("finalizers") or ()):
+                self._release(service)
+            return
+        if FINALIZER not in (service["metadata"].get("finalizers") or ()):
+            service = self.stores.patch("services", key, {"metadata": {
+                "finalizers": [*(service["metadata"].get("finalizers") or ()), FINALIZER],
+                "resourceVersion": service["metadata"]["resourceVersion"]}})
+        known = addresses_of(service)
+        wish = service["spec"].get("loadBalancerIP")
+        if not known:
+            self.events.normal(service, "EnsuringLoadBalancer", "Ensuring load balancer")
+        try:
+            ip = wish or self.context.cloud.allocate_public_ip(frontend_name(service))
+        except Exception as error:
+            log.exception("no address for %s/%s", *key)
+            self.events.warning(service, "SyncLoadBalancerFailed", f"Error syncing load balancer: {error}")
+            self.enqueue_after(key, RETRY)
+            return
+        nodes = nodes_for(service, list(self.nodes), self.slices.by("service-name", key))
+        before = self._programmed.get(ip)
+        gone = [old for old in known if old != ip]
+        if before == nodes and known == [ip]:
+            return
+
+        def change() -> None:
+            for old in gone:
+                self.context.cloud.remove_frontend(old)
+            self.context.cloud.set_frontend(ip, nodes)
+
+        def done() -> None:
+            for old in gone:
+                self._forget(old)
+            self._programmed[ip] = nodes
+            now = self.services.get(key)
+            if now is None or not wants_balancer(now) or addresses_of(now) == [ip]:
+                if now is not None and before is not None and before != nodes:
+                    self.events.normal(now, "UpdatedLoadBalancer", "Updated load balancer with new hosts")
+                return
+            self.stores.update_status("services", now, {**(now.get("status") or {}),
+                                                        "loadBalancer": {"ingress": [self._ingress(ip)]}})
+            self.events.normal(now, "EnsuredLoadBalancer", "Ensured load balancer")
+
+        self._in_worker(key, service, change, done)
+
+    def _ingress(self, ip: str) -> Obj:
+        return {"ip": ip, "ipMode": "VIP"} if self.settings.minor >= 30 else {"ip": ip}
+
+    def _release(self, service: Obj) -> None:
+        """The service is going, or no longer wants a load balancer."""
+        known, key = addresses_of(service), key_of(service)
+        mine = known or [self.context.cloud.allocate_public_ip(frontend_name(service))]
+        self.events.normal(service, "DeletingLoadBalancer", "Deleting load balancer")
+
+        def change() -> None:
+            for ip in mine:
+                self.context.cloud.remove_frontend(ip)
+
+        def done() -> None:
+            for ip in mine:
+                self._forget(ip)
+            now = self.services.get(key)
+            if now is None:
+                return
+            if not deleting(now):
+                now = self.stores.update_status("services", now, {**(now.get("status") or {}), "loadBalancer": {}})
+            self.events.normal(now, "DeletedLoadBalancer", "Deleted load balancer")
+            left = [f for f in now["metadata"].get("finalizers") or () if f != FINALIZER]
+            self.stores.patch("services", key, {"metadata": {"finalizers": left or None}})
+
+        self._in_worker(key, service, change, done)
+
+    def _forget(self, ip: str) -> None:
+        self._programmed.pop(ip, None)
+        self.context.cloud.release_public_ip(ip)
+
+    def _in_worker(self, key: Key, service: Obj, change: Callable[[], None], done: Callable[[], None]) -> None:
+        """Run `change` in the worker, then `done` here, then look at the service again."""
+        if not self._worker:
+            return
+        self._busy.add(key)
+        future = asyncio.get_running_loop().run_in_executor(self._worker, change)
+
+        def finish(result: asyncio.Future[None]) -> None:
+            self._busy.discard(key)
+            if result.cancelled() or not self._worker:
+                return
+            error = result.exception()
+            if error is None:
+                self.queue.add(lambda _: done(), key)
+                self.enqueue(key)
+            else:
+                log.error("frontend of %s/%s", *key, exc_info=error)
+                self.events.warning(service, "SyncLoadBalancerFailed", f"Error syncing load balancer: {error}")
+                self.enqueue_after(key, RETRY)
+
+        future.add_done_callback(finish)
+
+
+def addresses_of(service: Obj) -> list[str]:
+    """The addresses in the service's status."""
+    balancer = (service.get("status") or {}).get("loadBalancer") or {}
+    return [item["ip"] for item in balancer.get("ingress") or () if item.get("ip")]
+
+
+def frontend_name(service: Obj) -> str:
+    """What the address is called at the cloud: Azure's provider uses "a" and the uid, too."""
+    return "a" + str(service["metadata"]["uid"]).replace("-", "")[:31]
+
+
+def _concerns_us(service: Obj) -> bool:
+    return service["spec"].get("type") == "LoadBalancer" or FINALIZER in (service["metadata"].get("finalizers") or ())
+
+
+def _service_of(item: Obj) -> list[Key]:
+    name = labels_of(item).get(SERVICE_NAME)
+    return [(item["metadata"]["namespace"], name)] if name else []

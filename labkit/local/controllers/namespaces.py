@@ -1,0 +1,137 @@
+"""Namespaces: what goes takes everything in it along. And each has its default service account."""
+
+from __future__ import annotations
+
+from labkit.local.client import ApiError, Obj
+
+from .base import Context, Controller
+from .customs import CRDS, resource_of, served
+from .kinds import NAMESPACED
+from .objects import deleting, with_condition
+from .queue import Key
+from .store import key_of
+
+LOOK_AGAIN = 0.25
+
+
+class Namespaces(Controller):
+    """Empties namespaces that are being deleted, then lets them go."""
+
+    component = "namespace-controller"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.namespaces, self.crds = self.stores["namespaces"], self.stores[CRDS]
+        self.namespaces.subscribe(self._on_namespace)
+        self.stores["pods"].subscribe(self._on_pod)
+
+    def _on_namespace(self, old: Obj | None, new: Obj | None) -> None:
+        if new is not None and deleting(new):
+            self.enqueue(key_of(new))
+
+    def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
+        if new is None and old is not None:
+            self._on_namespace(None, self.namespaces.get(("", old["metadata"]["namespace"])))
+
+    def _resources(self) -> list[str]:
+        return [*(resource_of(crd) for crd in self.crds
+                  if served(crd) and crd["spec"].get("scope") == "Namespaced"), *NAMESPACED]
+
+    def reconcile(self, key: Key) -> None:
+        namespace = self.namespaces.get(key)
+        if namespace is None or not deleting(namespace):
+            return
+        left, finalizers = self._empty(key[1])
+        if left:
+            self._report(namespace, left, finalizers)
+            self.enqueue_after(key, LOOK_AGAIN)
+            return
+        keep = [f for f in namespace["spec"].get("finalizers") or () if f != "kubernetes"]
+        if keep != namespace["spec"].get("finalizers"):
+            self.stores.update("namespaces", {**namespace, "spec": {**namespace["spec"], "finalizers": keep}},
+                               subresource="finalize")
+
+    def _empty(self, name: str) -> tuple[dict[str, int], dict[str, int]]:
+        """Delete what is there; returns how many of each resource, and of each finalizer, are left."""
+        left: dict[str, int] = {}
+        finalizers: dict[str, int] = {}
+        for resource in self._resources():
+            try:
+                objects = self.context.client.list(resource, name)
+            except ApiError as error:
+                if error.code == 404:
+                    continue
+                raise
+            for obj in objects:
+                if not deleting(obj):
+                    self.stores.delete(resource, obj, propagation="Background")
+            for obj in self.context.client.list(resource, name) if objects else ():
+                left[resource] = left.get(resource, 0) + 1
+                for finalizer in obj["metadata"].get("finalizers") or ():
+                    finalizers[finalizer] = finalizers.get(finalizer, 0) + 1
+        return left, finalizers
+
+    def _report(self, namespace: Obj, left: dict[str, int], finalizers: dict[str, int]) -> None:
+        remaining = "Some resources are remaining: " + ", ".join(
+            f"{_dotted(name)} has {count} resource instances" for name, count in sorted(left.items()))
+        held = "Some content in the namespace has finalizers remaining: " + ", ".join(
+            f"{name} in {count} resource instances" for name, count in sorted(finalizers.items()))
+        status = namespace.get("status") or {}
+        conditions = status.get("conditions")
+        for kind, true, reason, text, otherwise, calm in (
+            ("NamespaceDeletionDiscoveryFailure", False, "", "", "ResourcesDiscovered",
+             "All resources successfully discovered"),
+            ("NamespaceDeletionGroupVersionParsingFailure", False, "", "", "ParsedGroupVersions",
+             "All legacy kube types successfully parsed"),
+            ("NamespaceDeletionContentFailure", False, "", "", "ContentDeleted",
+             "All content successfully deleted, may be waiting on finalization"),
+            ("NamespaceContentRemaining", bool(left), "SomeResourcesRemain", remaining, "ContentRemoved",
+             "All content successfully removed"),
+            ("NamespaceFinalizersRemaining", bool(finalizers), "SomeFinalizersRemain", held,
+             "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+        ):
+            conditions = with_condition(conditions, {
+                "type": kind, "status": "True" if true else "False", "reason": reason if true else otherwise,
+                "message": text if true else calm})
+        self.stores.update_status("namespaces", namespace,
+                                  {**status, "phase": "Terminating", "conditions": conditions})
+
+
+def _dotted(resource: str) -> str:
+    return resource if "." in resource else resource + "."
+
+
+class ServiceAccounts(Controller):
+    """Makes the service account `default`, and the CA's ConfigMap, in every namespace."""
+
+    component = "service-account-controller"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.namespaces, self.accounts = self.stores["namespaces"], self.stores["serviceaccounts"]
+        self.namespaces.subscribe(self.on_object)
+        self.accounts.subscribe(self._on_account)
+
+    def _on_account(self, old: Obj | None, new: Obj | None) -> None:
+        if new is None and old is not None and old["metadata"]["name"] == "default":
+            self.enqueue(("", old["metadata"]["namespace"]))
+
+    def reconcile(self, key: Key) -> None:
+        namespace = self.namespaces.get(key)
+        if namespace is None or deleting(namespace):
+            return
+        name = key[1]
+        if self.accounts.get((name, "default")) is None:
+            self._create("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount",
+                                             "metadata": {"name": "default", "namespace": name}})
+        if self.settings.ca_pem and self.stores["configmaps"].get((name, "kube-root-ca.crt")) is None:
+            self._create("configmaps", {"apiVersion": "v1", "kind": "ConfigMap",
+                                        "metadata": {"name": "kube-root-ca.crt", "namespace": name},
+                                        "data": {"ca.crt": self.settings.ca_pem}})
+
+    def _create(self, resource: str, obj: Obj) -> None:
+        try:
+            self.stores.create(resource, obj)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise

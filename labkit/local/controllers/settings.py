@@ -1,0 +1,60 @@
+"""What the controllers ask of the world around the API: the cluster's settings and its cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How the controllers of one cluster behave. Times are seconds, with Kubernetes' own defaults.
+
+    Args:
+        version: the cluster's Kubernetes version; a few messages changed their wording over time.
+        addon_manager: whether changes to add-ons' objects are taken back, as on today's AKS.
+        addon_interval: how often add-ons are compared with their manifests.
+        ca_pem: the cluster's CA, published in each namespace as ConfigMap kube-root-ca.crt.
+        node_grace: how long a node may be silent before its Ready condition is Unknown.
+        node_check: how often silence is looked for.
+        orphan_grace: how long a pod outlives the Node object that it ran on.
+        event_ttl: how long Events are kept.
+        backoff: the first delay before a failed job's pod is replaced; it doubles, up to six minutes.
+    """
+
+    version: str = "v1.20.2"
+    addon_manager: bool = False
+    addon_interval: float = 60
+    ca_pem: str | None = None
+    node_grace: float = 40
+    node_check: float = 5
+    orphan_grace: float = 5
+    event_ttl: float = 3600
+    backoff: float = 10
+
+    @property
+    def minor(self) -> int:
+        """20 for v1.20.2."""
+        return int(self.version.lstrip("v").split(".")[1])
+
+
+class Cloud(Protocol):
+    """What the load-balancer controller asks of the fabric.
+
+    `allocate_public_ip` and `release_public_ip` are called on the event loop and should only keep books.
+    `set_frontend` and `remove_frontend` change the kernel, so they are called one at a time from a worker
+    thread; both are idempotent.
+    """
+
+    def allocate_public_ip(self, name: str) -> str:
+        """A public address for `name`; the same name gets the same address until it is released."""
+
+    def release_public_ip(self, ip: str) -> None:
+        """Give an address back."""
+
+    def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
+        """Send what arrives for `ip` to these nodes, connection by connection."""
+
+    def remove_frontend(self, ip: str) -> None:
+        """Send what arrives for `ip` nowhere."""
