@@ -1,0 +1,298 @@
+"""kube-proxy in iptables mode: watches services and endpoint slices and programs its node.
+
+It runs in its node's network namespace and stops like the real one: the rules stay when the process goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from labkit.local.client import ApiError
+from labkit.local.dataplane import conntrack
+from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
+from labkit.local.dataplane.kubeproxy import CANARY, JUMPS, SERVICE_CHAINS, ProxyConfig, build
+from labkit.local.dataplane.services import Key, ServicePort, ServiceTable
+from labkit.local.programs import logs
+from labkit.local.programs.events import Events
+from labkit.local.programs.httphealth import HealthServers, ServiceHealth
+from labkit.local.programs.kubeclient import HttpClient
+
+log = logging.getLogger("kube-proxy")
+
+BURST = 2               # syncs that may follow each other without a pause
+MONITOR_PERIOD = 30.0   # how often the canaries are looked at, kube-proxy's default syncPeriod
+
+
+class Proxier:
+    """The services of a cluster as rules of one namespace.
+
+    Args:
+        config: what the rules depend on.
+        iptables: the namespace.
+        partial: write only the chains of services that changed, as kube-proxy does since 1.28.
+    """
+
+    def __init__(self, config: ProxyConfig, iptables: Iptables, *, partial: bool) -> None:
+        self.table = ServiceTable()
+        self.syncs, self.seconds, self.synced_at = 0, 0.0, 0.0
+        self._config, self._iptables, self._partial = config, iptables, partial
+        self._known: set[str] | None = None
+        self._pending: set[Key] = set()
+        self._udp: dict[Key, tuple[ServicePort, ...]] = {}
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something to program."""
+        self._pending |= self.table.changed()
+        return self._known is None or bool(self._pending)
+
+    def sync(self) -> None:
+        """Program everything.
+
+        Raises:
+            IptablesError: the rules were refused; the next sync writes all of them.
+        """
+        started = time.monotonic()
+        changed, first = self._pending | self.table.changed(), self._known is None
+        self._pending = changed       # until it is done
+        known = self._known
+        if known is None:
+            known = {chain for chain in self._iptables.chains("nat") if chain.startswith(SERVICE_CHAINS)}
+        partial = self._partial and not first
+        rules = build(self.table.all(), self._config, known, changed if partial else None)
+        self._known = None            # a failure leaves us not knowing
+        self._iptables.restore(rules.text)
+        if first:
+            for table, chain, rule in reversed(JUMPS):
+                self._iptables.ensure_rule(table, chain, rule)
+            self._iptables.restore("".join(f"*{table}\n:{CANARY} - [0:0]\nCOMMIT\n"
+                                           for table in ("mangle", "nat", "filter")))
+        self._known, self._pending = rules.chains, set()
+        self._flush_udp(changed)
+        self.synced_at = time.time()
+        self.seconds += time.monotonic() - started
+        self.syncs += 1
+        log.info("syncProxyRules took %.1fms (%d services, %s)", (time.monotonic() - started) * 1e3,
+                 len(self.table), "partial" if partial else "full")
+
+    def check_canaries(self) -> None:
+        """Notice that somebody flushed our tables, and program everything again."""
+        for table in ("mangle", "nat", "filter"):
+            if self._known is not None and not self._iptables.has_chain(table, CANARY):
+                log.info("iptables canary %s/%s deleted", table, CANARY)
+                self._known = None
+
+    def health_ports(self) -> dict[int, tuple[str, str, int]]:
+        """The health check node ports to serve."""
+        return {port.health_check_node_port: (*port.key, port.ready_on(self._config.node_name))
+                for port in self.table.all() if port.health_check_node_port}
+
+    def _flush_udp(self, changed: set[Key]) -> None:
+        for key in changed:
+            ports = tuple(port for port in self.table.get(key) if port.protocol == "UDP")
+            before = self._udp.pop(key, ())
+            if ports:
+                self._udp[key] = ports
+            conntrack.flush(conntrack.stale_udp(before, ports))
+
+
+class Pace:
+    """A bounded frequency: at most one run in each period, and a few at once after a rest."""
+
+    def __init__(self, period: float, burst: int = BURST) -> None:
+        self.period, self._burst = period, burst
+        self._tokens, self._at = float(burst), time.monotonic()
+
+    def wait(self) -> float:
+        """Seconds until the next run may begin; 0 takes the turn."""
+        now = time.monotonic()
+        if self.period <= 0:
+            return 0.0
+        self._tokens = min(self._burst, self._tokens + (now - self._at) / self.period)
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) * self.period
+
+
+def cleanup(iptables: Iptables) -> int:
+    """Remove everything that kube-proxy made; say how many chains that was."""
+    return sum(remove_chains(iptables, table, ("KUBE-",)) for table in ("nat", "filter", "mangle"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until stopped."""
+    options = _options(sys.argv[1:] if argv is None else argv)
+    logs.set_up(logs.Klog(), logging.DEBUG if options.v >= 4 else logging.INFO)
+    iptables = Iptables()
+    if options.cleanup:
+        log.info("Removed %d chains", cleanup(iptables))
+        return 0
+    stop = threading.Event()
+    client = HttpClient.in_cluster(user_agent="kube-proxy")
+    events = Events(client)
+
+    def terminate(*_: object) -> None:
+        stop.set()
+        events.wake()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, terminate)
+    if options.proxy_mode not in ("", "iptables"):
+        log.warning('Proxy mode "%s" is not available, using iptables', options.proxy_mode)
+    minor = _api_minor(client, stop)
+    config = ProxyConfig(options.hostname_override, os.environ.get("HOST_IP", ""), options.cluster_cidr,
+                         options.masquerade_all)
+    if not config.cluster_cidr:
+        log.warning("cluster CIDR is not specified, unable to distinguish between internal and external"
+                    " traffic")
+    log.info("Using iptables Proxier.")
+    log.info("iptables %s, node %s", iptables.variant, config.node_name)
+    _route_localnet()
+    proxier = Proxier(config, iptables, partial=minor >= 28)
+    servers = _serve(proxier, options)
+    events.watch("services", proxier.table.on_service,
+                 label_selector="!service.kubernetes.io/service-proxy-name")
+    events.watch("endpointslices.discovery.k8s.io", proxier.table.on_slice)
+    _run(proxier, events, ServiceHealth(servers), Pace(options.iptables_min_sync_period), stop)
+    return 0
+
+
+def _run(proxier: Proxier, events: Events, health: ServiceHealth, pace: Pace, stop: threading.Event) -> None:
+    look_again = time.monotonic() + MONITOR_PERIOD
+    timeout = 0.05
+    ready = False
+    while not stop.is_set():
+        events.handle(timeout)
+        if not ready:
+            ready = events.synced
+            continue
+        if time.monotonic() >= look_again:
+            proxier.check_canaries()
+            look_again = time.monotonic() + MONITOR_PERIOD
+        timeout = look_again - time.monotonic()
+        if not proxier.dirty:
+            continue
+        if (turn := pace.wait()) > 0:
+            timeout = min(timeout, turn)
+            continue
+        try:
+            proxier.sync()
+            health.sync(proxier.health_ports())
+        except IptablesError as error:
+            log.error("Failed to execute iptables-restore: %s", error)
+            timeout = 1.0
+
+
+def _serve(proxier: Proxier, options: argparse.Namespace) -> HealthServers:
+    servers = HealthServers()
+    began = time.time()
+
+    def healthz(path: str) -> tuple[int, str]:
+        now = time.time()
+        stuck = proxier.dirty and now - max(proxier.synced_at, began) > 2 * MONITOR_PERIOD
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(proxier.synced_at or began))
+        return (503 if stuck else 200), f'{{"lastUpdated": "{stamp}","currentTime": "{_utc(now)}"}}'
+
+    def metrics(path: str) -> tuple[int, str]:
+        if path == "/proxyMode":
+            return 200, "iptables"
+        name = "kubeproxy_sync_proxy_rules_duration_seconds"
+        return 200, (f"# TYPE {name} histogram\n{name}_sum {proxier.seconds}\n{name}_count {proxier.syncs}\n"
+                     f"kubeproxy_sync_proxy_rules_last_timestamp_seconds {proxier.synced_at}\n")
+
+    for address, answer in ((options.healthz_bind_address, healthz), (options.metrics_bind_address, metrics)):
+        host, _, port = address.rpartition(":")
+        try:
+            servers.serve(host or "0.0.0.0", int(port), answer)
+        except OSError as error:
+            log.error("Failed to start server on %s: %s", address, error)
+    return servers
+
+
+def _utc(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(when))
+
+
+def _api_minor(client: HttpClient, stop: threading.Event) -> int:
+    """The API's minor version, which is also which kube-proxy we are; waits for the API."""
+    said = ""
+    while not stop.is_set():
+        try:
+            version = client.version()
+            log.info("Version: %s", version["gitVersion"])
+            return int(re.sub(r"\D.*", "", version["minor"]))
+        except ApiError as error:
+            if error.message != said:
+                log.error("Failed to reach the API: %s", error.message)
+            said = error.message
+            stop.wait(0.5)
+    sys.exit(0)
+
+
+def _route_localnet() -> None:
+    """Let node ports answer on 127.0.0.1, as kube-proxy does."""
+    try:
+        Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")
+    except OSError as error:
+        log.warning("Node ports will not answer on 127.0.0.1: %s", error)
+
+
+def _seconds(text: str) -> float:
+    unit = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+    match = re.fullmatch(r"([\d.]+)(ms|s|m|h)?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"invalid duration {text!r}")
+    return float(match[1]) * unit[match[2] or "s"]
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("kube-proxy", allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--cluster-cidr", default="")
+    parser.add_argument("--hostname-override", default=os.environ.get("NODE_NAME") or socket.gethostname())
+    parser.add_argument("--proxy-mode", default="")
+    parser.add_argument("--masquerade-all", nargs="?", const=True, default=False,
+                        type=lambda text: text.lower() == "true")
+    parser.add_argument("--iptables-min-sync-period", type=_seconds, default=1.0)
+    parser.add_argument("--healthz-bind-address", default="0.0.0.0:10256")
+    parser.add_argument("--metrics-bind-address", default="127.0.0.1:10249")
+    parser.add_argument("--cleanup", action="store_true")
+    parser.add_argument("-v", "--v", type=int, default=2)
+    options, unknown = parser.parse_known_args(argv)
+    if options.config and options.config.exists():
+        _read_config(options)
+    if unknown:
+        log.info("Options without a meaning here: %s", " ".join(unknown))
+    return options
+
+
+def _read_config(options: argparse.Namespace) -> None:
+    """Take the few scalars of a KubeProxyConfiguration that matter; what it sets wins over flags."""
+    for line in options.config.read_text().splitlines():
+        key, _, value = line.strip().partition(":")
+        value = value.strip().strip("\"'")
+        if not value:
+            continue
+        match key:
+            case "clusterCIDR":
+                options.cluster_cidr = value
+            case "hostnameOverride":
+                options.hostname_override = value
+            case "masqueradeAll":
+                options.masquerade_all = value == "true"
+            case "mode":
+                options.proxy_mode = value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
