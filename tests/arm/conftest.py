@@ -21,8 +21,9 @@ from azure.mgmt.resource.resources import ResourceManagementClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fakes import FakeClusters
+
 from labkit.local.arm import ArmApp, ArmStore, LabTokens, arm_app
+from tests.arm.fakes import FakeClusters
 
 SUBSCRIPTION = "03a08700-0000-4000-8000-00000000aa01"
 TENANT = "11111111-2222-4333-8444-555555555555"

@@ -2,6 +2,7 @@
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
 from labkit.local.arm import ClusterError
 
 ARTICLE = {
@@ -36,7 +37,8 @@ def test_the_articles_cluster_comes_and_goes(arm):
     assert admin.kubeconfigs[0].value == b"kubeconfig of MyCalicoCluster, admin=True"
 
     assert [c.name for c in aks.managed_clusters.list()] == ["MyCalicoCluster"]
-    assert [c.name for c in aks.managed_clusters.list_by_resource_group("calicodemorg")] == ["MyCalicoCluster"]
+    in_group = aks.managed_clusters.list_by_resource_group("calicodemorg")
+    assert [c.name for c in in_group] == ["MyCalicoCluster"]
     aks.managed_clusters.begin_delete("CalicoDemoRG", "MyCalicoCluster").result(20)
     with pytest.raises(ResourceNotFoundError, match="was not found"):
         aks.managed_clusters.get("CalicoDemoRG", "MyCalicoCluster")

@@ -123,14 +123,19 @@ def resolve_version(asked: str | None) -> str | None:
     return None
 
 
+def support_plan(patch: str) -> str:
+    """Who supports a version: Azure, or this lab alone."""
+    lab_only = any(version.lab_only for version in VERSIONS if patch in version.patches)
+    return LAB_ONLY if lab_only else "KubernetesOfficial"
+
+
 def kubernetes_versions() -> dict[str, Any]:
     """The body of `GET …/kubernetesVersions`. The lab has no upgrades, so it offers none."""
     values = []
     for version in VERSIONS:
-        plan = LAB_ONLY if version.lab_only else "KubernetesOfficial"
         value: dict[str, Any] = {
             "version": version.minor,
-            "capabilities": {"supportPlan": [plan]},
+            "capabilities": {"supportPlan": [support_plan(version.patches[0])]},
             "patchVersions": {patch: {"upgrades": []} for patch in version.patches},
         }
         if version.default:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from .errors import ArmError, group_not_found
 from .http import RETRY_AFTER, Context, answer, api_version, json_body
 from .operations import GROUP_TYPE
-from .validation import CLUSTER_TYPE, check_group_name, location_of, tags_of
+from .validation import CLUSTER_TYPE, check_group_name, location_of, tags_of, untagged
 
 _TERM = re.compile(r"(resourceType|resourceGroup|tagName|tagValue|name|location)\s+eq\s+'([^']*)'",
                    re.IGNORECASE)
@@ -35,7 +35,7 @@ def node_group(context: Context, request: Request, cluster: dict[str, Any]) -> d
     name = cluster["properties"]["nodeResourceGroup"]
     return {"id": f"{context.subscription_id(request)}/resourceGroups/{name}", "name": name,
             "type": GROUP_TYPE, "location": cluster["location"], "managedBy": cluster["id"],
-            "tags": dict(cluster.get("tags") or {}), "properties": {"provisioningState": "Succeeded"}}
+            "properties": {"provisioningState": "Succeeded"}}
 
 
 async def exists(context: Context, request: Request) -> Response:
@@ -58,7 +58,7 @@ async def put(context: Context, request: Request) -> Response:
     old = context.store.get(group_id(context, request))
     if old is None:
         group = {"id": group_id(context, request), "name": name, "type": GROUP_TYPE, "location": location,
-                 "tags": tags_of(body), "properties": {"provisioningState": "Succeeded"}}
+                 **tags_of(body), "properties": {"provisioningState": "Succeeded"}}
         context.store.put(group)
         return answer(group, 201)
     _refuse_while_deleting(old)
@@ -66,7 +66,7 @@ async def put(context: Context, request: Request) -> Response:
         raise ArmError(409, "InvalidResourceGroupLocation",
                        f"Invalid resource group location '{location}'. The Resource group already exists in "
                        f"location '{old['location']}'.")
-    group = {**old, "tags": tags_of(body)}
+    group = {**untagged(old), **tags_of(body)}
     context.store.put(group)
     return answer(group, 200)
 
@@ -77,7 +77,7 @@ async def patch(context: Context, request: Request) -> Response:
     _refuse_while_deleting(group)
     body = await json_body(request)
     if "tags" in body:
-        group["tags"] = tags_of(body)
+        group = {**untagged(group), **tags_of(body)}
         context.store.put(group)
     return answer(group)
 

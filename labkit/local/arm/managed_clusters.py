@@ -13,7 +13,15 @@ from .errors import ArmError, pool_not_found, resource_not_found
 from .groups import find_group, node_group
 from .http import Context, answer, api_version, json_body, operation_headers
 from .store import Operation, OperationKind
-from .validation import CLUSTER_TYPE, POOL_TYPE, changed_cluster, new_cluster, pool_profile, tags_of
+from .validation import (
+    CLUSTER_TYPE,
+    POOL_TYPE,
+    changed_cluster,
+    new_cluster,
+    pool_profile,
+    tags_of,
+    untagged,
+)
 
 Json = dict[str, Any]
 
@@ -94,7 +102,7 @@ async def patch(context: Context, request: Request) -> Response:
     cluster = _find(context, request)
     body = await json_body(request)
     if "tags" in body:
-        cluster["tags"] = tags_of(body)
+        cluster = {**untagged(cluster), **tags_of(body)}
         context.store.put(cluster)
     return answer(cluster)
 

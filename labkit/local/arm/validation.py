@@ -52,13 +52,18 @@ def check_group_name(name: str) -> None:
                        "'_'.")
 
 
-def tags_of(body: Json) -> dict[str, str]:
-    """The tags of a request; Azure takes strings only."""
+def untagged(resource: Json) -> Json:
+    """A resource without its tags."""
+    return {key: value for key, value in resource.items() if key != "tags"}
+
+
+def tags_of(body: Json) -> Json:
+    """The `tags` entry of a request, if it has any; Azure takes strings only, and shows no empty ones."""
     tags = body.get("tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
         raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
                        "deserialized: 'tags' must be an object of strings.")
-    return dict(tags)
+    return {"tags": tags} if tags else {}
 
 
 def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: str) -> Json:
@@ -98,7 +103,7 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
            if asked.get(key)},
         "nodeResourceGroup": asked.get("nodeResourceGroup") or f"MC_{group}_{name}_{location}"[:80],
         "enableRBAC": asked.get("enableRBAC", True),
-        "supportPlan": "KubernetesOfficial",
+        "supportPlan": catalogue.support_plan(version),
         "networkProfile": _network(asked.get("networkProfile") or {}, name, group, api_version),
         "maxAgentPools": 100,
         "disableLocalAccounts": bool(asked.get("disableLocalAccounts")),
@@ -111,7 +116,7 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
         raise not_in_the_lab("add-ons (addonProfiles)")
     return {
         "id": id, "location": location, "name": name, "type": "Microsoft.ContainerService/ManagedClusters",
-        "tags": tags_of(body), "properties": properties,
+        **tags_of(body), "properties": properties,
         "identity": {"type": (body.get("identity") or {}).get("type") or "SystemAssigned"},
         "sku": {"name": "Base", "tier": (body.get("sku") or {}).get("tier") or "Free"},
     }
@@ -144,7 +149,8 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
             raise bad_request("Adding or removing agent pools through the managed cluster is not allowed "
                               "once it exists. Use the agentPools resource.", "InvalidParameter")
         _check_pools(pools)
-    return {**old, "tags": tags_of(body) if "tags" in body else old.get("tags", {}),
+    kept = {**untagged(old), **tags_of(body)} if "tags" in body else old
+    return {**kept,
             "properties": {**was, "agentPoolProfiles": pools, "provisioningState": "Updating"}}
 
 

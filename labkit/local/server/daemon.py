@@ -82,13 +82,14 @@ class Daemon:
             context=context, ca_pem=certificates.ca.read_bytes(), front_door=front_door, objects=objects_dir(),
         )
         self._manager = manager = ClusterManager(around, f"http://127.0.0.1:{port}")
-        store = ArmStore(database)
+        arm = arm_app(ArmStore(database), manager, tokens)
         application = Starlette(routes=[
             Route("/labkit/status", self._status),
-            Mount("/", app=arm_app(store, manager, tokens)),
+            Mount("/", app=arm),
         ])
         front_door.open(service := HttpService(application, context))
         await manager.restore()
+        arm.resume()
         listener = Listener(listening, front_door.handle)
         DaemonInfo(
             url=url, port=port, pid=os.getpid(), ca_file=str(certificates.ca), ca_bundle=str(certificates.bundle),
@@ -103,6 +104,7 @@ class Daemon:
             paths.daemon_file.unlink(missing_ok=True)
             await listener.close()
             service.close()
+            await arm.close()
             await manager.close()
             database.close()
             os.close(lock)

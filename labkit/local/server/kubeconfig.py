@@ -21,7 +21,7 @@ def kubeconfig(*, cluster: str, resource_group: str, fqdn: str, admin: bool, ca_
     """
     kind = "clusterAdmin" if admin else "clusterUser"
     user = f"{kind}_{resource_group}_{cluster}"
-    context = f"{cluster}-admin" if admin else cluster
+    context = cluster  # `az aks get-credentials --admin` appends "-admin" itself
     server = {
         "certificate-authority-data": base64.b64encode(ca_pem).decode(),
         "server": f"https://{fqdn}:443",
