@@ -40,7 +40,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command; what a user can mend is said in words, never as a traceback."""
-    from labkit.errors import LabkitError
+    from labkit.errors import LabError
 
     try:
         cli(standalone_mode=False)
@@ -54,7 +54,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if isinstance(error, LabkitError) or hasattr(error, "fix"):
+        if isinstance(error, LabError) or hasattr(error, "fix"):
             click.echo(f"labkit: {error}", err=True)
             sys.exit(1)
         raise
+
+
+if __name__ == "__main__":
+    main()

@@ -88,7 +88,7 @@ def client(name: str, command: tuple[str, ...]) -> None:
     try:
         outside = Fabric(paths).ensure_client(name)
     except ValueError as error:
-        raise errors.LabError(f"{name!r} cannot be a client's name: {error}", "use a short name of letters and digits.") from error
+        raise errors.LabError(f"{name!r} cannot be a client's name: {error}", fix="use a short name of letters and digits.") from error
     words = ["nsenter", f"--net=/run/netns/{outside.netns}", "--"]
     if (uid := os.environ.get("SUDO_UID")) and (gid := os.environ.get("SUDO_GID")):
         words += ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-
-class LabError(Exception):
-    """Something that the person at the keyboard can mend.
-
-    Args:
-        what: what happened, and why.
-        fix: the next thing to do.
-    """
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(f"{what}\n  What to do: {fix}")
-        self.what, self.fix = what, fix
+from labkit.errors import LabError
 
 
 class NotRootError(LabError):
@@ -22,7 +11,7 @@ class NotRootError(LabError):
     def __init__(self, command: str) -> None:
         super().__init__(
             "The local lab needs root: it makes network namespaces and loads eBPF programs.",
-            f"run `sudo env PATH=\"$PATH\" {command}`; notebooks and kubectl then work as your own user.",
+            fix=f"run `sudo env PATH=\"$PATH\" {command}`; notebooks and kubectl then work as your own user.",
         )
 
 
@@ -33,7 +22,7 @@ class MissingToolError(LabError):
         names, packages = ", ".join(sorted(tools)), " ".join(sorted(set(tools.values())))
         super().__init__(
             f"Programs that the local lab needs are missing: {names}.",
-            f"on Debian or Ubuntu `apt-get install {packages}`; `make setup` does that and names the packages elsewhere.",
+            fix=f"on Debian or Ubuntu `apt-get install {packages}`; `make setup` does that and names the packages elsewhere.",
         )
 
 
@@ -43,7 +32,7 @@ class PortInUseError(LabError):
     def __init__(self, port: int) -> None:
         super().__init__(
             f"Port {port} on 127.0.0.1 is in use by another program, so the lab cannot listen there.",
-            "choose another with `labkit up --port N` (0 takes any free one), or LABKIT_PORT=N.",
+            fix="choose another with `labkit up --port N` (0 takes any free one), or LABKIT_PORT=N.",
         )
 
 
@@ -51,7 +40,7 @@ class NotRunningError(LabError):
     """No daemon answers."""
 
     def __init__(self) -> None:
-        super().__init__("The local lab is not running.", "start it with `sudo labkit up`.")
+        super().__init__("The local lab is not running.", fix="start it with `sudo labkit up`.")
 
 
 class StartFailedError(LabError):
@@ -60,5 +49,5 @@ class StartFailedError(LabError):
     def __init__(self, log: str, tail: str) -> None:
         super().__init__(
             f"The lab's daemon ended before it was ready. The end of its log:\n{tail}",
-            f"read {log}; `labkit down` followed by `labkit up` starts from nothing.",
+            fix=f"read {log}; `labkit down` followed by `labkit up` starts from nothing.",
         )

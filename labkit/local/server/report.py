@@ -28,12 +28,12 @@ def fetch(paths: LabPaths, info: DaemonInfo) -> dict[str, Any]:
         body = answer.read()
     except OSError as error:
         raise errors.LabError(f"The lab's daemon (process {info.pid}) does not answer: {error}.",
-                              f"look into {paths.log_file}; `labkit down` and `labkit up` start anew.") from error
+                              fix=f"look into {paths.log_file}; `labkit down` and `labkit up` start anew.") from error
     finally:
         connection.close()
     if answer.status != 200:
         raise errors.LabError(f"The lab's daemon refused: {answer.status} {body.decode(errors='replace').strip()}.",
-                              f"its token is in {paths.daemon_file}, which only the lab's owner reads; run this as that user.")
+                              fix=f"its token is in {paths.daemon_file}, which only the lab's owner reads; run this as that user.")
     state: dict[str, Any] = json.loads(body)
     return state
 
