@@ -1,0 +1,114 @@
+"""Namespaces, nodes, secrets: small rules of their own."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from labkit.local.client import Obj
+
+from . import errors
+from .errors import FieldError
+from .kinds import Kind
+from .strategies import Strategy
+
+_PROTECTED = frozenset({"default", "kube-system", "kube-public"})
+
+
+class NamespaceStrategy(Strategy):
+    """A namespace empties itself before it goes: the finalizer "kubernetes" is its controller's to remove."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """The label that network policies select namespaces by; new in 1.21."""
+        if self.api.minor >= 21:
+            meta = obj["metadata"]
+            meta["labels"] = {**(meta.get("labels") or {}), "kubernetes.io/metadata.name": meta.get("name", "")}
+
+    def prepare_create(self, kind: Kind, obj: Obj) -> None:
+        """Set the finalizer."""
+        obj["spec"] = {"finalizers": ["kubernetes"]}
+        obj["status"] = {"phase": "Active"}
+
+    def separate(self, kind: Kind, new: Obj, old: Obj, sub: str | None) -> Obj:
+        """Only /finalize changes spec.finalizers."""
+        if sub == "finalize":
+            return {**old, "spec": {**(new.get("spec") or {})}, "metadata": {**old["metadata"]}}
+        out = super().separate(kind, new, old, sub)
+        out["spec"] = old.get("spec", {})
+        return out
+
+    def check_delete(self, kind: Kind, obj: Obj) -> None:
+        """Kubernetes' own namespaces stay."""
+        if (name := obj["metadata"]["name"]) in _PROTECTED:
+            raise errors.forbidden(kind, name, "this namespace may not be deleted")
+
+    def prepare_delete(self, new: Obj) -> None:
+        """Show that it is going."""
+        new["status"] = {**new.get("status", {}), "phase": "Terminating"}
+
+    def may_go(self, obj: Obj) -> bool:
+        """Once it is empty."""
+        return not (obj.get("spec") or {}).get("finalizers")
+
+
+class NodeStrategy(Strategy):
+    """A kubelet registers its node together with the status."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """A node always has a spec."""
+        obj.setdefault("spec", {})
+
+    def prepare_create(self, kind: Kind, obj: Obj) -> None:
+        """Keep the status."""
+
+    def separate(self, kind: Kind, new: Obj, old: Obj, sub: str | None) -> Obj:
+        """A kubelet's status update carries labels and annotations too."""
+        out = super().separate(kind, new, old, sub)
+        if sub == "status":
+            for key in ("labels", "annotations"):
+                if key in new["metadata"]:
+                    out["metadata"][key] = new["metadata"][key]
+        return out
+
+
+class SecretStrategy(Strategy):
+    """stringData is write-only; data is base64."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """Merge stringData into data."""
+        obj.setdefault("type", "Opaque")
+        plain = obj.pop("stringData", None)
+        if plain:
+            data = dict(obj.get("data") or {})
+            for key, value in plain.items():
+                data[key] = base64.b64encode(str(value).encode()).decode()
+            obj["data"] = data
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """Type is immutable, and so is everything in an immutable secret."""
+        for key, value in (new.get("data") or {}).items():
+            try:
+                base64.b64decode(value or "", validate=True)
+            except (binascii.Error, TypeError, ValueError):
+                raise errors.bad_request(f"Secret in version \"v1\" cannot be handled as a Secret: illegal base64"
+                                         f" data in data[{key}]") from None
+        if old and new.get("type") != old.get("type"):
+            return [errors.bad_value("type", new.get("type"), "field is immutable")]
+        if old and old.get("immutable") and new.get("data") != old.get("data"):
+            return [errors.denied("data", "field is immutable when `immutable` is set")]
+        return []
+
+
+class ConfigMapStrategy(Strategy):
+    """Values are text."""
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """Values are strings, keys are file names."""
+        for key, value in (new.get("data") or {}).items():
+            if not isinstance(value, str):
+                raise errors.bad_request(
+                    f"ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal"
+                    f" {errors.go_type(value)} into Go struct field ConfigMap.data of type string (data.{key})")
+        if old and old.get("immutable") and new.get("data") != old.get("data"):
+            return [errors.denied("data", "field is immutable when `immutable` is set")]
+        return []

@@ -1,0 +1,107 @@
+"""The four kinds of patch, and what they are applied to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jsonpatch
+from jsonpointer import JsonPointerException
+
+from labkit.local.client import ApiError, Obj, copy_of
+
+from . import apply, errors, subresources
+from .kinds import Kind, Served
+from .machinery import Machinery
+from .store import Entry
+from .strategic import strategic_merge
+
+CONTENT_TYPES = {
+    "application/json-patch+json": "json", "application/merge-patch+json": "merge",
+    "application/strategic-merge-patch+json": "strategic", "application/apply-patch+yaml": "apply",
+    "application/apply-patch+json": "apply"}
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7386; `target` is changed in place."""
+    if not isinstance(patch, dict):
+        return patch
+    out = target if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            out.pop(key, None)
+        else:
+            out[key] = merge_patch(out.get(key), value)
+    return out
+
+
+def json_patch(target: Obj, patch: list[Obj]) -> Obj:
+    """RFC 6902, with Kubernetes' answers to patches that do not fit."""
+    if not isinstance(patch, list):
+        raise errors.bad_request("error decoding patch: json: cannot unmarshal object into Go value of type"
+                                 " jsonpatch.Patch")
+    try:
+        out = jsonpatch.apply_patch(target, patch, in_place=True)
+    except jsonpatch.InvalidJsonPatch as e:
+        raise errors.bad_request(f"error decoding patch: {e}") from e
+    except (jsonpatch.JsonPatchException, JsonPointerException, TypeError) as e:
+        raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {
+            "causes": [{"reason": "FieldValueInvalid", "message": str(e), "field": "patch"}]}) from e
+    if not isinstance(out, dict) or not isinstance(out.get("metadata"), dict):
+        raise errors.bad_request("the patched object is no Kubernetes object")
+    return out
+
+
+def editor(kind: Kind, patch: Any, type_: str) -> Callable[[Obj], Obj]:
+    """The patch as a function of the object."""
+    match type_:
+        case "json":
+            return lambda obj: json_patch(obj, patch)
+        case "merge":
+            _must_be_object(patch)
+            return lambda obj: _object(merge_patch(obj, patch))
+        case "strategic":
+            _must_be_object(patch)
+            if kind.crd:
+                raise errors.unsupported_media_type(("application/json-patch+json", "application/merge-patch+json",
+                                                     "application/apply-patch+yaml"))
+            return lambda obj: _object(strategic_merge(obj, patch, kind.kind))
+    raise errors.bad_request(f"unknown patch type {type_}")
+
+
+def _must_be_object(patch: Any) -> None:
+    if not isinstance(patch, dict):
+        raise errors.bad_request(f"error decoding patch: json: cannot unmarshal {errors.go_type(patch)} into Go value"
+                                 " of type map[string]interface {}")
+
+
+def _object(obj: Any) -> Obj:
+    if not isinstance(obj, dict) or not isinstance(obj.get("metadata"), dict):
+        raise errors.bad_request("the patched object is no Kubernetes object")
+    return obj
+
+
+def patch_object(machinery: Machinery, kind: Kind, namespace: str, name: str, patch: Any, type_: str, *,
+                 sub: str | None = None, manager: str = "unknown", force: bool = False, dry_run: bool = False,
+                 served: Served | None = None) -> tuple[Entry, bool]:
+    """Patch an object: the entry, and whether it was created (an apply creates what is missing)."""
+    served = served or Served(kind, kind.group, kind.version)
+    if type_ == "apply":
+        return apply.server_side_apply(machinery, served, namespace, name, patch, sub=sub, manager=manager,
+                                       force=force, dry_run=dry_run)
+    change = editor(kind, patch, type_)
+
+    def edit(obj: Obj) -> Obj:
+        if sub == "scale":
+            scale = change(subresources.scale_of(kind, obj))
+            return subresources.set_scale(kind, obj, scale)
+        before = copy_of(obj) if obj["metadata"].get("managedFields") else None
+        if served.to_wire and served.from_wire:
+            obj = served.from_wire(change(served.to_wire(obj)))
+        else:
+            obj = change(obj)
+        if before is not None:
+            apply.note_update(before, obj, manager, sub, served.api_version)
+        return obj
+
+    return machinery.change(kind, namespace, name, edit, sub=None if sub == "scale" else sub, dry_run=dry_run), False

@@ -1,0 +1,466 @@
+"""The cells of tables, in Kubernetes' own columns. Pure.
+
+A row of the table is (column, function from the object to the cell, priority, type).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from calendar import timegm
+from collections.abc import Callable
+from typing import Any
+
+from labkit.local.client import Obj
+
+from .subresources import selector_text
+
+NONE = "<none>"
+UNKNOWN = "<unknown>"
+
+
+def duration(seconds: float) -> str:
+    """A duration as kubectl prints ages."""
+    s = int(seconds)
+    if s < -1:
+        return "<invalid>"
+    s = max(s, 0)
+    if s < 120:
+        return f"{s}s"
+    m = s // 60
+    if m < 10:
+        return f"{m}m{s % 60}s" if s % 60 else f"{m}m"
+    if m < 180:
+        return f"{m}m"
+    h = s // 3600
+    if h < 8:
+        return f"{h}h{m % 60}m" if m % 60 else f"{h}h"
+    if h < 48:
+        return f"{h}h"
+    d = h // 24
+    if d < 8:
+        return f"{d}d{h % 24}h" if h % 24 else f"{d}d"
+    if d < 730:
+        return f"{d}d"
+    y = d // 365
+    return f"{y}y{d % 365}d" if y < 8 and d % 365 else f"{y}y"
+
+
+def seconds_since(stamp: str | None) -> float | None:
+    """Seconds since a timestamp."""
+    if not stamp:
+        return None
+    try:
+        return time.time() - timegm(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+
+
+def age(stamp: Any) -> str:
+    """How long ago."""
+    seconds = seconds_since(stamp if isinstance(stamp, str) else None)
+    return UNKNOWN if seconds is None else duration(seconds)
+
+
+def json_path(obj: Any, path: str) -> Any:
+    """A simple JSONPath, as printer columns use: fields, indexes, and filters by equality."""
+    values = [obj]
+    for m in re.finditer(r"\.?(?:\[\?\(@\.([\w.]+)\s*==\s*[\"']([^\"']*)[\"']\)\]|\[(\d+|\*)\]|\[['\"]([^'\"]+)['\"]\]"
+                         r"|((?:[\w-]|\\\.)+))", path.strip("{}")):
+        where, equals, index, quoted, name = m.groups()
+        found: list[Any] = []
+        for value in values:
+            if where is not None:
+                found += [v for v in value if json_path(v, where) == equals] if isinstance(value, list) else []
+            elif index is not None:
+                if isinstance(value, list):
+                    found += value if index == "*" else value[int(index):int(index) + 1]
+            elif isinstance(value, dict):
+                key = quoted or name.replace("\\.", ".")
+                if key in value:
+                    found.append(value[key])
+        values = found
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else ",".join(map(str, values))
+
+
+def _get(*path: str, default: Any = NONE) -> Callable[[Obj], Any]:
+    def cell(obj: Obj) -> Any:
+        value: Any = obj
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        return default if value is None or value == "" else value
+
+    return cell
+
+
+def _count(*path: str) -> Callable[[Obj], int]:
+    get = _get(*path, default=())
+    return lambda obj: len(get(obj))
+
+
+def _age(obj: Obj) -> str:
+    return age(obj["metadata"].get("creationTimestamp"))
+
+
+def _pairs(labels: dict[str, str] | None) -> str:
+    return ",".join(f"{k}={v}" for k, v in sorted((labels or {}).items())) or NONE
+
+
+def _template(what: str) -> Callable[[Obj], str]:
+    def cell(obj: Obj) -> str:
+        containers = ((obj.get("spec") or {}).get("template") or {}).get("spec", {}).get("containers") or ()
+        return ",".join(str(c.get(what)) for c in containers) or NONE
+
+    return cell
+
+
+def _selector(obj: Obj) -> str:
+    return selector_text((obj.get("spec") or {}).get("selector") or {}) or NONE
+
+
+# pods
+
+def _init_status(pod: Obj) -> str | None:
+    specs = {c["name"]: c for c in pod["spec"].get("initContainers") or ()}
+    for i, status in enumerate(pod.get("status", {}).get("initContainerStatuses") or ()):
+        state = status.get("state") or {}
+        done = state.get("terminated")
+        if done and done.get("exitCode") == 0:
+            continue
+        if specs.get(status["name"], {}).get("restartPolicy") == "Always" and status.get("started"):
+            continue
+        if done:
+            if reason := done.get("reason"):
+                return f"Init:{reason}"
+            return f"Init:Signal:{done['signal']}" if done.get("signal") else f"Init:ExitCode:{done['exitCode']}"
+        waiting = state.get("waiting") or {}
+        if (reason := waiting.get("reason")) and reason != "PodInitializing":
+            return f"Init:{reason}"
+        return f"Init:{i}/{len(specs)}"
+    return None
+
+
+def pod_status(pod: Obj) -> str:
+    """The STATUS column."""
+    status = pod.get("status") or {}
+    reason = status.get("reason") or status.get("phase") or "Unknown"
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "SchedulingGated":
+            reason = "SchedulingGated"
+    init = _init_status(pod)
+    if init:
+        reason = init
+    else:
+        running = False
+        for one in reversed(status.get("containerStatuses") or ()):
+            state = one.get("state") or {}
+            waiting, done = state.get("waiting") or {}, state.get("terminated")
+            if waiting.get("reason"):
+                reason = waiting["reason"]
+            elif done:
+                reason = done.get("reason") or (f"Signal:{done['signal']}" if done.get("signal")
+                                                else f"ExitCode:{done.get('exitCode')}")
+            elif one.get("ready") and "running" in state:
+                running = True
+        if reason == "Completed" and running:
+            ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+            reason = "Running" if ready else "NotReady"
+    if "deletionTimestamp" in pod["metadata"]:
+        return "Unknown" if status.get("reason") == "NodeLost" else "Terminating"
+    return str(reason)
+
+
+def _pod_ready(pod: Obj) -> str:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    ready = sum(bool(s.get("ready")) and "running" in (s.get("state") or {}) for s in statuses)
+    return f"{ready}/{len(pod['spec'].get('containers') or ())}"
+
+
+def _pod_restarts(pod: Obj) -> Any:
+    status = pod.get("status") or {}
+    which = "initContainerStatuses" if _init_status(pod) else "containerStatuses"
+    statuses = status.get(which) or ()
+    count = sum(s.get("restartCount", 0) for s in statuses)
+    ends = [((s.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for s in statuses]
+    last = max((e for e in ends if e), default=None)
+    return f"{count} ({age(last)} ago)" if count and last else str(count)
+
+
+def _pod_ip(pod: Obj) -> str:
+    return (pod.get("status") or {}).get("podIP") or NONE
+
+
+def _gates(pod: Obj) -> str:
+    gates = pod["spec"].get("readinessGates") or ()
+    if not gates:
+        return NONE
+    true = {c["type"] for c in (pod.get("status") or {}).get("conditions") or () if c["status"] == "True"}
+    return f"{sum(g['conditionType'] in true for g in gates)}/{len(gates)}"
+
+
+# nodes
+
+def _node_status(node: Obj) -> str:
+    ready = next((c["status"] for c in (node.get("status") or {}).get("conditions") or () if c["type"] == "Ready"), None)
+    words = ["Unknown" if ready is None else "Ready" if ready == "True" else "NotReady"]
+    if (node.get("spec") or {}).get("unschedulable"):
+        words.append("SchedulingDisabled")
+    return ",".join(words)
+
+
+def _node_roles(node: Obj) -> str:
+    labels = node["metadata"].get("labels") or {}
+    roles = {k.partition("node-role.kubernetes.io/")[2] for k in labels if k.startswith("node-role.kubernetes.io/")}
+    if role := labels.get("kubernetes.io/role"):
+        roles.add(role)
+    return ",".join(sorted(r for r in roles if r)) or NONE
+
+
+def _node_address(kind: str) -> Callable[[Obj], str]:
+    return lambda n: next((a["address"] for a in (n.get("status") or {}).get("addresses") or () if a["type"] == kind), NONE)
+
+
+def _node_info(key: str) -> Callable[[Obj], Any]:
+    return _get("status", "nodeInfo", key, default=UNKNOWN)
+
+
+# services, endpoints
+
+def _service_ports(svc: Obj) -> str:
+    out = []
+    for p in svc["spec"].get("ports") or ():
+        node = f":{p['nodePort']}" if p.get("nodePort") else ""
+        out.append(f"{p['port']}{node}/{p.get('protocol', 'TCP')}")
+    return ",".join(out) or NONE
+
+
+def _external_ip(svc: Obj) -> str:
+    spec = svc["spec"]
+    external = spec.get("externalIPs") or []
+    if spec["type"] == "ExternalName":
+        return spec.get("externalName") or NONE
+    if spec["type"] == "LoadBalancer":
+        got = [i.get("ip") or i.get("hostname") for i in
+               ((svc.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()]
+        return ",".join([*got, *external]) or "<pending>"
+    return ",".join(external) or NONE
+
+
+def _endpoints(ep: Obj) -> str:
+    out = []
+    for subset in ep.get("subsets") or ():
+        ports = subset.get("ports") or [{}]
+        for port in ports:
+            for address in subset.get("addresses") or ():
+                out.append(f"{address['ip']}:{port['port']}" if port else address["ip"])
+    if len(out) > 3:
+        return ",".join(out[:3]) + f" + {len(out) - 3} more..."
+    return ",".join(out) or NONE
+
+
+def _some(values: list[str]) -> str:
+    if not values:
+        return "<unset>"
+    return ",".join(values[:3]) + (f" + {len(values) - 3} more..." if len(values) > 3 else "")
+
+
+def _slice_ports(s: Obj) -> str:
+    return _some([str(p["port"]) if p.get("port") else "*" for p in s.get("ports") or ()])
+
+
+def _slice_endpoints(s: Obj) -> str:
+    return _some([a for e in s.get("endpoints") or () for a in (e.get("addresses") or ())[:1]])
+
+
+# jobs
+
+def _completions(job: Obj) -> str:
+    spec, done = job["spec"], (job.get("status") or {}).get("succeeded", 0)
+    if (wanted := spec.get("completions")) is not None:
+        return f"{done}/{wanted}"
+    parallel = spec.get("parallelism") or 1
+    return f"{done}/1 of {parallel}" if parallel > 1 else f"{done}/1"
+
+
+def _job_status(job: Obj) -> str:
+    for c in (job.get("status") or {}).get("conditions") or ():
+        if c["status"] == "True" and c["type"] in ("Complete", "Failed", "Suspended"):
+            return str(c["type"])
+    return "Running"
+
+
+def _job_duration(job: Obj) -> str:
+    status = job.get("status") or {}
+    start, end = seconds_since(status.get("startTime")), seconds_since(status.get("completionTime"))
+    if start is None:
+        return ""
+    return duration(start - (end or 0))
+
+
+# events
+
+def _last_seen(e: Obj) -> str:
+    stamp = (e.get("series") or {}).get("lastObservedTime") or e.get("lastTimestamp") or e.get("eventTime") \
+        or e["metadata"].get("creationTimestamp")
+    return age(stamp)
+
+
+def _event_object(e: Obj) -> str:
+    about = e.get("involvedObject") or {}
+    return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
+
+
+def _first_seen(e: Obj) -> str:
+    return age(e.get("firstTimestamp") or e.get("eventTime") or e["metadata"].get("creationTimestamp"))
+
+
+def _ready_of(obj: Obj) -> str:
+    return f"{(obj.get('status') or {}).get('readyReplicas', 0)}/{obj['spec'].get('replicas', 0)}"
+
+
+def _ingress_hosts(ing: Obj) -> str:
+    hosts = [r["host"] for r in ing["spec"].get("rules") or () if r.get("host")]
+    return ",".join(hosts[:3]) + (f" + {len(hosts) - 3} more..." if len(hosts) > 3 else "") or "*"
+
+
+def _ingress_address(ing: Obj) -> str:
+    got = ((ing.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    return ",".join(i.get("ip") or i.get("hostname") for i in got)
+
+
+def _data_count(obj: Obj) -> int:
+    return len(obj.get("data") or {}) + len(obj.get("binaryData") or {})
+
+
+def _subjects(kind: str) -> Callable[[Obj], str]:
+    def cell(obj: Obj) -> str:
+        return ", ".join(f"{s['namespace']}/{s['name']}" if kind == "ServiceAccount" else s["name"]
+                         for s in obj.get("subjects") or () if s.get("kind") == kind)
+
+    return cell
+
+
+def _class(obj: Obj) -> str:
+    suffix = " (default)" if (obj["metadata"].get("annotations") or {}).get(
+        "storageclass.kubernetes.io/is-default-class") == "true" else ""
+    return str(obj["metadata"]["name"]) + suffix
+
+
+_NAME = ("Name", lambda o: o["metadata"]["name"])
+_AGE = ("Age", _age)
+_CREATED = ("Created At", lambda o: o["metadata"].get("creationTimestamp"))
+_CONTAINERS = ("Containers", _template("name"), 1)
+_IMAGES = ("Images", _template("image"), 1)
+_SELECTOR = ("Selector", _selector, 1)
+_BINDING = (("Users", _subjects("User"), 1), ("Groups", _subjects("Group"), 1),
+            ("ServiceAccounts", _subjects("ServiceAccount"), 1))
+
+
+def _role(obj: Obj) -> str:
+    ref = obj.get("roleRef") or {}
+    return f"{ref.get('kind')}/{ref.get('name')}"
+
+
+def _number(*path: str) -> Callable[[Obj], Any]:
+    return _get(*path, default=0)
+
+
+Row = tuple[Any, ...]
+PRINTERS: dict[str, tuple[Row, ...]] = {
+    "pods": (_NAME, ("Ready", _pod_ready), ("Status", pod_status), ("Restarts", _pod_restarts), _AGE,
+             ("IP", _pod_ip, 1), ("Node", _get("spec", "nodeName"), 1),
+             ("Nominated Node", _get("status", "nominatedNodeName"), 1), ("Readiness Gates", _gates, 1)),
+    "nodes": (_NAME, ("Status", _node_status), ("Roles", _node_roles), _AGE, ("Version", _node_info("kubeletVersion")),
+              ("Internal-IP", _node_address("InternalIP"), 1), ("External-IP", _node_address("ExternalIP"), 1),
+              ("OS-Image", _node_info("osImage"), 1), ("Kernel-Version", _node_info("kernelVersion"), 1),
+              ("Container-Runtime", _node_info("containerRuntimeVersion"), 1)),
+    "services": (_NAME, ("Type", _get("spec", "type")), ("Cluster-IP", _get("spec", "clusterIP")),
+                 ("External-IP", _external_ip), ("Port(s)", _service_ports), _AGE,
+                 ("Selector", lambda o: _pairs(o["spec"].get("selector")), 1)),
+    "namespaces": (_NAME, ("Status", _get("status", "phase")), _AGE),
+    "endpoints": (_NAME, ("Endpoints", _endpoints), _AGE),
+    "endpointslices.discovery.k8s.io": (_NAME, ("AddressType", _get("addressType")), ("Ports", _slice_ports),
+                                        ("Endpoints", _slice_endpoints), _AGE),
+    "configmaps": (_NAME, ("Data", _data_count, 0, "integer"), _AGE),
+    "secrets": (_NAME, ("Type", _get("type")), ("Data", _data_count, 0, "integer"), _AGE),
+    "serviceaccounts": (_NAME, ("Secrets", _count("secrets"), 0, "integer"), _AGE),
+    "events": (("Last Seen", _last_seen), ("Type", _get("type")), ("Reason", _get("reason")),
+               ("Object", _event_object), ("Subobject", _get("involvedObject", "fieldPath", default=""), 1),
+               ("Source", lambda e: (e.get("source") or {}).get("component") or e.get("reportingComponent", ""), 1),
+               ("Message", lambda e: str(e.get("message", "")).strip()), ("First Seen", _first_seen, 1),
+               ("Count", _number("count"), 1, "integer"), ("Name", lambda o: o["metadata"]["name"], 1)),
+    "deployments.apps": (_NAME, ("Ready", _ready_of), ("Up-to-date", _number("status", "updatedReplicas"), 0, "integer"),
+                         ("Available", _number("status", "availableReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES,
+                         _SELECTOR),
+    "replicasets.apps": (_NAME, ("Desired", _number("spec", "replicas"), 0, "integer"),
+                         ("Current", _number("status", "replicas"), 0, "integer"),
+                         ("Ready", _number("status", "readyReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES, _SELECTOR),
+    "daemonsets.apps": (_NAME, ("Desired", _number("status", "desiredNumberScheduled"), 0, "integer"),
+                        ("Current", _number("status", "currentNumberScheduled"), 0, "integer"),
+                        ("Ready", _number("status", "numberReady"), 0, "integer"),
+                        ("Up-to-date", _number("status", "updatedNumberScheduled"), 0, "integer"),
+                        ("Available", _number("status", "numberAvailable"), 0, "integer"),
+                        ("Node Selector", lambda o: _pairs(o["spec"]["template"]["spec"].get("nodeSelector"))), _AGE,
+                        _CONTAINERS, _IMAGES, _SELECTOR),
+    "statefulsets.apps": (_NAME, ("Ready", _ready_of), _AGE, _CONTAINERS, _IMAGES),
+    "controllerrevisions.apps": (
+        _NAME, ("Controller", lambda o: next((f"{r['kind'].lower()}.apps/{r['name']}" for r in
+                                              o["metadata"].get("ownerReferences") or () if r.get("controller")), NONE)),
+        ("Revision", _number("revision"), 0, "integer"), _AGE),
+    "jobs.batch": (_NAME, ("Status", _job_status), ("Completions", _completions), ("Duration", _job_duration), _AGE,
+                   _CONTAINERS, _IMAGES, _SELECTOR),
+    "cronjobs.batch": (_NAME, ("Schedule", _get("spec", "schedule")), ("Timezone", _get("spec", "timeZone")),
+                       ("Suspend", lambda o: str(o["spec"].get("suspend", False))),
+                       ("Active", _count("status", "active"), 0, "integer"),
+                       ("Last Schedule", lambda o: age(s) if (s := (o.get("status") or {}).get("lastScheduleTime")) else NONE),
+                       _AGE),
+    "networkpolicies.networking.k8s.io": (
+        _NAME, ("Pod-Selector", lambda o: selector_text(o["spec"].get("podSelector") or {}) or NONE), _AGE),
+    "ingresses.networking.k8s.io": (_NAME, ("Class", _get("spec", "ingressClassName")), ("Hosts", _ingress_hosts),
+                                    ("Address", _ingress_address),
+                                    ("Ports", lambda o: "80, 443" if o["spec"].get("tls") else "80"), _AGE),
+    "ingressclasses.networking.k8s.io": (
+        _NAME, ("Controller", _get("spec", "controller")),
+        ("Parameters", lambda o: f"{p.get('kind')}.{p.get('apiGroup')}/{p.get('name')}"
+         if (p := o["spec"].get("parameters")) else NONE), _AGE),
+    "leases.coordination.k8s.io": (_NAME, ("Holder", _get("spec", "holderIdentity", default="")), _AGE),
+    "priorityclasses.scheduling.k8s.io": (_NAME, ("Value", _number("value"), 0, "integer"),
+                                          ("Global-Default", lambda o: str(o.get("globalDefault", False)).lower()), _AGE),
+    "storageclasses.storage.k8s.io": (
+        ("Name", _class), ("Provisioner", _get("provisioner")), ("ReclaimPolicy", _get("reclaimPolicy")),
+        ("VolumeBindingMode", _get("volumeBindingMode")),
+        ("AllowVolumeExpansion", lambda o: str(o.get("allowVolumeExpansion", False)).lower()), _AGE),
+    "persistentvolumes": (
+        _NAME, ("Capacity", _get("spec", "capacity", "storage", default="")),
+        ("Access Modes", lambda o: _modes(o["spec"].get("accessModes"))),
+        ("Reclaim Policy", _get("spec", "persistentVolumeReclaimPolicy", default="")), ("Status", _get("status", "phase")),
+        ("Claim", lambda o: f"{c.get('namespace')}/{c.get('name')}" if (c := o["spec"].get("claimRef")) else ""),
+        ("StorageClass", _get("spec", "storageClassName", default="")), ("Reason", _get("status", "reason", default="")), _AGE),
+    "persistentvolumeclaims": (
+        _NAME, ("Status", _get("status", "phase")), ("Volume", _get("spec", "volumeName", default="")),
+        ("Capacity", _get("status", "capacity", "storage", default="")),
+        ("Access Modes", lambda o: _modes((o.get("status") or {}).get("accessModes"))),
+        ("StorageClass", _get("spec", "storageClassName", default="")), _AGE),
+    "poddisruptionbudgets.policy": (
+        _NAME, ("Min Available", _get("spec", "minAvailable", default="N/A")),
+        ("Max Unavailable", _get("spec", "maxUnavailable", default="N/A")),
+        ("Allowed Disruptions", _number("status", "disruptionsAllowed"), 0, "integer"), _AGE),
+    "horizontalpodautoscalers.autoscaling": (
+        _NAME, ("Reference", lambda o: f"{(r := o['spec'].get('scaleTargetRef') or {}).get('kind')}/{r.get('name')}"),
+        ("Targets", lambda o: UNKNOWN), ("MinPods", _get("spec", "minReplicas", default="<unset>")),
+        ("MaxPods", _number("spec", "maxReplicas"), 0, "integer"),
+        ("Replicas", _number("status", "currentReplicas"), 0, "integer"), _AGE),
+    "roles.rbac.authorization.k8s.io": (_NAME, _CREATED),
+    "clusterroles.rbac.authorization.k8s.io": (_NAME, _CREATED),
+    "rolebindings.rbac.authorization.k8s.io": (_NAME, ("Role", _role), _AGE, *_BINDING),
+    "clusterrolebindings.rbac.authorization.k8s.io": (_NAME, ("Role", _role), _AGE, *_BINDING),
+    "customresourcedefinitions.apiextensions.k8s.io": (_NAME, _CREATED),
+}
+
+_MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}
+
+
+def _modes(modes: list[str] | None) -> str:
+    return ",".join(_MODES.get(m, m) for m in modes or ())

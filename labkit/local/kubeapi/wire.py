@@ -1,0 +1,87 @@
+"""Built-in kinds that are served at more than one version, and the way between versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labkit.local.client import Obj
+
+from .kinds import Registry, Served
+
+EVENTS = "events.k8s.io/v1"
+
+
+def add_builtin_versions(registry: Registry, minor: int) -> None:
+    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices at v1beta1."""
+    events = registry.kinds["events"]
+    registry.served.setdefault(("events.k8s.io", "v1"), {})["events"] = Served(
+        events, "events.k8s.io", "v1", _event_out, _event_in)
+    if minor < 25:
+        slices = registry.kinds["endpointslices.discovery.k8s.io"]
+        registry.served.setdefault((slices.group, "v1beta1"), {})[slices.plural] = Served(
+            slices, slices.group, "v1beta1", _slice_out, _slice_in)
+    hpa = registry.kinds["horizontalpodautoscalers.autoscaling"]
+    registry.served.setdefault((hpa.group, "v1"), {})[hpa.plural] = Served(hpa, hpa.group, "v1", _hpa_out, _hpa_in)
+
+
+_EVENT_NAMES = (("involvedObject", "regarding"), ("message", "note"), ("source", "deprecatedSource"),
+                ("firstTimestamp", "deprecatedFirstTimestamp"), ("lastTimestamp", "deprecatedLastTimestamp"),
+                ("count", "deprecatedCount"), ("reportingComponent", "reportingController"))
+
+
+def _event_out(obj: Obj) -> Obj:
+    out = {**obj, "apiVersion": EVENTS}
+    for core, new in _EVENT_NAMES:
+        if core in out:
+            out[new] = out.pop(core)
+    return out
+
+
+def _event_in(obj: Obj) -> Obj:
+    out = {**obj, "apiVersion": "v1"}
+    for core, new in _EVENT_NAMES:
+        if new in out:
+            out[core] = out.pop(new)
+    return out
+
+
+def _slice_out(obj: Obj) -> Obj:
+    endpoints = []
+    for one in obj.get("endpoints") or ():
+        topology: dict[str, Any] = {}
+        one = {k: v for k, v in one.items() if k != "deprecatedTopology"}
+        if node := one.get("nodeName"):
+            topology["kubernetes.io/hostname"] = node
+        if zone := one.pop("zone", None):
+            topology["topology.kubernetes.io/zone"] = zone
+        endpoints.append({**one, "topology": topology} if topology else one)
+    return {**obj, "apiVersion": "discovery.k8s.io/v1beta1", "endpoints": endpoints}
+
+
+def _slice_in(obj: Obj) -> Obj:
+    endpoints = []
+    for one in obj.get("endpoints") or ():
+        topology = one.get("topology") or {}
+        one = {k: v for k, v in one.items() if k != "topology"}
+        if node := topology.get("kubernetes.io/hostname"):
+            one.setdefault("nodeName", node)
+        if zone := topology.get("topology.kubernetes.io/zone"):
+            one["zone"] = zone
+        endpoints.append(one)
+    return {**obj, "apiVersion": "discovery.k8s.io/v1", "endpoints": endpoints}
+
+
+def _hpa_out(obj: Obj) -> Obj:
+    spec = {k: v for k, v in (obj.get("spec") or {}).items() if k != "metrics"}
+    for metric in (obj.get("spec") or {}).get("metrics") or ():
+        if (resource := metric.get("resource") or {}).get("name") == "cpu":
+            spec["targetCPUUtilizationPercentage"] = (resource.get("target") or {}).get("averageUtilization")
+    return {**obj, "apiVersion": "autoscaling/v1", "spec": spec}
+
+
+def _hpa_in(obj: Obj) -> Obj:
+    spec = dict(obj.get("spec") or {})
+    if percent := spec.pop("targetCPUUtilizationPercentage", None):
+        spec["metrics"] = [{"type": "Resource", "resource": {
+            "name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}]
+    return {**obj, "apiVersion": "autoscaling/v2", "spec": spec}

@@ -1,0 +1,201 @@
+"""Deployments, replica sets, daemon sets, stateful sets, jobs, and the small kinds with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from labkit.local.client import Obj
+
+from . import defaults, errors
+from .errors import FieldError
+from .kinds import Kind
+from .strategies import Strategy
+from .validation import immutable, template_errors
+
+if TYPE_CHECKING:
+    from .machinery import Machinery
+
+
+class WorkloadStrategy(Strategy):
+    """A controller of pods: a selector that stays and a template.
+
+    Args:
+        machinery: the API.
+        fill: sets the defaults of the kind's spec.
+    """
+
+    def __init__(self, machinery: Machinery, fill: Callable[[Obj], None]) -> None:
+        super().__init__(machinery)
+        self._fill = fill
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """The spec's defaults and its pod template's."""
+        spec = obj.setdefault("spec", {})
+        if isinstance(spec, dict):
+            self._fill(spec)
+            template = spec.setdefault("template", {})
+            template.setdefault("metadata", {}).setdefault("creationTimestamp", None)
+            defaults.pod_spec(template.setdefault("spec", {}))
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """Selector against template, and that the selector stays."""
+        if sub is not None:
+            return []
+        return template_errors(new) + (immutable(new, old, "selector") if old else [])
+
+
+class JobStrategy(WorkloadStrategy):
+    """A job selects its pods by its own uid; its template is fixed."""
+
+    def prepare_create(self, kind: Kind, obj: Obj) -> None:
+        """Make the selector, unless the manifest insists on one."""
+        super().prepare_create(kind, obj)
+        spec, meta = obj["spec"], obj["metadata"]
+        if spec.get("manualSelector"):
+            return
+        mine = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
+        selector = {"controller-uid": meta["uid"]}
+        if self.api.minor >= 27:
+            mine |= {f"batch.kubernetes.io/{k}": v for k, v in tuple(mine.items())}
+            selector = {"batch.kubernetes.io/controller-uid": meta["uid"]}
+        labels = spec["template"]["metadata"].get("labels") or {}
+        spec["template"]["metadata"]["labels"] = {**labels, **mine}
+        spec["selector"] = {"matchLabels": selector}
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """The template stays."""
+        if sub is not None:
+            return []
+        out = template_errors(new, restart="Job")
+        for key in ("parallelism", "completions", "backoffLimit"):
+            if isinstance(value := new["spec"].get(key), int) and value < 0:
+                out.append(errors.bad_value(f"spec.{key}", value, "must be greater than or equal to 0"))
+        if old:
+            for key in ("completions", "selector", "template"):
+                out += immutable(new, old, key)
+        return out
+
+
+class SpecDefaults(Strategy):
+    """A kind that only has defaults."""
+
+    def __init__(self, machinery: Machinery, fill: Callable[[Obj], None]) -> None:
+        super().__init__(machinery)
+        self._fill = fill
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """The defaults."""
+        if isinstance(spec := obj.setdefault("spec", {}), dict):
+            self._fill(spec)
+
+
+class EndpointsStrategy(Strategy):
+    """Endpoints and slices: TCP unless said otherwise."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """Ports' defaults."""
+        if kind.plural == "endpointslices":
+            obj.setdefault("endpoints", [])
+            for port in obj.get("ports") or ():
+                port.setdefault("name", "")
+                port.setdefault("protocol", "TCP")
+            return
+        for subset in obj.get("subsets") or ():
+            for port in subset.get("ports") or ():
+                port.setdefault("protocol", "TCP")
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """A slice has one address type, for good."""
+        if kind.plural != "endpointslices":
+            return []
+        known = ("FQDN", "IPv4", "IPv6")
+        if not (given := new.get("addressType")):
+            return [errors.required("addressType")]
+        if given not in known:
+            return [errors.unsupported("addressType", given, known)]
+        if old and old.get("addressType") != given:
+            return [errors.bad_value("addressType", given, "field is immutable")]
+        return []
+
+
+class EventStrategy(Strategy):
+    """An event is in the namespace of what it is about."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """Fields that readers expect."""
+        obj.setdefault("type", "Normal")
+        obj.setdefault("source", {})
+        for key in ("reportingComponent", "reportingInstance"):
+            obj.setdefault(key, "")
+
+
+class RbacStrategy(Strategy):
+    """Role bindings: whom they bind stays readable without its API group."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """API groups of subjects and of the role."""
+        group = "rbac.authorization.k8s.io"
+        if isinstance(ref := obj.get("roleRef"), dict):
+            ref.setdefault("apiGroup", group)
+        for subject in obj.get("subjects") or ():
+            if subject.get("kind") in ("User", "Group"):
+                subject.setdefault("apiGroup", group)
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """A binding's role stays."""
+        if old and new.get("roleRef") != old.get("roleRef"):
+            ref = new.get("roleRef") or {}
+            shown = ", ".join(f'{k[0].upper() + k[1:].replace("Group", "Group")}:"{ref.get(k, "")}"'
+                              for k in ("apiGroup", "kind", "name")).replace("ApiGroup", "APIGroup")
+            return [FieldError("FieldValueInvalid", "roleRef",
+                               f"Invalid value: rbac.RoleRef{{{shown}}}: cannot change roleRef")]
+        return []
+
+
+class StorageClassStrategy(Strategy):
+    """Defaults of storage classes."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """Delete at once, bind at once."""
+        obj.setdefault("reclaimPolicy", "Delete")
+        obj.setdefault("volumeBindingMode", "Immediate")
+
+
+class ClaimStrategy(Strategy):
+    """Volumes and claims begin as Pending."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """A file system, unless a block device is asked for."""
+        spec = obj.setdefault("spec", {})
+        spec.setdefault("volumeMode", "Filesystem")
+        if kind.plural == "persistentvolumes":
+            spec.setdefault("persistentVolumeReclaimPolicy", "Retain")
+
+    def prepare_create(self, kind: Kind, obj: Obj) -> None:
+        """No controller binds here."""
+        obj["status"] = {"phase": "Available" if kind.plural == "persistentvolumes" else "Pending"}
+
+
+def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
+    """The strategies of this module by resource."""
+    minor = machinery.minor
+    endpoints, rbac, claims = EndpointsStrategy(machinery), RbacStrategy(machinery), ClaimStrategy(machinery)
+    rbac_group = "rbac.authorization.k8s.io"
+    return {
+        "deployments.apps": WorkloadStrategy(machinery, defaults.deployment),
+        "replicasets.apps": WorkloadStrategy(machinery, lambda spec: spec.setdefault("replicas", 1) and None),
+        "daemonsets.apps": WorkloadStrategy(machinery, lambda spec: defaults.daemon_set(spec, minor)),
+        "statefulsets.apps": WorkloadStrategy(machinery, defaults.stateful_set),
+        "jobs.batch": JobStrategy(machinery, lambda spec: defaults.job(spec, minor)),
+        "cronjobs.batch": SpecDefaults(machinery, defaults.cron_job),
+        "networkpolicies.networking.k8s.io": SpecDefaults(machinery, defaults.network_policy),
+        "endpoints": endpoints,
+        "endpointslices.discovery.k8s.io": endpoints,
+        "events": EventStrategy(machinery),
+        f"rolebindings.{rbac_group}": rbac,
+        f"clusterrolebindings.{rbac_group}": rbac,
+        "storageclasses.storage.k8s.io": StorageClassStrategy(machinery),
+        "persistentvolumes": claims,
+        "persistentvolumeclaims": claims,
+    }
