@@ -90,7 +90,7 @@ class Machinery:
         name = m.get("name")
         if not name and (base := m.get("generateName")):
             name = m["name"] = meta.generated_name(base)
-        obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+        obj = {**(about := {"apiVersion": kind.api_version, "kind": kind.kind}), **obj, **about}
         for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
             m.pop(key, None)
         m["uid"] = meta.new_uid()

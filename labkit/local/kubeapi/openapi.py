@@ -17,7 +17,7 @@ def answer(api: Api, request: Request, rest: list[str]) -> Reply:
         accept = request.header(b"accept")
         if "protobuf" in accept and "json" not in accept:
             return Reply(200, _minimal_protobuf(api.version),
-                         b"application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+                         b"application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
         return json_reply({"swagger": "2.0", "info": {"title": "Kubernetes", "version": api.version}, "paths": {},
                            "definitions": {}})
     if rest == ["v3"]:
