@@ -17,14 +17,21 @@ def done(world: World) -> bool:
     """What `kubectl rollout status` waits for."""
     deployment = world.api.get(DEPLOYMENTS, "web", "default")
     now, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
-    return (now.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-            and now.get("updatedReplicas", 0) == wanted == now.get("replicas", 0)
-            and now.get("availableReplicas", 0) == wanted)
+    return (
+        now.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and now.get("updatedReplicas", 0) == wanted == now.get("replicas", 0)
+        and now.get("availableReplicas", 0) == wanted
+    )
 
 
 def set_image(world: World, image: str) -> None:
-    world.api.patch(DEPLOYMENTS, "web", {"spec": {"template": {"spec": {"containers": [
-        {"name": "web", "image": image}]}}}}, "default", type="strategic")
+    world.api.patch(
+        DEPLOYMENTS,
+        "web",
+        {"spec": {"template": {"spec": {"containers": [{"name": "web", "image": image}]}}}},
+        "default",
+        type="strategic",
+    )
 
 
 def images(world: World) -> set[str]:
@@ -38,8 +45,10 @@ def test_a_deployment_gets_its_pods_conditions_and_revision(world: World) -> Non
         await world.settle()
         deployment = world.api.get(DEPLOYMENTS, "web", "default")
         conditions = {c["type"]: (c["status"], c["reason"]) for c in deployment["status"]["conditions"]}
-        assert conditions == {"Available": ("True", "MinimumReplicasAvailable"),
-                              "Progressing": ("True", "NewReplicaSetAvailable")}
+        assert conditions == {
+            "Available": ("True", "MinimumReplicasAvailable"),
+            "Progressing": ("True", "NewReplicaSetAvailable"),
+        }
         assert deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1"
         (replica_set,) = world.api.list("replicasets.apps", "default")
         suffix = replica_set["metadata"]["labels"]["pod-template-hash"]
@@ -54,8 +63,12 @@ def test_a_deployment_gets_its_pods_conditions_and_revision(world: World) -> Non
 
 def test_a_rolling_update_keeps_within_surge_and_availability(world: World) -> None:
     async def body(world: World) -> None:
-        world.workload(DEPLOYMENTS, "Deployment", replicas=6, strategy={
-            "type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}})
+        world.workload(
+            DEPLOYMENTS,
+            "Deployment",
+            replicas=6,
+            strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
+        )
         await world.until(lambda: done(world))
         seen: list[tuple[int, int]] = []
         world.api.watch("pods", lambda event, pod: seen.append((len(world.pods()), len(world.ready()))))
@@ -76,16 +89,20 @@ def test_a_rollout_stops_where_new_pods_do_not_get_ready_and_undo_returns(world:
         world.api.patch(DEPLOYMENTS, "web", {"spec": {"progressDeadlineSeconds": 1}}, "default")
         world.kubelets.hold = {"web"}
         set_image(world, "nginx:broken")
-        await world.until(lambda: any(c["reason"] == "ProgressDeadlineExceeded"
-                                      for c in status(world)["conditions"]), 6)
+        await world.until(
+            lambda: any(c["reason"] == "ProgressDeadlineExceeded" for c in status(world)["conditions"]), 6
+        )
         assert len(world.ready()) >= 3
         world.kubelets.hold = set()
         set_image(world, "nginx:1")
         await world.until(lambda: done(world))
         assert images(world) == {"nginx:1"}
-        revisions = {rs["spec"]["template"]["spec"]["containers"][0]["image"]:
-                     rs["metadata"]["annotations"]["deployment.kubernetes.io/revision"]
-                     for rs in world.api.list("replicasets.apps", "default")}
+        revisions = {
+            rs["spec"]["template"]["spec"]["containers"][0]["image"]: rs["metadata"]["annotations"][
+                "deployment.kubernetes.io/revision"
+            ]
+            for rs in world.api.list("replicasets.apps", "default")
+        }
         assert revisions == {"nginx:1": "3", "nginx:broken": "2"}
 
     world.run(body)
@@ -139,14 +156,19 @@ def test_an_orphan_is_adopted_and_a_stranger_left_alone(world: World) -> None:
     async def body(world: World) -> None:
         labels = {"app": "web"}
         for name, own in (("orphan", labels), ("stranger", {"app": "other"})):
-            world.api.create("pods", {"metadata": {"name": name, "namespace": "default", "labels": own},
-                                      "spec": TEMPLATE["spec"]})
+            world.api.create(
+                "pods",
+                {"metadata": {"name": name, "namespace": "default", "labels": own}, "spec": TEMPLATE["spec"]},
+            )
         world.workload("replicasets.apps", "ReplicaSet", replicas=2)
         await world.until(lambda: len(world.ready()) == 2)
         await world.settle()
-        owners = {pod["metadata"]["name"]: bool(pod["metadata"].get("ownerReferences"))
-                  for pod in world.api.list("pods", "default")}
-        assert owners.pop("orphan") and not owners.pop("stranger")
+        owners = {
+            pod["metadata"]["name"]: bool(pod["metadata"].get("ownerReferences"))
+            for pod in world.api.list("pods", "default")
+        }
+        assert owners.pop("orphan")
+        assert not owners.pop("stranger")
         assert list(owners.values()) == [True]
 
     world.run(body)

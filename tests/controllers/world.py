@@ -13,9 +13,14 @@ from labkit.local.controllers import ClusterSettings, Controllers
 from labkit.local.controllers.objects import now, with_condition
 from labkit.local.kubeapi import Api
 
-TEMPLATE = {"metadata": {"labels": {"app": "web"}},
-            "spec": {"containers": [{"name": "web", "image": "nginx:1", "ports": [
-                {"name": "http", "containerPort": 8080}]}]}}
+TEMPLATE = {
+    "metadata": {"labels": {"app": "web"}},
+    "spec": {
+        "containers": [
+            {"name": "web", "image": "nginx:1", "ports": [{"name": "http", "containerPort": 8080}]}
+        ]
+    },
+}
 
 
 class BookCloud:
@@ -56,7 +61,9 @@ class Kubelets:
     def _on_pod(self, event: EventType, pod: Obj) -> None:
         self.history.append((event, pod["metadata"]["name"]))
         if event != "DELETED" and pod["spec"].get("nodeName"):
-            asyncio.get_running_loop().call_soon(self._step, pod["metadata"]["namespace"], pod["metadata"]["name"])
+            asyncio.get_running_loop().call_soon(
+                self._step, pod["metadata"]["namespace"], pod["metadata"]["name"]
+            )
 
     def _step(self, namespace: str, name: str) -> None:
         try:
@@ -74,18 +81,31 @@ class Kubelets:
         app = (pod["metadata"].get("labels") or {}).get("app", "")
         phase = self.end.get(app, "Running")
         good = phase == "Running" and app not in self.hold
-        conditions = with_condition(pod["status"].get("conditions"), {
-            "type": "Ready", "status": "True" if good else "False"})
-        self.api.update("pods", {**pod, "status": {
-            **pod["status"], "phase": phase, "podIP": f"10.224.1.{next(self._ips)}", "conditions": conditions,
-        }}, subresource="status")
+        conditions = with_condition(
+            pod["status"].get("conditions"), {"type": "Ready", "status": "True" if good else "False"}
+        )
+        self.api.update(
+            "pods",
+            {
+                **pod,
+                "status": {
+                    **pod["status"],
+                    "phase": phase,
+                    "podIP": f"10.224.1.{next(self._ips)}",
+                    "conditions": conditions,
+                },
+            },
+            subresource="status",
+        )
 
     def set_ready(self, namespace: str, name: str, value: bool) -> None:
         pod = self.api.get("pods", name, namespace)
-        conditions = with_condition(pod["status"].get("conditions"), {
-            "type": "Ready", "status": "True" if value else "False"})
-        self.api.update("pods", {**pod, "status": {**pod["status"], "conditions": conditions}},
-                        subresource="status")
+        conditions = with_condition(
+            pod["status"].get("conditions"), {"type": "Ready", "status": "True" if value else "False"}
+        )
+        self.api.update(
+            "pods", {**pod, "status": {**pod["status"], "conditions": conditions}}, subresource="status"
+        )
 
 
 class World:
@@ -103,14 +123,47 @@ class World:
 
     def node(self, name: str, **more: Any) -> Obj:
         number = int(name[-1])
-        body = {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.get("labels", {})}},
-                "spec": more.get("spec", {})}
+        body = {
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.get("labels", {})}},
+            "spec": more.get("spec", {}),
+        }
         self.api.create("nodes", body)
-        return self.api.patch("nodes", name, {"status": {
-            "addresses": [{"type": "InternalIP", "address": f"10.224.0.{4 + 31 * number}"}],
-            "allocatable": more.get("allocatable", {"cpu": "4", "memory": "8Gi", "pods": "110"}),
-            "conditions": [{"type": "Ready", "status": more.get("ready", "True"), "lastTransitionTime": now()}],
-        }}, subresource="status")
+        return self.api.patch(
+            "nodes",
+            name,
+            {
+                "status": {
+                    "addresses": [{"type": "InternalIP", "address": f"10.224.0.{4 + 31 * number}"}],
+                    "allocatable": more.get("allocatable", {"cpu": "4", "memory": "8Gi", "pods": "110"}),
+                    "conditions": [
+                        {"type": "Ready", "status": more.get("ready", "True"), "lastTransitionTime": now()}
+                    ],
+                }
+            },
+            subresource="status",
+        )
+
+    def node_ready(self, name: str) -> None:
+        """The node's kubelet speaks again."""
+        node = self.api.get("nodes", name)
+        self.api.patch(
+            "nodes",
+            name,
+            {
+                "status": {
+                    "conditions": with_condition(
+                        node["status"]["conditions"],
+                        {
+                            "type": "Ready",
+                            "status": "True",
+                            "reason": "KubeletReady",
+                            "lastHeartbeatTime": now(),
+                        },
+                    )
+                }
+            },
+            subresource="status",
+        )
 
     def run(self, body: Callable[[World], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -144,23 +197,47 @@ class World:
             await asyncio.sleep(0.05)
 
     def _version(self) -> int:
-        return max(int(obj["metadata"]["resourceVersion"]) for kind in (
-            "pods", "events", "deployments.apps", "replicasets.apps", "daemonsets.apps", "jobs.batch", "nodes",
-            "services", "endpoints") for obj in [*self.api.list(kind), {"metadata": {"resourceVersion": "0"}}])
+        return max(
+            int(obj["metadata"]["resourceVersion"])
+            for kind in (
+                "pods",
+                "events",
+                "deployments.apps",
+                "replicasets.apps",
+                "daemonsets.apps",
+                "jobs.batch",
+                "nodes",
+                "services",
+                "endpoints",
+            )
+            for obj in [*self.api.list(kind), {"metadata": {"resourceVersion": "0"}}]
+        )
 
     def pods(self, app: str = "web", namespace: str = "default") -> list[Obj]:
-        return [pod for pod in self.api.list("pods", namespace, label_selector=f"app={app}")
-                if not pod["metadata"].get("deletionTimestamp")]
+        return [
+            pod
+            for pod in self.api.list("pods", namespace, label_selector=f"app={app}")
+            if not pod["metadata"].get("deletionTimestamp")
+        ]
 
     def ready(self, app: str = "web") -> list[Obj]:
-        return [pod for pod in self.pods(app) if any(
-            c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())]
+        return [
+            pod
+            for pod in self.pods(app)
+            if any(
+                c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ()
+            )
+        ]
 
     def workload(self, resource: str, kind: str, name: str = "web", **spec: Any) -> Obj:
         """Create a workload of the usual template."""
         api_version = "batch/v1" if kind == "Job" else "apps/v1"
-        body: Obj = {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "default"},
-                     "spec": {"template": TEMPLATE, **spec}}
+        body: Obj = {
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"template": TEMPLATE, **spec},
+        }
         if kind != "Job":
             body["spec"].setdefault("selector", {"matchLabels": {"app": "web"}})
         return self.api.create(resource, body)

@@ -1,4 +1,4 @@
-"""Kubernetes' controllers, in process: they reconcile through `labkit.local.client.Client` and nothing else."""
+"""Kubernetes' controllers, in process, through `labkit.local.client.Client` and nothing else."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ OWNED = {
 def plan(manifest: Obj, current: Obj) -> Obj:
     """The strategic merge patch that takes an object back to its manifest."""
     patch = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "status")}
-    patch["metadata"] = {key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")}
+    patch["metadata"] = {
+        key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")
+    }
     for path in OWNED.get(manifest["kind"], ()):
         have, want = _at(current, path), _at(manifest, path)
         extra = {key: None for key in have if key not in want}
@@ -69,9 +71,12 @@ class Addons(Controller):
             if MODE in labels_of(manifest):
                 group = manifest["apiVersion"].rpartition("/")[0]
                 meta = manifest["metadata"]
-                self._manifests[(f"{manifest['kind']}.{group}", (meta.get("namespace", ""), meta["name"]))] = manifest
+                self._manifests[
+                    (f"{manifest['kind']}.{group}", (meta.get("namespace", ""), meta["name"]))
+                ] = manifest
 
     def start(self) -> None:
+        """Begin to compare, if this cluster has an add-on manager."""
         if self.settings.addon_manager:
             self.queue.add_after(self._tick, None, self.settings.addon_interval)
 
@@ -94,6 +99,11 @@ class Addons(Controller):
         current = read(self.context.client, resource, key[1])
         if current is None:
             self.stores.create(resource, manifest)
-        elif labels_of(manifest)[MODE] == "Reconcile" and labels_of(current).get(MODE, "Reconcile") == "Reconcile":
+        elif (
+            labels_of(manifest)[MODE] == "Reconcile"
+            and labels_of(current).get(MODE, "Reconcile") == "Reconcile"
+        ):
             custom = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"]) not in OWNABLE
-            self.stores.patch(resource, key[1], plan(manifest, current), type="merge" if custom else "strategic")
+            self.stores.patch(
+                resource, key[1], plan(manifest, current), type="merge" if custom else "strategic"
+            )

@@ -29,6 +29,7 @@ def kind_of(crd: Obj) -> tuple[str, str]:
 
 def on_customs(stores: Stores, appeared: Callable[[Obj], None], vanished: Callable[[Obj], None]) -> None:
     """Call `appeared` when a definition begins to be served, and `vanished` when it is gone."""
+
     def subscriber(old: Obj | None, new: Obj | None) -> None:
         before, after = old is not None and served(old), new is not None and served(new)
         if new is not None and after and not before:

@@ -26,10 +26,20 @@ from .store import key_of
 
 TOLERATIONS = tuple(
     {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": effect}
-    for key, effect in (("not-ready", "NoExecute"), ("unreachable", "NoExecute"), ("disk-pressure", "NoSchedule"),
-                        ("memory-pressure", "NoSchedule"), ("pid-pressure", "NoSchedule"),
-                        ("unschedulable", "NoSchedule")))
-HOST_TOLERATION = {"key": "node.kubernetes.io/network-unavailable", "operator": "Exists", "effect": "NoSchedule"}
+    for key, effect in (
+        ("not-ready", "NoExecute"),
+        ("unreachable", "NoExecute"),
+        ("disk-pressure", "NoSchedule"),
+        ("memory-pressure", "NoSchedule"),
+        ("pid-pressure", "NoSchedule"),
+        ("unschedulable", "NoSchedule"),
+    )
+)
+HOST_TOLERATION = {
+    "key": "node.kubernetes.io/network-unavailable",
+    "operator": "Exists",
+    "effect": "NoSchedule",
+}
 GENERATION = "pod-template-generation"
 RETRY_FAILED = 1.0
 
@@ -78,7 +88,9 @@ def node_of(pod: Obj) -> str:
     if name := pod["spec"].get("nodeName"):
         return str(name)
     affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
-    for term in (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms", ()):
+    for term in (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get(
+        "nodeSelectorTerms", ()
+    ):
         for item in term.get("matchFields") or ():
             if item["key"] == "metadata.name" and item["values"]:
                 return str(item["values"][0])
@@ -91,8 +103,12 @@ def plan_update(daemon: Obj, value: str, wanted: Sequence[str], by_node: dict[st
     if strategy.get("type") == "OnDelete":
         return []
     minimum = daemon["spec"].get("minReadySeconds", 0)
-    limit = max(1, scaled((strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1), len(wanted), up=True))
-    unavailable, broken, good = 0, [], []
+    limit = max(
+        1, scaled((strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1), len(wanted), up=True)
+    )
+    unavailable = 0
+    broken: list[Obj] = []
+    good: list[Obj] = []
     for node in wanted:
         pods = [pod for pod in by_node.get(node, ()) if active(pod)]
         if not any(available_in(pod, minimum) == 0 for pod in pods):
@@ -100,7 +116,7 @@ def plan_update(daemon: Obj, value: str, wanted: Sequence[str], by_node: dict[st
         for pod in pods:
             if labels_of(pod).get(HASH_LABEL) != value:
                 (good if available_in(pod, minimum) == 0 else broken).append(pod)
-    return broken + good[:max(0, limit - unavailable)]
+    return broken + good[: max(0, limit - unavailable)]
 
 
 class DaemonSets(OwnerController):
@@ -116,17 +132,24 @@ class DaemonSets(OwnerController):
         self.nodes.subscribe(self._on_node)
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
-        if (old is None or new is None or labels_of(old) != labels_of(new)
-                or old["spec"].get("taints") != new["spec"].get("taints")):
+        if (
+            old is None
+            or new is None
+            or labels_of(old) != labels_of(new)
+            or old["spec"].get("taints") != new["spec"].get("taints")
+        ):
             for owner in self.owners:
                 self.enqueue(key_of(owner))
 
     def reconcile(self, key: Key) -> None:
+        """Start, end and renew the daemon pods of this set."""
         daemon = self.owner(key)
         if daemon is None:
             return
-        wishes = {node["metadata"]["name"]: wish_for(daemon["spec"]["template"]["spec"], node)
-                  for node in self.nodes}
+        wishes = {
+            node["metadata"]["name"]: wish_for(daemon["spec"]["template"]["spec"], node)
+            for node in self.nodes
+        }
         by_node: dict[str, list[Obj]] = {}
         for pod in self.claim(daemon):
             by_node.setdefault(node_of(pod), []).append(pod)
@@ -144,7 +167,9 @@ class DaemonSets(OwnerController):
         if again:
             self.enqueue_after(key, again)
 
-    def _manage(self, daemon: Obj, value: str, wishes: dict[str, Wish], by_node: dict[str, list[Obj]]) -> None:
+    def _manage(
+        self, daemon: Obj, value: str, wishes: dict[str, Wish], by_node: dict[str, list[Obj]]
+    ) -> None:
         for name in {*wishes, *by_node}:
             wish, pods = wishes.get(name, Wish(False, False)), by_node.get(name, [])
             alive = [pod for pod in pods if not deleting(pod)]
@@ -166,8 +191,12 @@ class DaemonSets(OwnerController):
         if age(pod["metadata"]["creationTimestamp"]) < RETRY_FAILED:
             self.enqueue_after(key_of(daemon), RETRY_FAILED)
             return
-        self.events.warning(daemon, "FailedDaemonPod", "Found failed daemon pod "
-                            f"{pod['metadata']['namespace']}/{pod['metadata']['name']} on node {node}, will try to kill it")
+        self.events.warning(
+            daemon,
+            "FailedDaemonPod",
+            "Found failed daemon pod "
+            f"{pod['metadata']['namespace']}/{pod['metadata']['name']} on node {node}, will try to kill it",
+        )
         self.delete_pod(daemon, pod)
 
     def _create(self, daemon: Obj, value: str, node: str) -> None:
@@ -200,12 +229,17 @@ def status_of(daemon: Obj, value: str, wishes: dict[str, Wish], pods: Iterable[O
             number["available"] += wait == 0
             again = min(filter(None, (again, wait or 0.0)), default=0.0)
     status = {
-        "currentNumberScheduled": number["current"], "numberMisscheduled": number["misplaced"],
-        "desiredNumberScheduled": number["desired"], "numberReady": number["ready"],
+        "currentNumberScheduled": number["current"],
+        "numberMisscheduled": number["misplaced"],
+        "desiredNumberScheduled": number["desired"],
+        "numberReady": number["ready"],
         "observedGeneration": daemon["metadata"].get("generation", 1),
     }
-    for field, count in (("updatedNumberScheduled", number["updated"]), ("numberAvailable", number["available"]),
-                         ("numberUnavailable", number["desired"] - number["available"])):
+    for field, count in (
+        ("updatedNumberScheduled", number["updated"]),
+        ("numberAvailable", number["available"]),
+        ("numberUnavailable", number["desired"] - number["available"]),
+    ):
         if count:
             status[field] = count
     return status, again

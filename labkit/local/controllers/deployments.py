@@ -23,10 +23,16 @@ from .queue import Key
 from .rollout import Scale, replicas_of
 from .store import key_of
 
-OWN_ANNOTATIONS = frozenset({
-    "kubectl.kubernetes.io/last-applied-configuration", rollout.REVISION, rollout.REVISION_HISTORY,
-    rollout.DESIRED, rollout.MAXIMUM, "deprecated.deployment.rollback.to",
-})
+OWN_ANNOTATIONS = frozenset(
+    {
+        "kubectl.kubernetes.io/last-applied-configuration",
+        rollout.REVISION,
+        rollout.REVISION_HISTORY,
+        rollout.DESIRED,
+        rollout.MAXIMUM,
+        "deprecated.deployment.rollback.to",
+    }
+)
 
 
 class Deployments(OwnerController):
@@ -48,6 +54,7 @@ class Deployments(OwnerController):
                 self.enqueue(owner_key(parent, self.kind))
 
     def reconcile(self, key: Key) -> None:
+        """Move one step along the way from the old replica sets to the new."""
         deployment = self.owner(key)
         if deployment is None:
             return
@@ -58,8 +65,11 @@ class Deployments(OwnerController):
             if deployment["spec"].get("paused"):
                 new, old = self._scale(deployment, new, old)
                 self._trim(deployment, old)
-            elif any(annotations_of(rs).get(rollout.DESIRED, "") != str(replicas_of(deployment))
-                     for rs in sets if replicas_of(rs)):
+            elif any(
+                annotations_of(rs).get(rollout.DESIRED, "") != str(replicas_of(deployment))
+                for rs in sets
+                if replicas_of(rs)
+            ):
                 new, old = self._scale(deployment, new, old)
             else:
                 deployment, new, old = self._roll(deployment, new, old)
@@ -79,8 +89,10 @@ class Deployments(OwnerController):
             deployment, new = self._ensure_new(deployment, new, old)
             for step in rollout.plan_new(deployment, new, old):
                 new = self._apply(deployment, step)
-            changed = {step.replica_set["metadata"]["uid"]: self._apply(deployment, step)
-                       for step in rollout.plan_old(deployment, new, old)}
+            changed = {
+                step.replica_set["metadata"]["uid"]: self._apply(deployment, step)
+                for step in rollout.plan_old(deployment, new, old)
+            }
             old = [changed.get(rs["metadata"]["uid"], rs) for rs in old]
         if rollout.complete(deployment, rollout.count(deployment, new, [*old, new])):
             self._trim(deployment, old)
@@ -91,7 +103,9 @@ class Deployments(OwnerController):
         return any(pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") for pod in pods)
 
     def _scale(self, deployment: Obj, new: Obj | None, old: list[Obj]) -> tuple[Obj | None, list[Obj]]:
-        plan = {step.replica_set["metadata"]["uid"]: step for step in rollout.plan_scale(deployment, new, old)}
+        plan = {
+            step.replica_set["metadata"]["uid"]: step for step in rollout.plan_scale(deployment, new, old)
+        }
 
         def scaled(replica_set: Obj) -> Obj:
             step = plan.get(replica_set["metadata"]["uid"])
@@ -101,20 +115,27 @@ class Deployments(OwnerController):
 
     def _apply(self, deployment: Obj, step: Scale) -> Obj:
         replica_set, surge = step.replica_set, rollout.limits(deployment)[0]
-        annotations = {rollout.DESIRED: str(replicas_of(deployment)),
-                       rollout.MAXIMUM: str(replicas_of(deployment) + surge)}
+        annotations = {
+            rollout.DESIRED: str(replicas_of(deployment)),
+            rollout.MAXIMUM: str(replicas_of(deployment) + surge),
+        }
         before = replicas_of(replica_set)
         if before == step.replicas and annotations.items() <= annotations_of(replica_set).items():
             return replica_set
-        updated = self.stores.patch(self.owned, key_of(replica_set), {
-            "metadata": {"annotations": annotations}, "spec": {"replicas": step.replicas}})
+        updated = self.stores.patch(
+            self.owned,
+            key_of(replica_set),
+            {"metadata": {"annotations": annotations}, "spec": {"replicas": step.replicas}},
+        )
         if before != step.replicas:
             self._say_scaled(deployment, updated, before)
         return updated
 
     def _say_scaled(self, deployment: Obj, replica_set: Obj, before: int) -> None:
         to = replicas_of(replica_set)
-        text = f"Scaled {'up' if to > before else 'down'} replica set {replica_set['metadata']['name']} to {to}"
+        text = (
+            f"Scaled {'up' if to > before else 'down'} replica set {replica_set['metadata']['name']} to {to}"
+        )
         if self.settings.minor >= 27:
             text += f" from {before}"
         self.events.normal(deployment, "ScalingReplicaSet", text)
@@ -129,8 +150,9 @@ class Deployments(OwnerController):
             new = self._annotate(deployment, new, revision)
         said = annotations_of(new)[rollout.REVISION]
         if annotations_of(deployment).get(rollout.REVISION) != said:
-            deployment = self.stores.patch(self.resource, key_of(deployment),
-                                           {"metadata": {"annotations": {rollout.REVISION: said}}})
+            deployment = self.stores.patch(
+                self.resource, key_of(deployment), {"metadata": {"annotations": {rollout.REVISION: said}}}
+            )
         return deployment, new
 
     def _inherited(self, deployment: Obj) -> dict[str, str]:
@@ -153,23 +175,35 @@ class Deployments(OwnerController):
         collisions = (deployment.get("status") or {}).get("collisionCount", 0)
         value = hash_of([spec["template"], collisions])
         template = copy_of(spec["template"])
-        template["metadata"] = {**(template.get("metadata") or {}),
-                                "labels": rollout.with_hash(template["metadata"].get("labels"), value)}
+        template["metadata"] = {
+            **(template.get("metadata") or {}),
+            "labels": rollout.with_hash(template["metadata"].get("labels"), value),
+        }
         selector = copy_of(spec["selector"])
         selector["matchLabels"] = rollout.with_hash(selector.get("matchLabels"), value)
         wanted, surge = replicas_of(deployment), rollout.limits(deployment)[0]
         room = max(0, wanted + surge - sum(map(replicas_of, old)))
         recreate = (spec.get("strategy") or {}).get("type") == "Recreate"
         body: Obj = {
-            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
             "metadata": {
-                "name": f"{meta['name']}-{value}", "namespace": meta["namespace"],
-                "labels": template["metadata"]["labels"], "ownerReferences": [owner_reference(deployment)],
-                "annotations": {**self._inherited(deployment), rollout.REVISION: str(revision),
-                                rollout.DESIRED: str(wanted), rollout.MAXIMUM: str(wanted + surge)},
+                "name": f"{meta['name']}-{value}",
+                "namespace": meta["namespace"],
+                "labels": template["metadata"]["labels"],
+                "ownerReferences": [owner_reference(deployment)],
+                "annotations": {
+                    **self._inherited(deployment),
+                    rollout.REVISION: str(revision),
+                    rollout.DESIRED: str(wanted),
+                    rollout.MAXIMUM: str(wanted + surge),
+                },
             },
-            "spec": {"replicas": wanted if recreate else min(wanted, room), "selector": selector,
-                     "template": template},
+            "spec": {
+                "replicas": wanted if recreate else min(wanted, room),
+                "selector": selector,
+                "template": template,
+            },
         }
         if spec.get("minReadySeconds"):
             body["spec"]["minReadySeconds"] = spec["minReadySeconds"]
@@ -188,15 +222,21 @@ class Deployments(OwnerController):
         other = self.children.get((deployment["metadata"]["namespace"], name))
         reference = controller_of(other) if other else None
         if other and not (reference and reference["uid"] == deployment["metadata"]["uid"]):
-            self.stores.update_status(self.resource, deployment,
-                                      {**(deployment.get("status") or {}), "collisionCount": collisions + 1})
+            self.stores.update_status(
+                self.resource,
+                deployment,
+                {**(deployment.get("status") or {}), "collisionCount": collisions + 1},
+            )
 
     def _trim(self, deployment: Obj, old: list[Obj]) -> None:
         keep = deployment["spec"].get("revisionHistoryLimit", 10)
-        idle = [rs for rs in old if not replicas_of(rs) and not (rs.get("status") or {}).get("replicas")
-                and not deleting(rs)]
+        idle = [
+            rs
+            for rs in old
+            if not replicas_of(rs) and not (rs.get("status") or {}).get("replicas") and not deleting(rs)
+        ]
         idle.sort(key=rollout.revision_of)
-        for replica_set in idle[:max(0, len(idle) - keep)]:
+        for replica_set in idle[: max(0, len(idle) - keep)]:
             self.stores.delete(self.owned, replica_set)
 
     # Status
@@ -217,7 +257,11 @@ class Deployments(OwnerController):
         status["conditions"] = [{**c, "lastUpdateTime": c.get("lastUpdateTime") or now()} for c in conditions]
         self.stores.update_status(self.resource, deployment, status)
         limit = deployment["spec"].get("progressDeadlineSeconds", 600)
-        if item and item["reason"] not in ("NewReplicaSetAvailable", "ProgressDeadlineExceeded", "DeploymentPaused"):
+        if item and item["reason"] not in (
+            "NewReplicaSetAvailable",
+            "ProgressDeadlineExceeded",
+            "DeploymentPaused",
+        ):
             self.enqueue_after(key_of(deployment), limit + 1)
 
     def _moved(self, deployment: Obj, new: Obj | None) -> bool:
@@ -230,18 +274,31 @@ def availability(deployment: Obj, status: Obj) -> Obj:
     """The Available condition."""
     minimum = replicas_of(deployment) - rollout.limits(deployment)[1]
     if status.get("availableReplicas", 0) >= minimum:
-        return {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable",
-                "message": "Deployment has minimum availability."}
-    return {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable",
-            "message": "Deployment does not have minimum availability."}
+        return {
+            "type": "Available",
+            "status": "True",
+            "reason": "MinimumReplicasAvailable",
+            "message": "Deployment has minimum availability.",
+        }
+    return {
+        "type": "Available",
+        "status": "False",
+        "reason": "MinimumReplicasUnavailable",
+        "message": "Deployment does not have minimum availability.",
+    }
 
 
 def progress(deployment: Obj, new: Obj | None, old_status: Obj, status: Obj, *, moved: bool) -> Obj | None:
     """The Progressing condition, or None to leave it as it is."""
-    if "progressDeadlineSeconds" in deployment["spec"] and deployment["spec"]["progressDeadlineSeconds"] is None:
+    if (
+        "progressDeadlineSeconds" in deployment["spec"]
+        and deployment["spec"]["progressDeadlineSeconds"] is None
+    ):
         return None
     current = condition(deployment, "Progressing")
-    name = f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{deployment["metadata"]["name"]}"'
+    name = (
+        f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{deployment["metadata"]["name"]}"'
+    )
     base = {"type": "Progressing", "lastUpdateTime": now()}
     if deployment["spec"].get("paused"):
         if current and current["reason"] == "DeploymentPaused":
@@ -253,14 +310,22 @@ def progress(deployment: Obj, new: Obj | None, old_status: Obj, status: Obj, *, 
             return current
         return {**base, "status": "True", "reason": "NewReplicaSetAvailable", "message": text}
     if current is None or current["reason"] == "DeploymentPaused":
-        return {**base, "status": "True", "reason": "NewReplicaSetCreated",
-                "message": f"Created new replica set {name[11:]}" if new else f"{name} is progressing."}
+        return {
+            **base,
+            "status": "True",
+            "reason": "NewReplicaSetCreated",
+            "message": f"Created new replica set {name[11:]}" if new else f"{name} is progressing.",
+        }
     if rollout.progressing(old_status, status) or moved:
         # A new update time, also where nothing else changed, restarts the deadline.
         return {**base, "status": "True", "reason": "ReplicaSetUpdated", "message": f"{name} is progressing."}
     done = current["reason"] == "NewReplicaSetAvailable"
     limit = deployment["spec"].get("progressDeadlineSeconds", 600)
     if not done and age(current.get("lastUpdateTime")) > limit:
-        return {**base, "status": "False", "reason": "ProgressDeadlineExceeded",
-                "message": f"{name} has timed out progressing."}
+        return {
+            **base,
+            "status": "False",
+            "reason": "ProgressDeadlineExceeded",
+            "message": f"{name} has timed out progressing.",
+        }
     return current

@@ -74,12 +74,16 @@ class Endpoints(Controller):
         return [pod for pod in self.pods.by("labels", rarest) if selector.items() <= labels_of(pod).items()]
 
     def reconcile(self, key: Key) -> None:
+        """Make Endpoints and slices of this service say what its pods are."""
         service = self.services.get(key)
         if service is None:
             self._clean_up(key)
             return
-        if deleting(service) or not service["spec"].get("selector") or service["spec"].get(
-                "type") == "ExternalName":
+        if (
+            deleting(service)
+            or not service["spec"].get("selector")
+            or service["spec"].get("type") == "ExternalName"
+        ):
             return
         pods = sorted(self._pods_of(service), key=lambda pod: pod["metadata"]["name"])
         self._sync_endpoints(service, pods)
@@ -105,8 +109,10 @@ class Endpoints(Controller):
                 body["subsets"] = wanted
             self.stores.create("endpoints", body)
         elif (current.get("subsets") or []) != wanted or labels_of(current) != labels:
-            self.stores.update("endpoints", {
-                **current, "metadata": {**current["metadata"], "labels": labels}, "subsets": wanted})
+            self.stores.update(
+                "endpoints",
+                {**current, "metadata": {**current["metadata"], "labels": labels}, "subsets": wanted},
+            )
 
     def _clean_up(self, key: Key) -> None:
         current = self.endpoints.get(key)
@@ -138,4 +144,11 @@ def _slice_service(item: Obj) -> list[Key]:
 
 def _relevant(pod: Obj) -> tuple[object, ...]:
     status, spec = pod.get("status") or {}, pod["spec"]
-    return (labels_of(pod), status.get("podIP"), ready(pod), deleting(pod), finished(pod), spec.get("nodeName"))
+    return (
+        labels_of(pod),
+        status.get("podIP"),
+        ready(pod),
+        deleting(pod),
+        finished(pod),
+        spec.get("nodeName"),
+    )

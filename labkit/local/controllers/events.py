@@ -77,8 +77,9 @@ class Recorder:
 
     def _repeat(self, obj: Obj, seen: _Seen) -> bool:
         try:
-            self._client.patch("events", seen.name, {"count": seen.count + 1, "lastTimestamp": now()},
-                               _namespace(obj))
+            self._client.patch(
+                "events", seen.name, {"count": seen.count + 1, "lastTimestamp": now()}, _namespace(obj)
+            )
         except ApiError as error:
             if error.code == 404:
                 return False
@@ -89,17 +90,35 @@ class Recorder:
     def _create(self, obj: Obj, kind: str, reason: str, message: str) -> _Seen:
         meta, when = obj["metadata"], now()
         name = f"{meta['name']}.{time.time_ns():x}"
-        involved = {"kind": obj["kind"], "apiVersion": obj["apiVersion"], "name": meta["name"], "uid": meta["uid"],
-                    "resourceVersion": meta.get("resourceVersion", "")}
+        involved = {
+            "kind": obj["kind"],
+            "apiVersion": obj["apiVersion"],
+            "name": meta["name"],
+            "uid": meta["uid"],
+            "resourceVersion": meta.get("resourceVersion", ""),
+        }
         if "namespace" in meta:
             involved["namespace"] = meta["namespace"]
-        self._client.create("events", {
-            "apiVersion": "v1", "kind": "Event",
-            "metadata": {"name": name, "namespace": _namespace(obj)},
-            "involvedObject": involved, "type": kind, "reason": reason, "message": message,
-            "source": {"component": self._component}, "firstTimestamp": when, "lastTimestamp": when,
-            "count": 1, "eventTime": None, "reportingComponent": "", "reportingInstance": "",
-        }, _namespace(obj))
+        self._client.create(
+            "events",
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": name, "namespace": _namespace(obj)},
+                "involvedObject": involved,
+                "type": kind,
+                "reason": reason,
+                "message": message,
+                "source": {"component": self._component},
+                "firstTimestamp": when,
+                "lastTimestamp": when,
+                "count": 1,
+                "eventTime": None,
+                "reportingComponent": "",
+                "reportingInstance": "",
+            },
+            _namespace(obj),
+        )
         return _Seen(name, 1)
 
 

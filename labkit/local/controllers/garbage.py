@@ -61,9 +61,10 @@ class Garbage(Controller):
                 self._name_waiting_owner(old, uid)
             return
         meta = new["metadata"]
-        if (meta.get("ownerReferences") and (old is None or old["metadata"].get("ownerReferences")
-                                             != meta["ownerReferences"])) or (
-                deleting(new) and meta.get("finalizers")):
+        if (
+            meta.get("ownerReferences")
+            and (old is None or old["metadata"].get("ownerReferences") != meta["ownerReferences"])
+        ) or (deleting(new) and meta.get("finalizers")):
             self.queue.add(self._work, (resource, *key_of(new)))
         if old is not None and owner_uids(old) != owner_uids(new):
             for uid in owner_uids(old):
@@ -82,8 +83,11 @@ class Garbage(Controller):
                     self.queue.add(self._work, (resource, *key))
 
     def _dependents(self, uid: str) -> list[tuple[str, Obj]]:
-        return [(resource, obj) for resource in self._resources.values()
-                for obj in self.stores[resource].by("owners", uid)]
+        return [
+            (resource, obj)
+            for resource in self._resources.values()
+            for obj in self.stores[resource].by("owners", uid)
+        ]
 
     def _resource(self, reference: Obj) -> str | None:
         group = reference["apiVersion"].rpartition("/")[0]
@@ -122,7 +126,9 @@ class Garbage(Controller):
             if gone or waiting:
                 self._set_owners(resource, obj, solid)
         elif waiting:
-            self._delete(resource, obj, "Foreground" if self._dependents(obj["metadata"]["uid"]) else "Background")
+            self._delete(
+                resource, obj, "Foreground" if self._dependents(obj["metadata"]["uid"]) else "Background"
+            )
         elif gone:
             self._delete(resource, obj, "Background")
 
@@ -144,8 +150,9 @@ class Garbage(Controller):
     def _delete_dependents_first(self, resource: str, owner: Obj) -> None:
         blocking = False
         for kind, dependent in self._dependents(owner["metadata"]["uid"]):
-            reference = next(r for r in dependent["metadata"]["ownerReferences"]
-                             if r["uid"] == owner["metadata"]["uid"])
+            reference = next(
+                r for r in dependent["metadata"]["ownerReferences"] if r["uid"] == owner["metadata"]["uid"]
+            )
             blocking = blocking or bool(reference.get("blockOwnerDeletion"))
             if not deleting(dependent):
                 self.queue.add(self._work, (kind, *key_of(dependent)))
@@ -155,8 +162,9 @@ class Garbage(Controller):
     def _orphan(self, resource: str, owner: Obj) -> None:
         uid = owner["metadata"]["uid"]
         for kind, dependent in self._dependents(uid):
-            self._set_owners(kind, dependent, [r for r in dependent["metadata"]["ownerReferences"]
-                                               if r["uid"] != uid])
+            self._set_owners(
+                kind, dependent, [r for r in dependent["metadata"]["ownerReferences"] if r["uid"] != uid]
+            )
         self._finish(resource, owner, ORPHAN)
 
     def _finish(self, resource: str, owner: Obj, finalizer: str) -> None:
@@ -167,7 +175,11 @@ class Garbage(Controller):
         self._patch_meta(resource, obj, {"ownerReferences": references or None})
 
     def _patch_meta(self, resource: str, obj: Obj, change: Obj) -> None:
-        meta = {"uid": obj["metadata"]["uid"], "resourceVersion": obj["metadata"]["resourceVersion"], **change}
+        meta = {
+            "uid": obj["metadata"]["uid"],
+            "resourceVersion": obj["metadata"]["resourceVersion"],
+            **change,
+        }
         try:
             self.stores.patch(resource, key_of(obj), {"metadata": meta})
         except ApiError as error:

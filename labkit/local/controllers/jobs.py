@@ -37,7 +37,7 @@ def is_over(job: Obj) -> bool:
 def wanted_active(job: Obj, active_count: int, succeeded: int) -> int:
     """How many pods should run now."""
     spec = job["spec"]
-    parallel = spec.get("parallelism", 1)
+    parallel: int = spec.get("parallelism", 1)
     if spec.get("suspend"):
         return 0
     if spec.get("completions") is None:
@@ -76,6 +76,7 @@ class Jobs(OwnerController):
         return self.children.by("controller", owner["metadata"]["uid"])
 
     def reconcile(self, key: Key) -> None:
+        """Start what is missing, count what has ended, and say when it is over."""
         job = self.owner(key)
         if job is None or deleting(job):
             return
@@ -88,7 +89,11 @@ class Jobs(OwnerController):
         if not status.get("startTime") and not spec.get("suspend"):
             status["startTime"] = now()
         running = [pod for pod in pods if active(pod)]
-        failed = [pod for pod in pods if phase_of(pod) == "Failed" or (deleting(pod) and phase_of(pod) != "Succeeded")]
+        failed = [
+            pod
+            for pod in pods
+            if phase_of(pod) == "Failed" or (deleting(pod) and phase_of(pod) != "Succeeded")
+        ]
         succeeded = self._succeeded(job, pods)
         ending = self._ending(job, status, pods, running, failed, succeeded)
         if ending:
@@ -101,7 +106,9 @@ class Jobs(OwnerController):
                 running = []
                 status["completionTime"] = now()
                 self.events.normal(job, "Completed", "Job completed")
-            status["conditions"] = with_condition(status.get("conditions"), {**ending, "lastProbeTime": now()})
+            status["conditions"] = with_condition(
+                status.get("conditions"), {**ending, "lastProbeTime": now()}
+            )
         else:
             running = self._manage(job, pods, running, failed, succeeded)
             if spec.get("activeDeadlineSeconds") is not None and status.get("startTime"):
@@ -119,28 +126,48 @@ class Jobs(OwnerController):
             return len({index_of(pod) for pod in good})
         return len(good)
 
-    def _ending(self, job: Obj, status: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj],
-                succeeded: int) -> Obj | None:
+    def _ending(
+        self, job: Obj, status: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj], succeeded: int
+    ) -> Obj | None:
         spec, completions = job["spec"], job["spec"].get("completions")
         limit, retries = spec.get("backoffLimit", 6), 0
         if spec["template"]["spec"].get("restartPolicy") == "OnFailure":
-            retries = sum(c.get("restartCount", 0) for pod in running
-                          for c in (pod.get("status") or {}).get("containerStatuses") or ())
+            retries = sum(
+                c.get("restartCount", 0)
+                for pod in running
+                for c in (pod.get("status") or {}).get("containerStatuses") or ()
+            )
         if len(failed) > limit or (retries and retries >= max(limit, 1)):
-            return {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded",
-                    "message": "Job has reached the specified backoff limit"}
+            return {
+                "type": "Failed",
+                "status": "True",
+                "reason": "BackoffLimitExceeded",
+                "message": "Job has reached the specified backoff limit",
+            }
         deadline = spec.get("activeDeadlineSeconds")
         if deadline is not None and status.get("startTime") and age(status["startTime"]) >= deadline:
-            return {"type": "Failed", "status": "True", "reason": "DeadlineExceeded",
-                    "message": "Job was active longer than specified deadline"}
+            return {
+                "type": "Failed",
+                "status": "True",
+                "reason": "DeadlineExceeded",
+                "message": "Job was active longer than specified deadline",
+            }
         done = (succeeded >= completions) if completions is not None else (succeeded > 0 and not running)
         return {"type": "Complete", "status": "True"} if done else None
 
-    def _manage(self, job: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj], succeeded: int) -> list[Obj]:
+    def _manage(
+        self, job: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj], succeeded: int
+    ) -> list[Obj]:
         difference = wanted_active(job, len(running), succeeded) - len(running)
         if difference < 0:
-            doomed = sorted(running, key=lambda pod: (ready(pod), phase_of(pod) == "Running",
-                                                      pod["metadata"]["creationTimestamp"]))[:-difference]
+            doomed = sorted(
+                running,
+                key=lambda pod: (
+                    ready(pod),
+                    phase_of(pod) == "Running",
+                    pod["metadata"]["creationTimestamp"],
+                ),
+            )[:-difference]
             for pod in doomed:
                 self.delete_pod(job, pod)
             return [pod for pod in running if pod not in doomed]
@@ -187,8 +214,10 @@ class Jobs(OwnerController):
             pod["metadata"]["annotations"] = {**annotations_of(pod), INDEX: str(index)}
             pod["spec"].setdefault("hostname", f"{meta['name']}-{index}")
             for container in pod["spec"]["containers"]:
-                container["env"] = [*(container.get("env") or ()),
-                                    {"name": "JOB_COMPLETION_INDEX", "value": str(index)}]
+                container["env"] = [
+                    *(container.get("env") or ()),
+                    {"name": "JOB_COMPLETION_INDEX", "value": str(index)},
+                ]
         return pod
 
     def _note_suspension(self, job: Obj, status: Obj) -> None:
@@ -196,8 +225,15 @@ class Jobs(OwnerController):
         if not suspended and known is None:
             return
         text = ("JobSuspended", "Job suspended") if suspended else ("JobResumed", "Job resumed")
-        status["conditions"] = with_condition(status.get("conditions"), {
-            "type": "Suspended", "status": "True" if suspended else "False", "reason": text[0], "message": text[1]})
+        status["conditions"] = with_condition(
+            status.get("conditions"),
+            {
+                "type": "Suspended",
+                "status": "True" if suspended else "False",
+                "reason": text[0],
+                "message": text[1],
+            },
+        )
         if suspended:
             status.pop("startTime", None)
 
@@ -210,9 +246,13 @@ class Jobs(OwnerController):
             if number or field == "ready":
                 status[field] = number
         if job["spec"].get("completionMode") == "Indexed":
-            status["completedIndexes"] = intervals({
-                index for pod in self.claim(job) if phase_of(pod) == "Succeeded"
-                and (index := index_of(pod)) is not None})
+            status["completedIndexes"] = intervals(
+                {
+                    index
+                    for pod in self.claim(job)
+                    if phase_of(pod) == "Succeeded" and (index := index_of(pod)) is not None
+                }
+            )
 
     def _expire(self, job: Obj) -> None:
         """Delete a job that is over when its time to live is."""
@@ -229,7 +269,9 @@ class Jobs(OwnerController):
 
 def _ended(pod: Obj) -> float:
     """Seconds since the pod's last container ended."""
-    ends = [state["terminated"]["finishedAt"] for status in (pod.get("status") or {}).get("containerStatuses") or ()
-            if (state := status.get("state") or {}).get("terminated", {}).get("finishedAt")]
+    ends = [
+        state["terminated"]["finishedAt"]
+        for status in (pod.get("status") or {}).get("containerStatuses") or ()
+        if (state := status.get("state") or {}).get("terminated", {}).get("finishedAt")
+    ]
     return age(max(ends)) if ends else age(pod["metadata"]["creationTimestamp"])
-

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 OWNABLE = {
-    ("", "Pod"): "pods", ("", "Service"): "services", ("", "Endpoints"): "endpoints",
-    ("", "ConfigMap"): "configmaps", ("", "Secret"): "secrets", ("", "ServiceAccount"): "serviceaccounts",
-    ("", "PersistentVolumeClaim"): "persistentvolumeclaims", ("", "Namespace"): "namespaces", ("", "Node"): "nodes",
-    ("apps", "Deployment"): "deployments.apps", ("apps", "ReplicaSet"): "replicasets.apps",
-    ("apps", "DaemonSet"): "daemonsets.apps", ("apps", "StatefulSet"): "statefulsets.apps",
+    ("", "Pod"): "pods",
+    ("", "Service"): "services",
+    ("", "Endpoints"): "endpoints",
+    ("", "ConfigMap"): "configmaps",
+    ("", "Secret"): "secrets",
+    ("", "ServiceAccount"): "serviceaccounts",
+    ("", "PersistentVolumeClaim"): "persistentvolumeclaims",
+    ("", "Namespace"): "namespaces",
+    ("", "Node"): "nodes",
+    ("apps", "Deployment"): "deployments.apps",
+    ("apps", "ReplicaSet"): "replicasets.apps",
+    ("apps", "DaemonSet"): "daemonsets.apps",
+    ("apps", "StatefulSet"): "statefulsets.apps",
     ("apps", "ControllerRevision"): "controllerrevisions.apps",
-    ("batch", "Job"): "jobs.batch", ("batch", "CronJob"): "cronjobs.batch",
+    ("batch", "Job"): "jobs.batch",
+    ("batch", "CronJob"): "cronjobs.batch",
     ("discovery.k8s.io", "EndpointSlice"): "endpointslices.discovery.k8s.io",
     ("coordination.k8s.io", "Lease"): "leases.coordination.k8s.io",
     ("networking.k8s.io", "NetworkPolicy"): "networkpolicies.networking.k8s.io",
@@ -23,15 +32,35 @@ OWNABLE = {
 }
 """(group, kind) to resource; custom kinds join at run time."""
 
-CLUSTER_SCOPED = frozenset({"namespaces", "nodes", "clusterroles.rbac.authorization.k8s.io",
-                            "clusterrolebindings.rbac.authorization.k8s.io"})
+CLUSTER_SCOPED = frozenset(
+    {
+        "namespaces",
+        "nodes",
+        "clusterroles.rbac.authorization.k8s.io",
+        "clusterrolebindings.rbac.authorization.k8s.io",
+    }
+)
 
-OWNERS_FIRST = ("deployments.apps", "statefulsets.apps", "daemonsets.apps", "replicasets.apps", "cronjobs.batch",
-                "jobs.batch", "services")
+OWNERS_FIRST = (
+    "deployments.apps",
+    "statefulsets.apps",
+    "daemonsets.apps",
+    "replicasets.apps",
+    "cronjobs.batch",
+    "jobs.batch",
+    "services",
+)
 """What makes others goes first when a namespace empties itself."""
 
 NAMESPACED = (
     *OWNERS_FIRST,
-    *(resource for resource in OWNABLE.values() if resource not in CLUSTER_SCOPED and resource not in OWNERS_FIRST),
-    "resourcequotas", "limitranges", "podtemplates", "events",
+    *(
+        resource
+        for resource in OWNABLE.values()
+        if resource not in CLUSTER_SCOPED and resource not in OWNERS_FIRST
+    ),
+    "resourcequotas",
+    "limitranges",
+    "podtemplates",
+    "events",
 )

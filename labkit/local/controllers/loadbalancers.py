@@ -25,14 +25,22 @@ RETRY = 5.0
 
 def wants_balancer(service: Obj) -> bool:
     """Whether the service should have a load balancer now."""
-    return service["spec"].get("type") == "LoadBalancer" and not deleting(service) and not service["spec"].get(
-        "loadBalancerClass")
+    return (
+        service["spec"].get("type") == "LoadBalancer"
+        and not deleting(service)
+        and not service["spec"].get("loadBalancerClass")
+    )
 
 
 def healthy(node: Obj) -> bool:
     """Whether a load balancer may send connections to the node."""
-    return (is_true(node, "Ready") and EXCLUDED not in labels_of(node)
-            and not any(taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints") or ()))
+    return (
+        is_true(node, "Ready")
+        and EXCLUDED not in labels_of(node)
+        and not any(
+            taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints") or ()
+        )
+    )
 
 
 def address_of(node: Obj) -> str | None:
@@ -50,10 +58,21 @@ def nodes_for(service: Obj, nodes: list[Obj], slices: list[Obj]) -> tuple[str, .
     ready endpoint of the service do: elsewhere the health check node port would say no.
     """
     local = service["spec"].get("externalTrafficPolicy") == "Local"
-    hosts = {endpoint.get("nodeName") for item in slices for endpoint in item.get("endpoints") or ()
-             if (endpoint.get("conditions") or {}).get("ready") is not False} if local else set()
-    found = [address_of(node) for node in nodes
-             if healthy(node) and (not local or node["metadata"]["name"] in hosts)]
+    hosts = (
+        {
+            endpoint.get("nodeName")
+            for item in slices
+            for endpoint in item.get("endpoints") or ()
+            if (endpoint.get("conditions") or {}).get("ready") is not False
+        }
+        if local
+        else set()
+    )
+    found = [
+        address_of(node)
+        for node in nodes
+        if healthy(node) and (not local or node["metadata"]["name"] in hosts)
+    ]
     return tuple(sorted((ip for ip in found if ip), key=lambda ip: tuple(map(int, ip.split(".")))))
 
 
@@ -68,26 +87,38 @@ class LoadBalancers(Controller):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.services, self.nodes, self.slices = self.stores["services"], self.stores["nodes"], self.stores[SLICES]
+        self.services, self.nodes, self.slices = (
+            self.stores["services"],
+            self.stores["nodes"],
+            self.stores[SLICES],
+        )
         self.slices.index("service-name", _service_of)
         self.services.index("balanced", lambda service: ("yes",) if _concerns_us(service) else ())
         self.services.subscribe(self._on_service)
         self.nodes.subscribe(self._on_node)
         self.slices.subscribe(self._on_slice)
         self._programmed: dict[str, tuple[str, ...]] = {}
+        self._holders: dict[str, Key] = {}
         self._busy: set[Key] = set()
         self._worker: ThreadPoolExecutor | None = None
 
     def start(self) -> None:
+        """Start the worker."""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="load-balancers")
 
     def stop(self) -> None:
+        """Let the worker finish what it does now."""
         if self._worker:
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._worker = None
 
     def _on_service(self, old: Obj | None, new: Obj | None) -> None:
-        if new is not None and _concerns_us(new):
+        if new is None and old is not None:
+            for ip in [ip for ip, holder in self._holders.items() if holder == key_of(old)]:
+                self._abandon(ip)
+        elif new is not None and _concerns_us(new):
+            for ip in addresses_of(new):
+                self._holders.setdefault(ip, key_of(new))
             self.enqueue(key_of(new))
 
     def _on_node(self, old: Obj | None, new: Obj | None) -> None:
@@ -104,6 +135,7 @@ class LoadBalancers(Controller):
                 self.enqueue(key)
 
     def reconcile(self, key: Key) -> None:
+        """Make the frontend of this service, change it, or give it back."""
         service = self.services.get(key)
         if service is None or key in self._busy or not self._worker:
             return
@@ -112,19 +144,24 @@ class LoadBalancers(Controller):
                 self._release(service)
             return
         if FINALIZER not in (service["metadata"].get("finalizers") or ()):
-            service = self.stores.patch("services", key, {"metadata": {
-                "finalizers": [*(service["metadata"].get("finalizers") or ()), FINALIZER],
-                "resourceVersion": service["metadata"]["resourceVersion"]}})
+            service = self.stores.patch(
+                "services",
+                key,
+                {
+                    "metadata": {
+                        "finalizers": [*(service["metadata"].get("finalizers") or ()), FINALIZER],
+                        "resourceVersion": service["metadata"]["resourceVersion"],
+                    }
+                },
+            )
         known = addresses_of(service)
-        wish = service["spec"].get("loadBalancerIP")
         if not known:
             self.events.normal(service, "EnsuringLoadBalancer", "Ensuring load balancer")
         try:
-            ip = wish or self.context.cloud.allocate_public_ip(frontend_name(service))
+            ip = self._address(service)
         except Exception as error:
-            log.exception("no address for %s/%s", *key)
-            self.events.warning(service, "SyncLoadBalancerFailed", f"Error syncing load balancer: {error}")
-            self.enqueue_after(key, RETRY)
+            log.warning("no address for %s/%s: %s", *key, error)
+            self._say_failed(service, error)
             return
         nodes = nodes_for(service, list(self.nodes), self.slices.by("service-name", key))
         before = self._programmed.get(ip)
@@ -146,19 +183,35 @@ class LoadBalancers(Controller):
                 if now is not None and before is not None and before != nodes:
                     self.events.normal(now, "UpdatedLoadBalancer", "Updated load balancer with new hosts")
                 return
-            self.stores.update_status("services", now, {**(now.get("status") or {}),
-                                                        "loadBalancer": {"ingress": [self._ingress(ip)]}})
+            self.stores.update_status(
+                "services",
+                now,
+                {**(now.get("status") or {}), "loadBalancer": {"ingress": [self._ingress(ip)]}},
+            )
             self.events.normal(now, "EnsuredLoadBalancer", "Ensured load balancer")
 
         self._in_worker(key, service, change, done)
+
+    def _address(self, service: Obj) -> str:
+        """The address that the service wishes for, else the cloud's; nobody else's."""
+        wish, key = service["spec"].get("loadBalancerIP"), key_of(service)
+        ip = str(wish or self.context.cloud.allocate_public_ip(frontend_name(service)))
+        holder = self._holders.setdefault(ip, key)
+        if holder != key:
+            raise ValueError(f"the public address {ip} is in use by service {'/'.join(holder)}")
+        return ip
+
+    def _say_failed(self, service: Obj, error: BaseException) -> None:
+        self.events.warning(service, "SyncLoadBalancerFailed", f"Error syncing load balancer: {error}")
+        self.enqueue_after(key_of(service), RETRY)
 
     def _ingress(self, ip: str) -> Obj:
         return {"ip": ip, "ipMode": "VIP"} if self.settings.minor >= 30 else {"ip": ip}
 
     def _release(self, service: Obj) -> None:
         """The service is going, or no longer wants a load balancer."""
-        known, key = addresses_of(service), key_of(service)
-        mine = known or [self.context.cloud.allocate_public_ip(frontend_name(service))]
+        key = key_of(service)
+        mine = {ip for ip, holder in self._holders.items() if holder == key}
         self.events.normal(service, "DeletingLoadBalancer", "Deleting load balancer")
 
         def change() -> None:
@@ -172,7 +225,9 @@ class LoadBalancers(Controller):
             if now is None:
                 return
             if not deleting(now):
-                now = self.stores.update_status("services", now, {**(now.get("status") or {}), "loadBalancer": {}})
+                now = self.stores.update_status(
+                    "services", now, {**(now.get("status") or {}), "loadBalancer": {}}
+                )
             self.events.normal(now, "DeletedLoadBalancer", "Deleted load balancer")
             left = [f for f in now["metadata"].get("finalizers") or () if f != FINALIZER]
             self.stores.patch("services", key, {"metadata": {"finalizers": left or None}})
@@ -181,9 +236,18 @@ class LoadBalancers(Controller):
 
     def _forget(self, ip: str) -> None:
         self._programmed.pop(ip, None)
+        self._holders.pop(ip, None)
         self.context.cloud.release_public_ip(ip)
 
-    def _in_worker(self, key: Key, service: Obj, change: Callable[[], None], done: Callable[[], None]) -> None:
+    def _abandon(self, ip: str) -> None:
+        """A service went without its finalizer having been honoured: someone took it off by hand."""
+        self._forget(ip)
+        if self._worker:
+            self._worker.submit(self.context.cloud.remove_frontend, ip)
+
+    def _in_worker(
+        self, key: Key, service: Obj, change: Callable[[], None], done: Callable[[], None]
+    ) -> None:
         """Run `change` in the worker, then `done` here, then look at the service again."""
         if not self._worker:
             return
@@ -200,8 +264,7 @@ class LoadBalancers(Controller):
                 self.enqueue(key)
             else:
                 log.error("frontend of %s/%s", *key, exc_info=error)
-                self.events.warning(service, "SyncLoadBalancerFailed", f"Error syncing load balancer: {error}")
-                self.enqueue_after(key, RETRY)
+                self._say_failed(service, error)
 
         future.add_done_callback(finish)
 
@@ -218,7 +281,9 @@ def frontend_name(service: Obj) -> str:
 
 
 def _concerns_us(service: Obj) -> bool:
-    return service["spec"].get("type") == "LoadBalancer" or FINALIZER in (service["metadata"].get("finalizers") or ())
+    return service["spec"].get("type") == "LoadBalancer" or FINALIZER in (
+        service["metadata"].get("finalizers") or ()
+    )
 
 
 def _service_of(item: Obj) -> list[Key]:

@@ -23,8 +23,19 @@ from .settings import Cloud, ClusterSettings
 from .statefulsets import StatefulSets
 
 KINDS: tuple[type[Controller], ...] = (
-    ServiceAccounts, Namespaces, Nodes, Deployments, ReplicaSets, DaemonSets, StatefulSets, Jobs, Scheduler,
-    Endpoints, LoadBalancers, Garbage, Housekeeping,
+    ServiceAccounts,
+    Namespaces,
+    Nodes,
+    Deployments,
+    ReplicaSets,
+    DaemonSets,
+    StatefulSets,
+    Jobs,
+    Scheduler,
+    Endpoints,
+    LoadBalancers,
+    Garbage,
+    Housekeeping,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from labkit.local.client import ApiError, Obj
 
 from .base import Context, Controller
@@ -12,6 +14,8 @@ from .queue import Key
 from .store import key_of
 
 LOOK_AGAIN = 0.25
+BATCH = 100
+"""Objects deleted at a time, so that thousands leave the loop free in between."""
 
 
 class Namespaces(Controller):
@@ -34,67 +38,128 @@ class Namespaces(Controller):
             self._on_namespace(None, self.namespaces.get(("", old["metadata"]["namespace"])))
 
     def _resources(self) -> list[str]:
-        return [*(resource_of(crd) for crd in self.crds
-                  if served(crd) and crd["spec"].get("scope") == "Namespaced"), *NAMESPACED]
+        return [
+            *(
+                resource_of(crd)
+                for crd in self.crds
+                if served(crd) and crd["spec"].get("scope") == "Namespaced"
+            ),
+            *NAMESPACED,
+        ]
 
     def reconcile(self, key: Key) -> None:
+        """Empty this namespace if it is to go."""
         namespace = self.namespaces.get(key)
         if namespace is None or not deleting(namespace):
             return
-        left, finalizers = self._empty(key[1])
+        if not self._empty(key[1]):
+            self.enqueue(key)
+            return
+        left, finalizers = self._left(key[1])
         if left:
             self._report(namespace, left, finalizers)
             self.enqueue_after(key, LOOK_AGAIN)
             return
         keep = [f for f in namespace["spec"].get("finalizers") or () if f != "kubernetes"]
         if keep != namespace["spec"].get("finalizers"):
-            self.stores.update("namespaces", {**namespace, "spec": {**namespace["spec"], "finalizers": keep}},
-                               subresource="finalize")
+            self.stores.update(
+                "namespaces",
+                {**namespace, "spec": {**namespace["spec"], "finalizers": keep}},
+                subresource="finalize",
+            )
 
-    def _empty(self, name: str) -> tuple[dict[str, int], dict[str, int]]:
-        """Delete what is there; returns how many of each resource, and of each finalizer, are left."""
-        left: dict[str, int] = {}
-        finalizers: dict[str, int] = {}
+    def _list(self, resource: str, name: str) -> list[Obj]:
+        try:
+            return self.context.client.list(resource, name)
+        except ApiError as error:
+            if error.code == 404:  # a custom kind that has just gone
+                return []
+            raise
+
+    def _empty(self, name: str) -> bool:
+        """Delete some of what is there; False if there is more."""
+        room = BATCH
         for resource in self._resources():
-            try:
-                objects = self.context.client.list(resource, name)
-            except ApiError as error:
-                if error.code == 404:
-                    continue
-                raise
-            for obj in objects:
+            for obj in self._list(resource, name):
                 if not deleting(obj):
+                    if not room:
+                        return False
+                    room -= 1
                     self.stores.delete(resource, obj, propagation="Background")
-            for obj in self.context.client.list(resource, name) if objects else ():
-                left[resource] = left.get(resource, 0) + 1
-                for finalizer in obj["metadata"].get("finalizers") or ():
-                    finalizers[finalizer] = finalizers.get(finalizer, 0) + 1
+        return True
+
+    def _left(self, name: str) -> tuple[dict[str, int], dict[str, int]]:
+        """How many objects of each resource, and how many with each finalizer, are still there."""
+        left, finalizers = Counter[str](), Counter[str]()
+        for resource in self._resources():
+            for obj in self._list(resource, name):
+                left[resource] += 1
+                finalizers.update(obj["metadata"].get("finalizers") or ())
         return left, finalizers
 
     def _report(self, namespace: Obj, left: dict[str, int], finalizers: dict[str, int]) -> None:
         remaining = "Some resources are remaining: " + ", ".join(
-            f"{_dotted(name)} has {count} resource instances" for name, count in sorted(left.items()))
+            f"{_dotted(name)} has {count} resource instances" for name, count in sorted(left.items())
+        )
         held = "Some content in the namespace has finalizers remaining: " + ", ".join(
-            f"{name} in {count} resource instances" for name, count in sorted(finalizers.items()))
+            f"{name} in {count} resource instances" for name, count in sorted(finalizers.items())
+        )
         status = namespace.get("status") or {}
         conditions = status.get("conditions")
         for kind, true, reason, text, otherwise, calm in (
-            ("NamespaceDeletionDiscoveryFailure", False, "", "", "ResourcesDiscovered",
-             "All resources successfully discovered"),
-            ("NamespaceDeletionGroupVersionParsingFailure", False, "", "", "ParsedGroupVersions",
-             "All legacy kube types successfully parsed"),
-            ("NamespaceDeletionContentFailure", False, "", "", "ContentDeleted",
-             "All content successfully deleted, may be waiting on finalization"),
-            ("NamespaceContentRemaining", bool(left), "SomeResourcesRemain", remaining, "ContentRemoved",
-             "All content successfully removed"),
-            ("NamespaceFinalizersRemaining", bool(finalizers), "SomeFinalizersRemain", held,
-             "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+            (
+                "NamespaceDeletionDiscoveryFailure",
+                False,
+                "",
+                "",
+                "ResourcesDiscovered",
+                "All resources successfully discovered",
+            ),
+            (
+                "NamespaceDeletionGroupVersionParsingFailure",
+                False,
+                "",
+                "",
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed",
+            ),
+            (
+                "NamespaceDeletionContentFailure",
+                False,
+                "",
+                "",
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization",
+            ),
+            (
+                "NamespaceContentRemaining",
+                bool(left),
+                "SomeResourcesRemain",
+                remaining,
+                "ContentRemoved",
+                "All content successfully removed",
+            ),
+            (
+                "NamespaceFinalizersRemaining",
+                bool(finalizers),
+                "SomeFinalizersRemain",
+                held,
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished",
+            ),
         ):
-            conditions = with_condition(conditions, {
-                "type": kind, "status": "True" if true else "False", "reason": reason if true else otherwise,
-                "message": text if true else calm})
-        self.stores.update_status("namespaces", namespace,
-                                  {**status, "phase": "Terminating", "conditions": conditions})
+            conditions = with_condition(
+                conditions,
+                {
+                    "type": kind,
+                    "status": "True" if true else "False",
+                    "reason": reason if true else otherwise,
+                    "message": text if true else calm,
+                },
+            )
+        self.stores.update_status(
+            "namespaces", namespace, {**status, "phase": "Terminating", "conditions": conditions}
+        )
 
 
 def _dotted(resource: str) -> str:
@@ -117,17 +182,30 @@ class ServiceAccounts(Controller):
             self.enqueue(("", old["metadata"]["namespace"]))
 
     def reconcile(self, key: Key) -> None:
+        """Make what every namespace has."""
         namespace = self.namespaces.get(key)
         if namespace is None or deleting(namespace):
             return
         name = key[1]
         if self.accounts.get((name, "default")) is None:
-            self._create("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount",
-                                             "metadata": {"name": "default", "namespace": name}})
+            self._create(
+                "serviceaccounts",
+                {
+                    "apiVersion": "v1",
+                    "kind": "ServiceAccount",
+                    "metadata": {"name": "default", "namespace": name},
+                },
+            )
         if self.settings.ca_pem and self.stores["configmaps"].get((name, "kube-root-ca.crt")) is None:
-            self._create("configmaps", {"apiVersion": "v1", "kind": "ConfigMap",
-                                        "metadata": {"name": "kube-root-ca.crt", "namespace": name},
-                                        "data": {"ca.crt": self.settings.ca_pem}})
+            self._create(
+                "configmaps",
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": "kube-root-ca.crt", "namespace": name},
+                    "data": {"ca.crt": self.settings.ca_pem},
+                },
+            )
 
     def _create(self, resource: str, obj: Obj) -> None:
         try:

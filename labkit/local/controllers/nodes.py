@@ -22,15 +22,20 @@ PRESSURES = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 
 def taints_for(node: Obj) -> list[Obj]:
     """The taints that a node's conditions and spec call for, beside those that others set."""
-    others = [taint for taint in node["spec"].get("taints") or ()
-              if taint["key"] not in (NOT_READY, UNREACHABLE, UNSCHEDULABLE)]
+    others = [
+        taint
+        for taint in node["spec"].get("taints") or ()
+        if taint["key"] not in (NOT_READY, UNREACHABLE, UNSCHEDULABLE)
+    ]
     have = {(taint["key"], taint["effect"]): taint for taint in node["spec"].get("taints") or ()}
     status = (condition(node, "Ready") or {"status": "False"})["status"]
     wanted = [(UNSCHEDULABLE, "NoSchedule")] if node["spec"].get("unschedulable") else []
     if status != "True":
         key = NOT_READY if status == "False" else UNREACHABLE
         wanted += [(key, "NoSchedule"), (key, "NoExecute")]
-    return others + [have.get(item) or {"key": item[0], "effect": item[1], "timeAdded": now()} for item in wanted]
+    return others + [
+        have.get(item) or {"key": item[0], "effect": item[1], "timeAdded": now()} for item in wanted
+    ]
 
 
 def stays(pod: Obj, taint: Obj) -> float | None:
@@ -59,6 +64,7 @@ class Nodes(Controller):
         self.pods.subscribe(self._on_pod)
 
     def start(self) -> None:
+        """Begin to listen for silence."""
         self.queue.add_after(self._look_around, None, self.settings.node_check)
 
     def _on_lease(self, old: Obj | None, new: Obj | None) -> None:
@@ -76,8 +82,11 @@ class Nodes(Controller):
             if old is None:
                 self._absent.pop(name, None)
                 if new["metadata"]["creationTimestamp"]:
-                    self.events.normal(_as_node(new), "RegisteredNode",
-                                       f"Node {name} event: Registered Node {name} in Controller")
+                    self.events.normal(
+                        _as_node(new),
+                        "RegisteredNode",
+                        f"Node {name} event: Registered Node {name} in Controller",
+                    )
         self.enqueue(("", name))
 
     def _on_pod(self, old: Obj | None, new: Obj | None) -> None:
@@ -107,7 +116,10 @@ class Nodes(Controller):
         for node in self.nodes:
             name = node["metadata"]["name"]
             silent = clock - self._heard.setdefault(name, clock)
-            if silent > self.settings.node_grace and (condition(node, "Ready") or {}).get("status") != "Unknown":
+            if (
+                silent > self.settings.node_grace
+                and (condition(node, "Ready") or {}).get("status") != "Unknown"
+            ):
                 self._mark_unknown(node)
 
     def _mark_unknown(self, node: Obj) -> None:
@@ -115,20 +127,31 @@ class Nodes(Controller):
         conditions = status.get("conditions")
         for kind in PRESSURES:
             old = condition(node, kind)
-            conditions = with_condition(conditions, {
-                **(old or {"lastHeartbeatTime": now()}), "type": kind, "status": "Unknown",
-                "reason": "NodeStatusUnknown" if old else "NodeStatusNeverUpdated",
-                "message": "Kubelet stopped posting node status." if old else "Kubelet never posted node status."})
+            conditions = with_condition(
+                conditions,
+                {
+                    **(old or {"lastHeartbeatTime": now()}),
+                    "type": kind,
+                    "status": "Unknown",
+                    "reason": "NodeStatusUnknown" if old else "NodeStatusNeverUpdated",
+                    "message": "Kubelet stopped posting node status."
+                    if old
+                    else "Kubelet never posted node status.",
+                },
+            )
         self.stores.update_status("nodes", node, {**status, "conditions": conditions})
-        self.events.normal(_as_node(node), "NodeNotReady",
-                           f"Node {node['metadata']['name']} status is now: NodeNotReady")
+        self.events.normal(
+            _as_node(node), "NodeNotReady", f"Node {node['metadata']['name']} status is now: NodeNotReady"
+        )
         for pod in self.pods.by("node", node["metadata"]["name"]):
             if is_true(pod, "Ready"):
                 self._mark_pod(pod)
 
     def _mark_pod(self, pod: Obj) -> None:
-        conditions = with_condition(pod["status"].get("conditions"), {
-            **(condition(pod, "Ready") or {}), "type": "Ready", "status": "False"})
+        conditions = with_condition(
+            pod["status"].get("conditions"),
+            {**(condition(pod, "Ready") or {}), "type": "Ready", "status": "False"},
+        )
         try:
             self.stores.update_status("pods", pod, {**pod["status"], "conditions": conditions})
         except ApiError as error:
@@ -137,14 +160,21 @@ class Nodes(Controller):
         self.events.warning(pod, "NodeNotReady", "Node is not ready")
 
     def reconcile(self, key: Key) -> None:
+        """Taint and evict as this node's conditions say; forget the pods of one that is gone."""
         node = self.nodes.get(key)
         if node is None:
             self._collect(key)
             return
         taints = taints_for(node)
         if taints != (node["spec"].get("taints") or []):
-            node = self.stores.patch("nodes", key, {"metadata": {
-                "resourceVersion": node["metadata"]["resourceVersion"]}, "spec": {"taints": taints or None}})
+            node = self.stores.patch(
+                "nodes",
+                key,
+                {
+                    "metadata": {"resourceVersion": node["metadata"]["resourceVersion"]},
+                    "spec": {"taints": taints or None},
+                },
+            )
         executing = [taint for taint in taints if taint["effect"] == "NoExecute"]
         clock, name = time.monotonic(), key[1]
         keys = {taint["key"] for taint in executing}
@@ -158,12 +188,17 @@ class Nodes(Controller):
         for pod in self.pods.by("node", name):
             if deleting(pod) or finished(pod):
                 continue
-            waits = [since[taint["key"]] + stay - clock for taint in taints if (stay := stays(pod, taint)) is not None]
+            waits = [
+                since[taint["key"]] + stay - clock
+                for taint in taints
+                if (stay := stays(pod, taint)) is not None
+            ]
             if not waits:
                 continue
             if min(waits) <= 0:
-                self.events.normal(pod, "TaintManagerEviction",
-                                   f"Marking for deletion Pod {'/'.join(key_of(pod))}")
+                self.events.normal(
+                    pod, "TaintManagerEviction", f"Marking for deletion Pod {'/'.join(key_of(pod))}"
+                )
                 self.stores.delete("pods", pod)
             else:
                 self.enqueue_after(("", name), min(waits) + 0.01)
@@ -174,7 +209,9 @@ class Nodes(Controller):
         if not pods:
             self._absent.pop(key[1], None)
             return
-        left = self._absent.setdefault(key[1], time.monotonic()) + self.settings.orphan_grace - time.monotonic()
+        left = (
+            self._absent.setdefault(key[1], time.monotonic()) + self.settings.orphan_grace - time.monotonic()
+        )
         if left > 0:
             self.enqueue_after(key, left + 0.01)
             return

@@ -77,8 +77,10 @@ def with_condition(conditions: Iterable[Obj] | None, new: Obj) -> list[Obj]:
             result.append(old)
             continue
         found = True
-        if all(old.get(field) == new.get(field, old.get(field) if field.startswith("last") else None)
-               for field in {*old, *new} - {"lastTransitionTime"}):
+        if all(
+            old.get(field) == new.get(field, old.get(field) if field.startswith("last") else None)
+            for field in {*old, *new} - {"lastTransitionTime"}
+        ):
             result.append(old)
         else:
             same = old["status"] == new["status"] and "lastTransitionTime" in old
@@ -89,6 +91,7 @@ def with_condition(conditions: Iterable[Obj] | None, new: Obj) -> list[Obj]:
 
 
 # Pods
+
 
 def finished(pod: Obj) -> bool:
     """Whether the pod's containers have ended for good."""
@@ -134,11 +137,18 @@ def pod_from(template: Obj, owner: Obj, *, generate: bool = True, labels: Mappin
 
 # Owners
 
+
 def owner_reference(owner: Obj) -> Obj:
     """A reference to the controller of an object."""
     meta = owner["metadata"]
-    return {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"],
-            "controller": True, "blockOwnerDeletion": True}
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": meta["name"],
+        "uid": meta["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def controller_of(obj: Obj) -> Obj | None:
@@ -164,6 +174,7 @@ def owner_key(obj: Obj, kind: str) -> Key | None:
 
 
 # Selectors and quantities
+
 
 def matches(selector: Obj | None, labels: Mapping[str, str]) -> bool:
     """Whether a LabelSelector selects these labels; None selects nothing, {} everything."""
@@ -194,8 +205,22 @@ def requirement(item: Obj, values: Mapping[str, str]) -> bool:
     return have > want if operator == "Gt" else have < want
 
 
-SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-            "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+SUFFIXES = {
+    "n": 1e-9,
+    "u": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "Ki": 2.0**10,
+    "Mi": 2.0**20,
+    "Gi": 2.0**30,
+    "Ti": 2.0**40,
+    "Pi": 2.0**50,
+}
 
 
 def quantity(text: Any) -> float:
@@ -203,7 +228,7 @@ def quantity(text: Any) -> float:
     if isinstance(text, int | float):
         return float(text)
     digits = text.rstrip("numkMGTPi")
-    return float(digits) * SUFFIXES.get(text[len(digits):], 1.0)
+    return float(digits) * SUFFIXES.get(text[len(digits) :], 1.0)
 
 
 def scaled(value: Any, total: int, *, up: bool) -> int:

@@ -50,24 +50,32 @@ class OwnerController(Controller):
         return self.owners.get(key)
 
     def claim(self, owner: Obj) -> list[Obj]:
-        """The objects that the owner controls, after adopting orphans and releasing what it no longer selects."""
+        """The objects that the owner controls, orphans adopted, and what it no longer selects released."""
         selector, mine = owner["spec"].get("selector"), []
         for child in self.children.by("controller", owner["metadata"]["uid"]):
             if matches(selector, labels_of(child)):
                 mine.append(child)
             elif not deleting(child) and not deleting(owner):
-                self._set_owners(child, [r for r in child["metadata"]["ownerReferences"]
-                                         if r["uid"] != owner["metadata"]["uid"]])
+                self._set_owners(
+                    child,
+                    [r for r in child["metadata"]["ownerReferences"] if r["uid"] != owner["metadata"]["uid"]],
+                )
         if not deleting(owner):
             for child in self.children.by("controller", "orphan/" + owner["metadata"]["namespace"]):
                 if not deleting(child) and matches(selector, labels_of(child)):
-                    mine.append(self._set_owners(child, [*(child["metadata"].get("ownerReferences") or ()),
-                                                         owner_reference(owner)]))
+                    mine.append(
+                        self._set_owners(
+                            child, [*(child["metadata"].get("ownerReferences") or ()), owner_reference(owner)]
+                        )
+                    )
         return mine
 
     def _set_owners(self, child: Obj, references: list[Obj]) -> Obj:
-        meta = {"uid": child["metadata"]["uid"], "resourceVersion": child["metadata"]["resourceVersion"],
-                "ownerReferences": references or None}
+        meta = {
+            "uid": child["metadata"]["uid"],
+            "resourceVersion": child["metadata"]["resourceVersion"],
+            "ownerReferences": references or None,
+        }
         return self.stores.patch(self.owned, key_of(child), {"metadata": meta})
 
     def create_pod(self, owner: Obj, pod: Obj) -> Obj:

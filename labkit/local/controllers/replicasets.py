@@ -33,6 +33,7 @@ class ReplicaSets(OwnerController):
     kind, resource = "ReplicaSet", "replicasets.apps"
 
     def reconcile(self, key: Key) -> None:
+        """Create or delete pods until the number is right."""
         owner = self.owner(key)
         if owner is None:
             return
@@ -53,8 +54,10 @@ class ReplicaSets(OwnerController):
     def _scale(self, owner: Obj, pods: list[Obj]) -> list[Obj]:
         missing = owner["spec"].get("replicas", 1) - len(pods)
         if missing > 0:
-            pods = pods + [self.create_pod(owner, pod_from(owner["spec"]["template"], owner))
-                           for _ in range(min(missing, BURST))]
+            pods = pods + [
+                self.create_pod(owner, pod_from(owner["spec"]["template"], owner))
+                for _ in range(min(missing, BURST))
+            ]
         elif missing < 0:
             doomed = victims(pods, min(-missing, BURST), self._crowd(owner))
             for pod in doomed:
@@ -87,9 +90,16 @@ def victims(pods: list[Obj], count: int, crowd: Counter[str]) -> list[Obj]:
         since = (condition(pod, "Ready") or {}).get("lastTransitionTime", "")
         restarts = max((c.get("restartCount", 0) for c in status.get("containerStatuses") or ()), default=0)
         cost = annotations_of(pod).get("controller.kubernetes.io/pod-deletion-cost", "0")
-        return (bool(node), phases.get(status.get("phase", "Pending"), 2), ready(pod),
-                int(cost) if cost.lstrip("-").isdigit() else 0, -crowd[node], _newest_first(since), -restarts,
-                _newest_first(pod["metadata"]["creationTimestamp"]))
+        return (
+            bool(node),
+            phases.get(status.get("phase", "Pending"), 2),
+            ready(pod),
+            int(cost) if cost.lstrip("-").isdigit() else 0,
+            -crowd[node],
+            _newest_first(since),
+            -restarts,
+            _newest_first(pod["metadata"]["creationTimestamp"]),
+        )
 
     return sorted(pods, key=rank)[:count]
 
@@ -113,8 +123,10 @@ def status_of(owner: Obj, pods: list[Obj], failure: ApiError | None = None) -> t
             status[field] = number
     conditions = [c for c in old.get("conditions") or () if c["type"] != "ReplicaFailure"]
     if failure:
-        conditions = with_condition(old.get("conditions"), {
-            "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": str(failure)})
+        conditions = with_condition(
+            old.get("conditions"),
+            {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": str(failure)},
+        )
     if conditions:
         status["conditions"] = conditions
     return status, min((wait for wait in waits if wait), default=0)

@@ -27,14 +27,28 @@ class Revisions:
         found = next((r for r in mine if r["metadata"]["name"] == name), None)
         if found is None:
             template = {**copy_of(owner["spec"]["template"]), "$patch": "replace"}
-            annotations = {k: v for k, v in annotations_of(owner).items()
-                           if k != "kubectl.kubernetes.io/last-applied-configuration"}
+            annotations = {
+                k: v
+                for k, v in annotations_of(owner).items()
+                if k != "kubectl.kubernetes.io/last-applied-configuration"
+            }
             labels = {**(owner["spec"]["template"]["metadata"].get("labels") or {}), HASH_LABEL: value}
-            self._stores.create(RESOURCE, {
-                "apiVersion": "apps/v1", "kind": "ControllerRevision",
-                "metadata": {"name": name, "namespace": meta["namespace"], "labels": labels,
-                             "annotations": annotations, "ownerReferences": [owner_reference(owner)]},
-                "data": {"spec": {"template": template}}, "revision": last + 1})
+            self._stores.create(
+                RESOURCE,
+                {
+                    "apiVersion": "apps/v1",
+                    "kind": "ControllerRevision",
+                    "metadata": {
+                        "name": name,
+                        "namespace": meta["namespace"],
+                        "labels": labels,
+                        "annotations": annotations,
+                        "ownerReferences": [owner_reference(owner)],
+                    },
+                    "data": {"spec": {"template": template}},
+                    "revision": last + 1,
+                },
+            )
         elif found["revision"] < last:
             self._stores.patch(RESOURCE, (meta["namespace"], name), {"revision": last + 1})
         else:
@@ -42,10 +56,12 @@ class Revisions:
         return value, self._ordered(owner)
 
     def _ordered(self, owner: Obj) -> list[Obj]:
-        return sorted(self._store.by("controller", owner["metadata"]["uid"]), key=lambda r: int(r["revision"]))
+        return sorted(
+            self._store.by("controller", owner["metadata"]["uid"]), key=lambda r: int(r["revision"])
+        )
 
     def trim(self, owner: Obj, revisions: list[Obj], in_use: set[str]) -> None:
         """Delete the oldest revisions beyond the owner's history limit that no pod is of."""
         spare = [r for r in revisions[:-1] if r["metadata"]["labels"].get(HASH_LABEL) not in in_use]
-        for revision in spare[:max(0, len(spare) - owner["spec"].get("revisionHistoryLimit", 10))]:
+        for revision in spare[: max(0, len(spare) - owner["spec"].get("revisionHistoryLimit", 10))]:
             self._stores.delete(RESOURCE, revision)

@@ -88,7 +88,9 @@ def plan_scale(deployment: Obj, new: Obj | None, old: Sequence[Obj]) -> list[Sca
     total, allowed = sum(map(replicas_of, with_pods)), (wanted + surge if wanted else 0)
     missing = rest = allowed - total
     result = {id(rs): replicas_of(rs) for rs in with_pods}
-    ordered = sorted(with_pods, key=lambda rs: (replicas_of(rs), rs["metadata"]["creationTimestamp"]), reverse=True)
+    ordered = sorted(
+        with_pods, key=lambda rs: (replicas_of(rs), rs["metadata"]["creationTimestamp"]), reverse=True
+    )
     for rs in ordered:
         before = replicas_of(rs)
         known = int(annotations_of(rs).get(MAXIMUM, total) or total)
@@ -140,25 +142,33 @@ def plan_old(deployment: Obj, new: Obj, old: Sequence[Obj]) -> list[Scale]:
 def complete(deployment: Obj, status: Obj) -> bool:
     """Whether a rollout is done."""
     wanted = replicas_of(deployment)
-    return (status.get("updatedReplicas", 0) == wanted == status.get("replicas", 0)
-            and status.get("availableReplicas", 0) == wanted
-            and status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1))
+    return bool(
+        status.get("updatedReplicas", 0) == wanted == status.get("replicas", 0)
+        and status.get("availableReplicas", 0) == wanted
+        and status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
+    )
 
 
 def progressing(old: Obj, new: Obj) -> bool:
     """Whether a rollout moved between two statuses."""
+
     def old_replicas(status: Obj) -> int:
         return int(status.get("replicas", 0)) - int(status.get("updatedReplicas", 0))
-    return (new.get("updatedReplicas", 0) > old.get("updatedReplicas", 0)
-            or old_replicas(new) < old_replicas(old)
-            or new.get("readyReplicas", 0) > old.get("readyReplicas", 0)
-            or new.get("availableReplicas", 0) > old.get("availableReplicas", 0))
+
+    return bool(
+        new.get("updatedReplicas", 0) > old.get("updatedReplicas", 0)
+        or old_replicas(new) < old_replicas(old)
+        or new.get("readyReplicas", 0) > old.get("readyReplicas", 0)
+        or new.get("availableReplicas", 0) > old.get("availableReplicas", 0)
+    )
 
 
 def count(deployment: Obj, new: Obj | None, all_sets: Sequence[Obj]) -> Obj:
     """The numbers of a deployment's status; zeros are left out, as Kubernetes does."""
+
     def total(field: str, sets: Sequence[Obj]) -> int:
         return sum((rs.get("status") or {}).get(field, 0) for rs in sets)
+
     available = total("availableReplicas", all_sets)
     status = {
         "observedGeneration": deployment["metadata"].get("generation", 1),
@@ -174,5 +184,3 @@ def count(deployment: Obj, new: Obj | None, all_sets: Sequence[Obj]) -> Obj:
 def with_hash(labels: Obj | None, value: str) -> Obj:
     """Labels, or a selector's matchLabels, with the template's hash."""
     return {**(labels or {}), HASH_LABEL: value}
-
-

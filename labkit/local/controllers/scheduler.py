@@ -86,12 +86,17 @@ class Scheduler(Controller):
     @staticmethod
     def _mine(pod: Obj) -> bool:
         spec = pod["spec"]
-        return (not spec.get("nodeName") and not deleting(pod) and not finished(pod)
-                and spec.get("schedulerName", "default-scheduler") == "default-scheduler")
+        return (
+            not spec.get("nodeName")
+            and not deleting(pod)
+            and not finished(pod)
+            and spec.get("schedulerName", "default-scheduler") == "default-scheduler"
+        )
 
     # Placing
 
     def reconcile(self, key: Key) -> None:
+        """Bind this pod to the best node, or say why none will do."""
         pod = self.pods.get(key)
         if pod is None or not self._mine(pod):
             self._waiting.discard(key)
@@ -123,12 +128,15 @@ class Scheduler(Controller):
         for other in self._exclusive.values():
             if other["metadata"]["uid"] != pod["metadata"]["uid"] and active(other):
                 for term in anti_affinity_terms(other):
-                    if (self._same_domain(term, other, node)
-                            and term_selects(term, other["metadata"]["namespace"], pod)):
+                    if self._same_domain(term, other, node) and term_selects(
+                        term, other["metadata"]["namespace"], pod
+                    ):
                         return "node(s) didn't satisfy existing pods anti-affinity rules"
         for term in anti_affinity_terms(pod):
-            if any(self._same_domain(term, other, node) and term_selects(term, namespace, other)
-                   for other in self._placed()):
+            if any(
+                self._same_domain(term, other, node) and term_selects(term, namespace, other)
+                for other in self._placed()
+            ):
                 return "node(s) didn't match pod anti-affinity rules"
         for term in affinity_terms(pod):
             placed = [other for other in self._placed() if term_selects(term, namespace, other)]
@@ -143,39 +151,60 @@ class Scheduler(Controller):
     def _same_domain(self, term: Obj, other: Obj, node: Obj) -> bool:
         theirs = self.nodes.get(("", other["spec"].get("nodeName", "")))
         key = term["topologyKey"]
-        return theirs is not None and key in labels_of(node) and labels_of(theirs).get(key) == labels_of(node)[key]
+        return (
+            theirs is not None
+            and key in labels_of(node)
+            and labels_of(theirs).get(key) == labels_of(node)[key]
+        )
 
     def _bind(self, pod: Obj, node: Obj) -> None:
         meta, name = pod["metadata"], node["metadata"]["name"]
         try:
-            self.context.client.create("pods/binding", {
-                "apiVersion": "v1", "kind": "Binding",
-                "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": name},
-            }, meta["namespace"])
+            self.context.client.create(
+                "pods/binding",
+                {
+                    "apiVersion": "v1",
+                    "kind": "Binding",
+                    "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+                    "target": {"apiVersion": "v1", "kind": "Node", "name": name},
+                },
+                meta["namespace"],
+            )
         except ApiError as error:
             if error.code == 404:
                 return
             raise
         bound = self.context.client.get("pods", meta["name"], meta["namespace"])
         self.pods.put(bound)
-        self.events.normal(pod, "Scheduled",
-                           f"Successfully assigned {meta['namespace']}/{meta['name']} to {name}")
+        self.events.normal(
+            pod, "Scheduled", f"Successfully assigned {meta['namespace']}/{meta['name']} to {name}"
+        )
 
     def _refuse(self, pod: Obj, message: str) -> None:
         self.events.warning(pod, "FailedScheduling", message)
-        refused = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        refused: Obj = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+        }
         conditions = (pod.get("status") or {}).get("conditions") or []
         if any(refused.items() <= c.items() for c in conditions):
             return
         others = [c for c in conditions if c["type"] != "PodScheduled"]
         refused |= {"lastProbeTime": None, "lastTransitionTime": now()}
-        self.stores.patch("pods", key_of(pod), {"status": {"conditions": [*others, refused]}}, subresource="status")
+        self.stores.patch(
+            "pods", key_of(pod), {"status": {"conditions": [*others, refused]}}, subresource="status"
+        )
 
 
 def _placement(node: Obj) -> tuple[object, ...]:
-    return (node["spec"].get("unschedulable"), node["spec"].get("taints"), labels_of(node),
-            (node.get("status") or {}).get("allocatable"))
+    return (
+        node["spec"].get("unschedulable"),
+        node["spec"].get("taints"),
+        labels_of(node),
+        (node.get("status") or {}).get("allocatable"),
+    )
 
 
 def _rank(name: str) -> int:

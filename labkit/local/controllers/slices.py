@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from labkit.local.client import Obj
 
@@ -32,21 +33,23 @@ class Plan:
 
 def target_port(pod: Obj, port: Obj) -> int | None:
     """The number that a service port has in a pod; None if the pod has no port of that name."""
-    target = port.get("targetPort", port["port"])
+    target: Any = port.get("targetPort", port["port"])
     if isinstance(target, int):
         return target or int(port["port"])
     if target.isdigit():
         return int(target)
     for container in pod["spec"]["containers"]:
         for candidate in container.get("ports") or ():
-            if candidate.get("name") == target and candidate.get("protocol", "TCP") == port.get("protocol", "TCP"):
+            if candidate.get("name") == target and candidate.get("protocol", "TCP") == port.get(
+                "protocol", "TCP"
+            ):
                 return int(candidate["containerPort"])
     return None
 
 
 def ports_of(service: Obj, pod: Obj) -> tuple[Port, ...]:
     """The service's ports as the pod has them; those that it has not are left out."""
-    found = []
+    found: list[Port] = []
     for port in service["spec"].get("ports") or ():
         number = target_port(pod, port)
         if number is not None:
@@ -61,8 +64,10 @@ def takes_part(service: Obj, pod: Obj) -> bool:
 
 def publishes_not_ready(service: Obj) -> bool:
     """Whether the service wants its endpoints known before they are ready."""
-    return bool(service["spec"].get("publishNotReadyAddresses")) or annotations_of(service).get(
-        NOT_READY_TOO) == "true"
+    return (
+        bool(service["spec"].get("publishNotReadyAddresses"))
+        or annotations_of(service).get(NOT_READY_TOO) == "true"
+    )
 
 
 def endpoint_of(service: Obj, pod: Obj, minor: int) -> Obj:
@@ -72,7 +77,11 @@ def endpoint_of(service: Obj, pod: Obj, minor: int) -> Obj:
     conditions: Obj = {"ready": usable}
     if minor >= 20:
         conditions |= {"serving": serving, "terminating": deleting(pod)}
-    endpoint: Obj = {"addresses": [pod["status"]["podIP"]], "conditions": conditions, "targetRef": _target(pod)}
+    endpoint: Obj = {
+        "addresses": [pod["status"]["podIP"]],
+        "conditions": conditions,
+        "targetRef": _target(pod),
+    }
     if pod["spec"].get("nodeName"):
         endpoint["nodeName"] = pod["spec"]["nodeName"]
     if name := _hostname(service, pod):
@@ -91,19 +100,26 @@ def _target(pod: Obj) -> Obj:
 
 
 def _slice_ports(ports: Sequence[Port]) -> list[Obj]:
-    return [{"name": name, "port": number, "protocol": protocol, **({"appProtocol": app} if app else {})}
-            for name, protocol, number, app in ports]
+    return [
+        {"name": name, "port": number, "protocol": protocol, **({"appProtocol": app} if app else {})}
+        for name, protocol, number, app in ports
+    ]
 
 
-def _ports_key(ports: Iterable[Obj] | None) -> tuple[Port, ...]:
-    return tuple((p.get("name") or "", p.get("protocol", "TCP"), p.get("port"), p.get("appProtocol"))
-                 for p in ports or ())
+def _ports_key(ports: Iterable[Any] | None) -> tuple[Port, ...]:
+    return tuple(
+        (p.get("name") or "", p.get("protocol", "TCP"), p.get("port"), p.get("appProtocol"))
+        for p in ports or ()
+    )
 
 
 def labels_for(service: Obj) -> dict[str, str]:
     """The labels of a service's slices: its own, and whose they are."""
-    labels = {**(service["metadata"].get("labels") or {}), SERVICE_NAME: service["metadata"]["name"],
-              MANAGED_BY: MANAGER}
+    labels = {
+        **(service["metadata"].get("labels") or {}),
+        SERVICE_NAME: service["metadata"]["name"],
+        MANAGED_BY: MANAGER,
+    }
     if service["spec"].get("clusterIP") == "None":
         labels[HEADLESS] = ""
     return labels
@@ -114,7 +130,9 @@ def plan_slices(service: Obj, pods: Iterable[Obj], existing: Sequence[Obj], mino
     wanted: dict[tuple[Port, ...], dict[str, Obj]] = {}
     for pod in pods:
         if takes_part(service, pod):
-            wanted.setdefault(ports_of(service, pod), {})[pod["metadata"]["uid"]] = endpoint_of(service, pod, minor)
+            wanted.setdefault(ports_of(service, pod), {})[pod["metadata"]["uid"]] = endpoint_of(
+                service, pod, minor
+            )
     if not wanted:
         wanted = {(): {}}
     by_ports: dict[tuple[Port, ...], list[Obj]] = {}
@@ -135,8 +153,14 @@ def plan_slices(service: Obj, pods: Iterable[Obj], existing: Sequence[Obj], mino
     return plan
 
 
-def _plan_group(plan: Plan, service: Obj, labels: dict[str, str], ports: tuple[Port, ...],
-                endpoints: dict[str, Obj], existing: list[Obj]) -> None:
+def _plan_group(
+    plan: Plan,
+    service: Obj,
+    labels: dict[str, str],
+    ports: tuple[Port, ...],
+    endpoints: dict[str, Obj],
+    existing: list[Obj],
+) -> None:
     kept: list[tuple[Obj, list[Obj]]] = []
     for item in existing:
         stay = []
@@ -150,7 +174,7 @@ def _plan_group(plan: Plan, service: Obj, labels: dict[str, str], ports: tuple[P
         room = PER_SLICE - len(stay)
         stay.extend(fresh[:room])
         fresh = fresh[room:]
-    groups = [fresh[i:i + PER_SLICE] for i in range(0, len(fresh), PER_SLICE)]
+    groups = [fresh[i : i + PER_SLICE] for i in range(0, len(fresh), PER_SLICE)]
     if not groups and not any(stay for _, stay in kept) and not kept:
         groups = [[]]
     plan.create += [_new_slice(service, labels, ports, group) for group in groups]
@@ -161,19 +185,34 @@ def _plan_group(plan: Plan, service: Obj, labels: dict[str, str], ports: tuple[P
             continue
         empty_may_stay = empty_may_stay and bool(stay)
         if (item.get("endpoints") or []) != stay or (item["metadata"].get("labels") or {}) != labels:
-            plan.update.append({**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": stay})
+            plan.update.append(
+                {**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": stay}
+            )
 
 
 def _new_slice(service: Obj, labels: dict[str, str], ports: tuple[Port, ...], endpoints: list[Obj]) -> Obj:
     meta = service["metadata"]
     return {
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
         "metadata": {
-            "generateName": meta["name"] + "-", "namespace": meta["namespace"], "labels": labels,
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": meta["name"], "uid": meta["uid"],
-                                 "controller": True, "blockOwnerDeletion": True}],
+            "generateName": meta["name"] + "-",
+            "namespace": meta["namespace"],
+            "labels": labels,
+            "ownerReferences": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "Service",
+                    "name": meta["name"],
+                    "uid": meta["uid"],
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
         },
-        "addressType": "IPv4", "ports": _slice_ports(ports), "endpoints": endpoints,
+        "addressType": "IPv4",
+        "ports": _slice_ports(ports),
+        "endpoints": endpoints,
     }
 
 
@@ -198,8 +237,15 @@ def subsets(service: Obj, pods: Iterable[Obj]) -> list[Obj]:
             if addresses:
                 subset[name] = sorted(addresses, key=lambda a: _numeric(a["ip"]))[:PER_ENDPOINTS]
         if ports:
-            subset["ports"] = [{**({"name": name} if name else {}), "port": number, "protocol": protocol,
-                                **({"appProtocol": app} if app else {})} for name, protocol, number, app in ports]
+            subset["ports"] = [
+                {
+                    **({"name": name} if name else {}),
+                    "port": number,
+                    "protocol": protocol,
+                    **({"appProtocol": app} if app else {}),
+                }
+                for name, protocol, number, app in ports
+            ]
         result.append(subset)
     return result
 

@@ -28,6 +28,7 @@ class StatefulSets(OwnerController):
         self.revisions = Revisions(self.stores)
 
     def reconcile(self, key: Key) -> None:
+        """Take the next step of this set."""
         owner = self.owner(key)
         if owner is None or deleting(owner):
             return
@@ -67,7 +68,11 @@ class StatefulSets(OwnerController):
         partition = (strategy.get("rollingUpdate") or {}).get("partition", 0)
         for number in range(wanted - 1, partition - 1, -1):
             pod = pods.get(number)
-            if pod is not None and labels_of(pod).get(HASH_LABEL) != self._name(owner, value) and not deleting(pod):
+            if (
+                pod is not None
+                and labels_of(pod).get(HASH_LABEL) != self._name(owner, value)
+                and not deleting(pod)
+            ):
                 self.delete_pod(owner, pod)
                 return
             if not good(pod):
@@ -99,9 +104,13 @@ class StatefulSets(OwnerController):
         done = len(updated) == len(good) == wanted == len(alive)
         current = name if done else before.get("currentRevision") or name
         status: Obj = {
-            "observedGeneration": owner["metadata"].get("generation", 1), "replicas": len(alive),
-            "currentRevision": current, "updateRevision": name, "collisionCount": before.get("collisionCount", 0),
-            "readyReplicas": len(good), "updatedReplicas": len(updated),
+            "observedGeneration": owner["metadata"].get("generation", 1),
+            "replicas": len(alive),
+            "currentRevision": current,
+            "updateRevision": name,
+            "collisionCount": before.get("collisionCount", 0),
+            "readyReplicas": len(good),
+            "updatedReplicas": len(updated),
             "currentReplicas": sum(labels_of(pod).get(HASH_LABEL) == current for pod in alive),
             "availableReplicas": sum(available_in(pod, minimum) == 0 for pod in good),
         }

@@ -106,8 +106,9 @@ class Store:
         for subscriber in self._subscribers:
             subscriber(old, None)
 
-    def _refile(self, name: str, key: Key, old: tuple[Hashable, ...], new: tuple[Hashable, ...],
-                obj: Obj) -> None:
+    def _refile(
+        self, name: str, key: Key, old: tuple[Hashable, ...], new: tuple[Hashable, ...], obj: Obj
+    ) -> None:
         index = self._indexes[name]
         if old != new:
             for value in old:
@@ -175,11 +176,20 @@ class Stores:
         """Replace; see Client."""
         return self._learn(resource, self.client.update(resource, obj, subresource=subresource))
 
-    def patch(self, resource: str, key: Key, patch: Obj | list[Obj], *, type: PatchType = "merge",
-              subresource: str | None = None) -> Obj:
+    def patch(
+        self,
+        resource: str,
+        key: Key,
+        patch: Obj | list[Obj],
+        *,
+        type: PatchType = "merge",
+        subresource: str | None = None,
+    ) -> Obj:
         """Patch; see Client."""
-        return self._learn(resource, self.client.patch(resource, key[1], patch, key[0] or None, type=type,
-                                                       subresource=subresource))
+        return self._learn(
+            resource,
+            self.client.patch(resource, key[1], patch, key[0] or None, type=type, subresource=subresource),
+        )
 
     def update_status(self, resource: str, obj: Obj, status: Obj) -> Obj:
         """Replace the status of an object, if it differs."""
@@ -187,14 +197,16 @@ class Stores:
             return obj
         return self.update(resource, {**obj, "status": status}, subresource="status")
 
-    def delete(self, resource: str, obj: Obj, *, grace_period: int | None = None,
-               propagation: str | None = None) -> bool:
+    def delete(
+        self, resource: str, obj: Obj, *, grace_period: int | None = None, propagation: str | None = None
+    ) -> bool:
         """Delete exactly this object; False if it was gone already."""
         (namespace, name), uid = key_of(obj), obj["metadata"]["uid"]
         found = True
         try:
-            self.client.delete(resource, name, namespace or None, grace_period=grace_period,
-                               propagation=propagation, uid=uid)
+            self.client.delete(
+                resource, name, namespace or None, grace_period=grace_period, propagation=propagation, uid=uid
+            )
         except ApiError as error:
             if error.reason not in ("NotFound", "Conflict"):
                 raise

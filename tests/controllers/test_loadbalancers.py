@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from typing import Any
+
+from labkit.local.client import Obj
+
+from .world import World
+
+
+def service(world: World, name: str = "web", **spec: Any) -> Obj:
+    spec = {
+        "type": "LoadBalancer",
+        "selector": {"app": "web"},
+        "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+        **spec,
+    }
+    return world.api.create("services", {"metadata": {"name": name, "namespace": "default"}, "spec": spec})
+
+
+def address(world: World, name: str = "web") -> str:
+    status = world.api.get("services", name, "default").get("status") or {}
+    ingress = (status.get("loadBalancer") or {}).get("ingress") or [{}]
+    return str(ingress[0].get("ip", ""))
+
+
+def test_policy_cluster_sends_to_every_ready_node(world: World) -> None:
+    async def body(world: World) -> None:
+        service(world)
+        ip = await world.until(lambda: address(world))
+        assert world.cloud.frontends == {ip: ("10.224.0.4", "10.224.0.35")}
+        world.node("node2")
+        await world.until(lambda: world.cloud.frontends[ip][-1] == "10.224.0.66")
+        world.api.patch(
+            "nodes",
+            "node0",
+            {"status": {"conditions": [{"type": "Ready", "status": "False"}]}},
+            subresource="status",
+        )
+        await world.until(lambda: world.cloud.frontends[ip] == ("10.224.0.35", "10.224.0.66"))
+        assert [event["message"] for event in world.events("EnsuredLoadBalancer")] == [
+            "Ensured load balancer"
+        ]
+
+    world.run(body)
+
+
+def test_policy_local_sends_to_nodes_with_a_ready_endpoint(world: World) -> None:
+    async def body(world: World) -> None:
+        service(world, externalTrafficPolicy="Local")
+        ip = await world.until(lambda: address(world))
+        assert world.cloud.frontends == {ip: ()}
+        world.api.create(
+            "pods",
+            {
+                "metadata": {"name": "one", "namespace": "default", "labels": {"app": "web"}},
+                "spec": {
+                    "nodeName": "node1",
+                    "containers": [
+                        {"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}]}
+                    ],
+                },
+            },
+        )
+        await world.until(lambda: world.cloud.frontends[ip] == ("10.224.0.35",))
+        world.kubelets.set_ready("default", "one", False)
+        await world.until(lambda: world.cloud.frontends[ip] == ())
+        world.api.patch("services", "web", {"spec": {"externalTrafficPolicy": "Cluster"}}, "default")
+        await world.until(lambda: len(world.cloud.frontends[ip]) == 2)
+
+    world.run(body)
+
+
+def test_deletion_gives_the_address_back_before_the_service_goes(world: World) -> None:
+    async def body(world: World) -> None:
+        service(world)
+        await world.until(lambda: address(world))
+        finalizers = world.api.get("services", "web", "default")["metadata"]["finalizers"]
+        assert finalizers == ["service.kubernetes.io/load-balancer-cleanup"]
+        world.api.delete("services", "web", "default")
+        await world.until(lambda: not world.api.list("services", "default"))
+        assert not world.cloud.addresses
+        assert not world.cloud.frontends
+
+    world.run(body)
+
+
+def test_a_change_of_type_gives_the_address_back_and_keeps_the_service(world: World) -> None:
+    async def body(world: World) -> None:
+        service(world)
+        await world.until(lambda: address(world))
+        world.api.patch("services", "web", {"spec": {"type": "ClusterIP"}}, "default")
+        await world.until(lambda: not world.cloud.frontends and not address(world))
+        await world.settle()
+        assert "finalizers" not in world.api.get("services", "web", "default")["metadata"]
+
+    world.run(body)
+
+
+def test_a_wished_address_is_used_and_not_twice(world: World) -> None:
+    async def body(world: World) -> None:
+        service(world, loadBalancerIP="192.0.2.99")
+        await world.until(lambda: address(world) == "192.0.2.99")
+        service(world, "late", loadBalancerIP="192.0.2.99")
+        await world.until(lambda: world.events("SyncLoadBalancerFailed"))
+        assert "192.0.2.99" in world.events("SyncLoadBalancerFailed")[0]["message"]
+        assert not address(world, "late")
+        world.api.delete("services", "late", "default")
+        await world.until(lambda: len(world.api.list("services", "default")) == 1)
+        assert "192.0.2.99" in world.cloud.frontends
+
+    world.run(body)
+
+
+def test_a_cloud_that_fails_is_asked_again(world: World) -> None:
+    async def body(world: World) -> None:
+        real, failures = world.cloud.set_frontend, iter([RuntimeError("no route")])
+
+        def flaky(ip: str, nodes: Any) -> None:
+            for error in failures:
+                raise error
+            real(ip, nodes)
+
+        world.cloud.set_frontend = flaky  # type: ignore[method-assign]
+        service(world)
+        await world.until(lambda: world.events("SyncLoadBalancerFailed"))
+        world.node("node2")
+        await world.until(lambda: address(world))
+
+    world.run(body)
