@@ -142,6 +142,10 @@ class ServiceTable:
         for ports in self._full.values():
             yield from ports
 
+    def items(self) -> Iterator[tuple[Key, tuple[ServicePort, ...]]]:
+        """Every service with its ports."""
+        yield from self._full.items()
+
     def __len__(self) -> int:
         return len(self._full)
 

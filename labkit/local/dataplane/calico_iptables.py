@@ -1,0 +1,225 @@
+"""Policy as Calico's iptables data plane programs it: chains and IP sets per endpoint.
+
+`build` is pure: from endpoint policies to the contents of chains and sets. `CalicoIptables` brings a
+namespace to that state by the smallest change: chains and sets that hold a policy's content are named by a
+hash of it, so that a changed policy is a new chain beside the old one until one atomic restore swaps them.
+
+A packet to a pod passes FORWARD → cali-FORWARD → cali-to-wl-dispatch → cali-tw-<interface> → cali-pi-…
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from labkit.local.dataplane.iptables import Iptables, remove_chains
+from labkit.local.dataplane.policy import ANY, EndpointPolicy, Rule
+
+ACCEPT = "0x10000/0x10000"
+SEEN_BY_BPF = "0x1000000/0x1000000"
+SET_PREFIX = "cali40s:"
+_RETURN_IF_ACCEPTED = f"-m mark --mark {ACCEPT} -j RETURN"
+
+
+class IpsetError(RuntimeError):
+    """ipset refused; the message carries its own words."""
+
+
+@dataclass(slots=True)
+class CalicoRules:
+    """The filter table's cali- chains and the IP sets that they use."""
+
+    chains: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
+          endpoint_to_host: str = "ACCEPT") -> CalicoRules:
+    """Work out the chains for the pods of one node.
+
+    Args:
+        endpoints: the node's pods.
+        interface_prefix: what their host interfaces start with.
+        endpoint_to_host: ACCEPT, DROP or RETURN: what happens to a pod's packets to its own node once the
+            pod's egress policy let them pass.
+    """
+    rules = CalicoRules()
+    ours = sorted(endpoints, key=lambda endpoint: endpoint.interface)
+    for endpoint in ours:
+        rules.chains[f"cali-tw-{endpoint.interface}"] = _endpoint(rules, endpoint, endpoint.ingress, "pi")
+        rules.chains[f"cali-fw-{endpoint.interface}"] = _endpoint(rules, endpoint, endpoint.egress, "po")
+    unknown = '-m comment --comment "Unknown interface" -j DROP'
+    rules.chains |= {
+        "cali-to-wl-dispatch": (*(f"-o {e.interface} -g cali-tw-{e.interface}" for e in ours), unknown),
+        "cali-from-wl-dispatch": (*(f"-i {e.interface} -g cali-fw-{e.interface}" for e in ours), unknown),
+        "cali-FORWARD": ("-j MARK --set-xmark 0x0/0xf0000",
+                         f"-i {interface_prefix}+ -j cali-from-wl-dispatch",
+                         f"-o {interface_prefix}+ -j cali-to-wl-dispatch"),
+        "cali-INPUT": (f"-i {interface_prefix}+ -g cali-wl-to-host",),
+        "cali-wl-to-host": (
+            "-j cali-from-wl-dispatch",
+            f'-m comment --comment "Configured DefaultEndpointToHostAction" -j {endpoint_to_host}'),
+        # A node may always reach its own pods: probes must not depend on policy.
+        "cali-OUTPUT": (f"-o {interface_prefix}+ -j RETURN",),
+    }
+    return rules
+
+
+def build_bpf_mode() -> CalicoRules:
+    """What is left in iptables while eBPF does the work: accept what its programs have let pass."""
+    comment = '-m comment --comment "Pre-approved by BPF programs."'
+    chain = (f"{comment} -m mark --mark {SEEN_BY_BPF} -j ACCEPT",)
+    return CalicoRules({"cali-FORWARD": chain, "cali-INPUT": chain, "cali-OUTPUT": ()})
+
+
+def _endpoint(rules: CalicoRules, endpoint: EndpointPolicy, listed: Sequence[Rule],
+              kind: str) -> tuple[str, ...]:
+    lines = ["-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+             "-m conntrack --ctstate INVALID -j DROP",
+             "-j MARK --set-xmark 0x0/0x10000"]
+    if kind == "po":
+        lines.append('-p udp -m comment --comment "Drop VXLAN encapped packets originating in workloads"'
+                     " -m multiport --dports 4789 -j DROP")
+    lines.append('-m comment --comment "Start of policies" -j MARK --set-xmark 0x0/0x20000')
+    for policy, group in groupby(listed[:-1], key=lambda rule: rule.policy):
+        body = tuple(line for rule in group for line in _rule(rules, rule, kind))
+        chain = f"cali-{kind}-_{_hash(policy, *body)[:19]}"
+        rules.chains[chain] = (f'-m comment --comment "Policy {policy}"', *body)
+        lines += [f"-m mark --mark 0x0/0x20000 -j {chain}",
+                  f'-m comment --comment "Return if policy accepted" {_RETURN_IF_ACCEPTED}']
+    if listed[-1].action == "Deny":
+        lines.append('-m comment --comment "Drop if no policies passed packet" -j DROP')
+    else:
+        lines += [f'-m comment --comment "Profile kns.{endpoint.namespace} allows"'
+                  f" -j MARK --set-xmark {ACCEPT}", _RETURN_IF_ACCEPTED]
+    return tuple(lines)
+
+
+def _rule(rules: CalicoRules, rule: Rule, kind: str) -> list[str]:
+    if not rule.nets:
+        return []
+    end = "src" if kind == "pi" else "dst"
+    match = _nets(rules, rule.nets, end, "") + _nets(rules, rule.not_nets, end, "! ")
+    lines = []
+    for protocol in _protocols(rule):
+        for ports in _multiports(rule.ports):
+            head = f"{protocol}{match}{ports}"
+            if rule.action == "Allow":
+                lines += [f"{head}-j MARK --set-xmark {ACCEPT}", _RETURN_IF_ACCEPTED]
+            elif rule.action == "Deny":
+                lines.append(f"{head}-j DROP")
+            else:
+                lines.append(f'{head}-j LOG --log-prefix "calico-packet: " --log-level 5')
+    return lines
+
+
+def _protocols(rule: Rule) -> list[str]:
+    if rule.protocol:
+        return [f"-p {rule.protocol.lower()} "]
+    return ["-p tcp ", "-p udp ", "-p sctp "] if rule.ports else [""]
+
+
+def _multiports(ports: tuple[tuple[int, int], ...]) -> list[str]:
+    """Multiport takes 15 numbers, and a range counts as two."""
+    if not ports:
+        return [""]
+    words = [str(low) if low == high else f"{low}:{high}" for low, high in ports]
+    return [f"-m multiport --dports {','.join(words[i:i + 7])} " for i in range(0, len(words), 7)]
+
+
+def _nets(rules: CalicoRules, nets: tuple[str, ...], end: str, negate: str) -> str:
+    if not nets or (nets == (ANY,) and not negate):
+        return ""
+    if len(nets) == 1:
+        return f"{negate}{'-s' if end == 'src' else '-d'} {nets[0]} "
+    name = SET_PREFIX + _hash(*nets)[:22]
+    rules.sets[name] = nets
+    return f"-m set {negate}--match-set {name} {end} "
+
+
+def _hash(*parts: str) -> str:
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+_HOOKS = (("FORWARD", "cali-FORWARD"), ("INPUT", "cali-INPUT"), ("OUTPUT", "cali-OUTPUT"))
+_ACCEPTED = ("-m", "comment", "--comment", "Policy explicitly accepted packet.",
+             "-m", "mark", "--mark", ACCEPT, "-j", "ACCEPT")
+
+
+class CalicoIptables:
+    """One namespace's cali- chains and sets; adopts what an earlier process left."""
+
+    def __init__(self, iptables: Iptables, prefix: Sequence[str] = ()) -> None:
+        self._iptables, self._prefix = iptables, tuple(prefix)
+        self._current: CalicoRules | None = None
+
+    def apply(self, wanted: CalicoRules) -> bool:
+        """Bring the namespace to `wanted`; say whether anything had to change.
+
+        Raises:
+            IptablesError: iptables refused; the next call starts from what is there.
+            IpsetError: ipset refused.
+        """
+        current = self._current
+        first = current is None
+        if current is None:
+            there = {chain for chain in self._iptables.chains("filter") if chain.startswith("cali-")}
+            current = CalicoRules(dict.fromkeys(there, ("unknown",)), dict.fromkeys(self._sets(), ()))
+        if not first and wanted == current:
+            return False
+        self._current = None
+        self._ipset([line for name, nets in wanted.sets.items() if current.sets.get(name) != nets
+                     for line in _set_lines(name, nets)])
+        changed = {chain: lines for chain, lines in wanted.chains.items()
+                   if current.chains.get(chain) != lines}
+        gone = sorted(set(current.chains) - set(wanted.chains))
+        text = ["*filter", *(f":{chain} - [0:0]" for chain in (*changed, *gone)),
+                *(f"-A {chain} {line}" for chain, lines in changed.items() for line in lines),
+                *(f"-X {chain}" for chain in gone), "COMMIT", ""]
+        if changed or gone:
+            self._iptables.restore("\n".join(text))
+        if first:
+            for builtin, chain in _HOOKS:
+                self._iptables.ensure_rule("filter", builtin, ("-j", chain))
+            self._iptables.ensure_rule("filter", "FORWARD", _ACCEPTED, append=True)
+        self._ipset([f"destroy {name}" for name in sorted(set(current.sets) - set(wanted.sets))])
+        self._current = wanted
+        return True
+
+    def remove(self) -> None:
+        """Take every chain and set of ours away."""
+        remove_chains(self._iptables, "filter", ("cali-",))
+        self._iptables.delete_rule("filter", "FORWARD", _ACCEPTED)
+        self._ipset([f"destroy {name}" for name in self._sets()])
+        self._current = None
+
+    def forget(self) -> None:
+        """Read again what is there at the next `apply`: somebody else may have changed it."""
+        self._current = None
+
+    def _sets(self) -> list[str]:
+        done = self._run(["ipset", "list", "-n"], "")
+        return [name for name in done.stdout.split() if name.startswith(SET_PREFIX)]
+
+    def _ipset(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        done = self._run(["ipset", "restore"], "\n".join(lines) + "\n")
+        if done.returncode:
+            raise IpsetError(f"ipset restore failed: {done.stderr.strip()}")
+
+    def _run(self, argv: list[str], text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self._prefix, *argv], input=text, text=True, capture_output=True, timeout=60,
+                              check=False)
+
+
+def _set_lines(name: str, nets: tuple[str, ...]) -> list[str]:
+    whole = {ANY: ("0.0.0.0/1", "128.0.0.0/1")}       # hash:net cannot hold 0.0.0.0/0
+    members: Mapping[str, None] = dict.fromkeys(part for net in nets for part in whole.get(net, (net,)))
+    return [f"create {name} hash:net family inet maxelem 1048576 -exist", f"flush {name}",
+            *(f"add {name} {member} -exist" for member in members)]
