@@ -52,7 +52,8 @@ def fields_of(value: Obj, holder: str) -> set[Path]:
     out: set[Path] = set()
     top = {k: v for k, v in value.items() if k not in ("apiVersion", "kind")}
     if isinstance(top.get("metadata"), dict):
-        top["metadata"] = {k: v for k, v in top["metadata"].items() if k not in _IGNORED | {"name", "namespace"}}
+        if set_here := {k: v for k, v in top.pop("metadata").items() if k not in _IGNORED | {"name", "namespace"}}:
+            top["metadata"] = set_here
     _collect(top, (), holder, out)
     return out
 

@@ -113,7 +113,7 @@ def deployment(spec: Obj) -> None:
     strategy = spec.setdefault("strategy", {})
     strategy.setdefault("type", "RollingUpdate")
     if strategy["type"] == "RollingUpdate":
-        _default(strategy.setdefault("rollingUpdate", {}) or {}, maxSurge="25%", maxUnavailable="25%")
+        _default(strategy.setdefault("rollingUpdate", {}), maxSurge="25%", maxUnavailable="25%")
 
 
 def daemon_set(spec: Obj, minor: int) -> None:
