@@ -24,7 +24,7 @@ class FelixConfig:
     bpf_data_iface_pattern: str = "^(en.*|eth.*|tunl0$)"
     vxlan_port: int = 4789
     vxlan_vni: int = 4096
-    default_endpoint_to_host_action: str = "Drop"         # Drop | Return | Accept
+    default_endpoint_to_host_action: str = "Accept"       # Drop | Return | Accept; as the operator sets it
     interface_prefix: str = "azv"
     health_enabled: bool = True
     health_host: str = "localhost"

@@ -139,7 +139,8 @@ def main(argv: list[str] | None = None) -> int:
         log.info("Removed %d chains", cleanup(iptables))
         return 0
     stop = threading.Event()
-    client = HttpClient.in_cluster(user_agent="kube-proxy")
+    client = (HttpClient(options.master, user_agent="kube-proxy") if options.master
+              else HttpClient.in_cluster(user_agent="kube-proxy"))
     events = Events(client)
 
     def terminate(*_: object) -> None:
@@ -260,6 +261,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--cluster-cidr", default="")
     parser.add_argument("--hostname-override", default=os.environ.get("NODE_NAME") or socket.gethostname())
+    parser.add_argument("--master", default="", help="URL of an API that asks for no token")
     parser.add_argument("--proxy-mode", default="")
     parser.add_argument("--masquerade-all", nargs="?", const=True, default=False,
                         type=lambda text: text.lower() == "true")

@@ -1,0 +1,255 @@
+"""Felix: keeps one node's data plane as the API says, in iptables or in eBPF, and switches between them.
+
+A switch never leaves a gap: the new data plane is complete before the old one goes, and connections that
+exist stay with whatever translates them until they end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from labkit.local.client import Obj
+from labkit.local.dataplane.calico_iptables import CalicoIptables, IpsetError, build, build_bpf_mode
+from labkit.local.dataplane.ebpf import EbpfDataplane
+from labkit.local.dataplane.felix import FelixConfig
+from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
+from labkit.local.dataplane.policy_table import PolicyTable
+from labkit.local.dataplane.services import ServiceTable
+from labkit.local.programs.events import Events
+from labkit.local.programs.httphealth import HealthServers, ServiceHealth
+
+log = logging.getLogger("felix")
+
+Mode = Literal["iptables", "bpf"]
+
+# Resource, kind and API version of what policy is made of. A watch that lost an object while it was away
+# knows no more than its name, so these come from here.
+_POLICIES = (
+    ("networkpolicies.networking.k8s.io", "NetworkPolicy", "networking.k8s.io/v1"),
+    ("networkpolicies.crd.projectcalico.org", "NetworkPolicy", "crd.projectcalico.org/v1"),
+    ("globalnetworkpolicies.crd.projectcalico.org", "GlobalNetworkPolicy", "crd.projectcalico.org/v1"),
+)
+_NETWORK_SETS = ("networksets.crd.projectcalico.org", "globalnetworksets.crd.projectcalico.org")
+
+
+class Felix:
+    """The agent's state and its one thread's work: after events `apply`, and now and then `tick`.
+
+    Args:
+        node: this node's name.
+        environment: FELIX_* parameters and LABKIT_* places.
+        health: where health ports are served.
+    """
+
+    def __init__(self, node: str, environment: Mapping[str, str], health: HealthServers) -> None:
+        self.node, self._environment = node, environment
+        self.services, self.nodes = ServiceTable(), dict[str, str]()
+        self.config = FelixConfig.read({}, environment)
+        self.policies = PolicyTable(node, self.config.interface_prefix)
+        self.mode: Mode | None = None            # what is programmed; None before the first apply
+        self.trouble = "not in sync yet"         # why the data plane is not what it should be, or ""
+        self._specs: dict[str, dict[str, Any]] = {}
+        self._iptables = Iptables()
+        self._calico = CalicoIptables(self._iptables)
+        self._ebpf: EbpfDataplane | None = None
+        self._servers, self._service_health = health, ServiceHealth(health)
+        self._healthz_port = 0
+        self._attached_config: FelixConfig | None = None
+        self._routes_dirty = True
+        self._announced: Mode | None = None
+        self._broken = False                     # the last apply failed: the next one writes everything
+
+    # --- what the API says
+
+    def subscribe(self, events: Events) -> None:
+        """Watch everything that the data plane depends on."""
+        events.watch("felixconfigurations.crd.projectcalico.org", self._on_config, optional=True)
+        events.watch("nodes", self._on_node)
+        events.watch("namespaces", self.policies.on_namespace)
+        events.watch("pods", self.policies.on_pod)
+        events.watch("services", self.services.on_service)
+        events.watch("endpointslices.discovery.k8s.io", self.services.on_slice)
+        for resource, kind, version in _POLICIES:
+            def on_policy(event: str, obj: Obj, kind: str = kind, version: str = version) -> None:
+                self.policies.on_policy(event, {**obj, "kind": kind, "apiVersion": version})
+            events.watch(resource, on_policy, optional=not version.startswith("networking"))
+        for resource in _NETWORK_SETS:
+            events.watch(resource, self.policies.on_network_set, optional=True)
+
+    def _on_config(self, event: str, obj: Obj) -> None:
+        name = obj["metadata"]["name"]
+        if name not in ("default", f"node.{self.node}"):
+            return
+        self._specs[name] = {} if event == "DELETED" else dict(obj.get("spec") or {})
+        merged = {**self._specs.get("default", {}), **self._specs.get(f"node.{self.node}", {})}
+        try:
+            config = FelixConfig.read(merged, self._environment)
+        except ValueError as error:
+            log.error("Failed to parse config parameter %s; keeping the last good configuration", error)
+            return
+        if config != self.config:
+            log.info("Updated configuration: %s", _difference(self.config, config))
+            self.config = config
+
+    def _on_node(self, event: str, obj: Obj) -> None:
+        name = obj["metadata"]["name"]
+        addresses = (obj.get("status") or {}).get("addresses") or ()
+        ip = next((a["address"] for a in addresses if a["type"] == "InternalIP"), "")
+        if event == "DELETED" or not ip:
+            self._routes_dirty |= self.nodes.pop(name, None) is not None
+        elif self.nodes.get(name) != ip:
+            self.nodes[name] = ip
+            self._routes_dirty = True
+
+    # --- what the node does
+
+    def apply(self) -> None:
+        """Bring the data plane to what the API says; what fails is tried again at the next call."""
+        for warning in self.policies.warnings:
+            log.warning("%s", warning)
+        self.policies.warnings.clear()
+        wanted: Mode = "bpf" if self.config.bpf_enabled else "iptables"
+        if self._announced != wanted:
+            self._announced = wanted
+            log.info("BPF enabled, starting BPF endpoint manager and map manager." if wanted == "bpf"
+                     else "BPF disabled, not starting BPF endpoint manager and map manager.")
+        everything = self._broken or self.mode != wanted
+        try:
+            if self.node not in self.nodes:
+                raise RuntimeError(f'node "{self.node}" has no InternalIP yet')
+            if wanted == "bpf":
+                self._apply_bpf(everything)
+            else:
+                self._apply_iptables(everything)
+        except (OSError, RuntimeError, IptablesError, IpsetError, subprocess.SubprocessError) as error:
+            if str(error) != self.trouble:
+                log.error("Failed to program the %s data plane, will retry: %s", wanted, error)
+            self.trouble, self._broken = str(error) or repr(error), True
+            return
+        if self.trouble:
+            log.info("Data plane is in sync (%s, %d local pods)", wanted, len(self.policies.local_pods()))
+        self.trouble, self._broken = "", False
+
+    def tick(self) -> None:
+        """Every ten seconds: housekeeping, and taking back what somebody else changed."""
+        try:
+            if self._ebpf:
+                self._ebpf.tick()
+            if self.mode == "bpf":
+                self._clean_up_kube_proxy()
+                self._serve_proxy_health()
+            elif self.mode == "iptables" and not self._iptables.has_chain("filter", "cali-FORWARD"):
+                log.warning("Detected out-of-sync filter table: cali-FORWARD is missing, writing it again")
+                self._calico.forget()
+                self.policies.dirty = True
+        except (OSError, RuntimeError, IptablesError, subprocess.SubprocessError) as error:
+            log.error("Housekeeping failed, will retry: %s", error)
+        self.apply()
+
+    def _apply_iptables(self, everything: bool) -> None:
+        if everything:
+            self._calico.forget()
+        if everything or self.policies.dirty:
+            self._calico.apply(build(self.policies.endpoints().values(),
+                                     interface_prefix=self.config.interface_prefix,
+                                     endpoint_to_host=self.config.default_endpoint_to_host_action.upper()))
+        self.services.changed()                  # kube-proxy's business in this mode
+        if everything:
+            if self._ebpf or self._pinned():
+                self._bpf().detach()
+                self._attached_config = None
+            self._stop_proxy_health()
+            self.mode = "iptables"
+
+    def _apply_bpf(self, everything: bool) -> None:
+        bpf = self._bpf()
+        changed = self.services.changed()
+        if everything:
+            bpf.apply_services(self.services.items())
+        elif changed:
+            bpf.apply_services((key, self.services.get(key)) for key in changed)
+        if everything or self.policies.dirty or self._routes_dirty:
+            endpoints = self.policies.endpoints()
+            bpf.apply_policy(endpoints)
+            remote = {ip: self.nodes[node] for ip, node in self.policies.remote_pods().items()
+                      if node in self.nodes}
+            bpf.apply_routes(dict(self.nodes), self.policies.local_pods(), remote)
+            self._routes_dirty = False
+        if everything or self.config != self._attached_config:
+            bpf.attach(self.config)
+            self._attached_config = self.config
+        if everything:
+            # Only now does iptables let go: the programs are attached and their maps are full.
+            self._calico.forget()
+            self._calico.apply(build_bpf_mode())
+            self._clean_up_kube_proxy()
+            self.mode = "bpf"
+        if everything or changed:
+            self._serve_proxy_health()
+
+    def _bpf(self) -> EbpfDataplane:
+        if self._ebpf is None:
+            places = [self._environment.get(name, "")
+                      for name in ("LABKIT_BPFFS", "LABKIT_CGROUP", "LABKIT_BPF_OBJECTS")]
+            if not all(places):
+                raise RuntimeError("BPF mode needs LABKIT_BPFFS, LABKIT_CGROUP and LABKIT_BPF_OBJECTS, which"
+                                   " the kubelet gives to privileged pods on the host's network")
+            bpffs, cgroup, objects = map(Path, places)
+            self._ebpf = EbpfDataplane(bpffs=bpffs, cgroup=cgroup, objects=objects,
+                                       node_ip=self.nodes[self.node], node_name=self.node, log=log)
+        return self._ebpf
+
+    def _pinned(self) -> bool:
+        """Whether an earlier process left programs attached."""
+        bpffs = self._environment.get("LABKIT_BPFFS")
+        return bool(bpffs) and (Path(str(bpffs)) / "maps").exists()
+
+    def _clean_up_kube_proxy(self) -> None:
+        if not self.config.bpf_kube_proxy_iptables_cleanup_enabled:
+            return
+        if self._iptables.has_chain("nat", "KUBE-SERVICES"):
+            log.info("BPF enabled, configuring iptables layer to clean up kube-proxy's rules.")
+            for table in ("nat", "filter", "mangle"):
+                remove_chains(self._iptables, table, ("KUBE-",))
+
+    # --- health checks that kube-proxy serves otherwise
+
+    def _serve_proxy_health(self) -> None:
+        self._service_health.sync({port.health_check_node_port: (*port.key, port.ready_on(self.node))
+                                   for port in self.services.all() if port.health_check_node_port})
+        port = self.config.bpf_kube_proxy_healthz_port
+        if port == self._healthz_port:
+            return
+        self._stop_healthz()
+        if not port:
+            return
+        try:
+            self._servers.serve("0.0.0.0", port, lambda path: (200, f'{{"lastUpdated": "{_now()}"}}'))
+            self._healthz_port = port
+        except OSError as error:
+            log.error("BPF Proxy Healthz server failed, restarting error=failed to start proxier healthz on"
+                      " :%d: listen tcp :%d: bind: %s", port, port, os.strerror(error.errno or 0).lower())
+
+    def _stop_healthz(self) -> None:
+        if self._healthz_port:
+            self._servers.stop("0.0.0.0", self._healthz_port)
+            self._healthz_port = 0
+
+    def _stop_proxy_health(self) -> None:
+        self._service_health.sync({})
+        self._stop_healthz()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime())
+
+
+def _difference(old: FelixConfig, new: FelixConfig) -> str:
+    names = (name for name in FelixConfig.__dataclass_fields__ if getattr(old, name) != getattr(new, name))
+    return ", ".join(f"{name} {getattr(old, name)} -> {getattr(new, name)}" for name in names)
