@@ -1,0 +1,74 @@
+"""What AKS makes for `--network-policy calico`: the operator, and the Installation that it acts on."""
+
+from __future__ import annotations
+
+from labkit.local.client import Obj
+
+from .crds import calico_definitions, operator_definitions
+from .objects import ADDON, TOLERATE_ALL, account_subject, binding, cluster_role, field_env, meta, namespace
+from .objects import service_account as account
+from .releases import Release
+
+NAMESPACE = "tigera-operator"
+ENDPOINT_CONFIG = "kubernetes-services-endpoint"
+
+
+def _operator(release: Release, *, article: bool) -> Obj:
+    labels = {"name": "tigera-operator", "k8s-app": "tigera-operator"}
+    container: Obj = {
+        "name": "tigera-operator",
+        "image": f"mcr.microsoft.com/oss/tigera/operator:{release.operator}",
+        "env": [{"name": "WATCH_NAMESPACE", "value": ""}, field_env("POD_NAME", "metadata.name"),
+                {"name": "OPERATOR_NAME", "value": "tigera-operator"},
+                {"name": "TIGERA_OPERATOR_INIT_IMAGE_VERSION", "value": release.operator}],
+        "resources": {"requests": {"cpu": "50m"}},
+    }
+    # The operator of 2021 hands its own environment on, so it knows another API address only after a
+    # restart. Since then it watches the ConfigMap; upstream's manifest still carries the reference.
+    container["envFrom"] = [{"configMapRef": {"name": ENDPOINT_CONFIG, "optional": True}}]
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": meta("tigera-operator", NAMESPACE, {ADDON: "Reconcile", "k8s-app": "tigera-operator"}),
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": {"name": "tigera-operator"}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": "tigera-operator", "hostNetwork": True,
+                    "dnsPolicy": "Default" if article else "ClusterFirstWithHostNet",
+                    "nodeSelector": {"kubernetes.io/os": "linux"}, "tolerations": TOLERATE_ALL,
+                    "terminationGracePeriodSeconds": 5, "containers": [container],
+                }}}}
+
+
+def installation(*, article: bool) -> Obj:
+    """The Installation as AKS writes it.
+
+    In the article's days it named no way to find a node's address; since late 2021 AKS writes one.
+    """
+    network: Obj = {"bgp": "Disabled", "ipPools": []}
+    if not article:
+        network |= {"nodeAddressAutodetectionV4": {"canReach": "1.1.1.1"}, "linuxDataplane": "Iptables"}
+    return {
+        "apiVersion": "operator.tigera.io/v1", "kind": "Installation",
+        "metadata": meta("default", labels={ADDON: "Reconcile"}),
+        "spec": {
+            "variant": "Calico", "kubernetesProvider": "AKS", "registry": "mcr.microsoft.com/",
+            "imagePath": "oss/calico", "cni": {"type": "AzureVNET", "ipam": {"type": "AzureVNET"}},
+            "calicoNetwork": network,
+        }}
+
+
+def calico(release: Release, minor: int) -> list[Obj]:
+    """All that AKS makes for Calico; the operator makes the rest."""
+    article = minor < 30
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    return [
+        *operator_definitions(minor), *calico_definitions(),
+        namespace(NAMESPACE, {"name": NAMESPACE, ADDON: "Reconcile"}),
+        account("tigera-operator", NAMESPACE),
+        cluster_role("tigera-operator", [everything]),
+        binding("tigera-operator", "tigera-operator", account_subject("tigera-operator", NAMESPACE)),
+        installation(article=article),
+        _operator(release, article=article),
+    ]
