@@ -145,6 +145,7 @@ class Map:
         self._value = ctypes.create_string_buffer(self.value_size)
         self._element = _Element(fd=self._fd, key=ctypes.addressof(self._key),
                                  value=ctypes.addressof(self._value))
+        self._doomed = _Element(fd=self._fd, key=ctypes.addressof(self._key))   # the kernel wants no value here
 
     def close(self) -> None:
         """Close the descriptor; the map lives on as long as it is pinned."""
@@ -171,7 +172,7 @@ class Map:
         """Delete an entry; one that is not there is fine."""
         self._key.raw = key
         try:
-            _bpf(_MAP_DELETE, self._element)
+            _bpf(_MAP_DELETE, self._doomed)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise

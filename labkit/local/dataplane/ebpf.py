@@ -141,6 +141,13 @@ class EbpfDataplane:
         self._attached = False
         self._finish_detach()
 
+    def close(self) -> None:
+        """Close descriptors; the data plane goes on without this agent."""
+        if self._loaded:
+            self._loaded.close()
+            self._loaded = None
+            self._reset()
+
     def tick(self) -> None:
         """Housekeeping, for every ten seconds or so: forget idle connections, attach late interfaces."""
         if self._loaded is None:
@@ -167,12 +174,16 @@ class EbpfDataplane:
         self._reset()
 
     def _held(self) -> Iterable[bool]:
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        """For each established TCP connection that only we can translate: whether it is in use."""
         assert self._loaded is not None
-        for key, value in self._loaded.maps["cali_v4_ct"].items():
-            entry = maps.Connection.read(value)
-            if entry.to.protocol == 6 and (key != value[:16] or entry.path == maps.PATH_TUNNEL):
-                yield not entry.tcp_flags & (maps.TCP_FIN | maps.TCP_RST) and now - entry.seen < 120 * _SECOND
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        entries = {key: maps.Connection.read(value) for key, value in self._loaded.maps["cali_v4_ct"].items()}
+        for key, entry in entries.items():
+            translated = entry.to.pack() != key or entry.path == maps.PATH_TUNNEL
+            if translated and entry.to.protocol == 6 and entry.tcp_flags & maps.TCP_ACK:
+                other = entries.get(entry.to.reversed().pack())
+                flags = entry.tcp_flags | (other.tcp_flags if other else 0)
+                yield not flags & (maps.TCP_FIN | maps.TCP_RST) and now - entry.seen < 120 * _SECOND
 
     def _load(self) -> Loaded:
         if self._loaded is None:

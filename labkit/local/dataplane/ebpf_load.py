@@ -18,7 +18,7 @@ PROGRAMS = {
 }
 
 
-class LoadError(Exception):
+class LoadError(RuntimeError):
     """The programs cannot be loaded; the message says why, and the next thing to do."""
 
 

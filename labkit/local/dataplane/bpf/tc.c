@@ -177,11 +177,12 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 /* A packet in the middle of a connection that we do not know. The host's connection tracking may: the connection
  * may be older than these programs. A service's address that it does not know either would only go in circles.
  */
-static __always_inline int fall_through(struct __sk_buff *skb, enum hook hook, struct packet *packet)
+static __always_inline int fall_through(struct __sk_buff *skb, struct config *config, enum hook hook,
+					struct packet *packet)
 {
 	if (hook == FROM_TUNNEL)
 		return drop(skb, hook, DROP_ERROR);
-	if (hook == FROM_WORKLOAD || hook == FROM_UPLINK) {
+	if (packet->flow.daddr != config->node && (hook == FROM_WORKLOAD || hook == FROM_UPLINK)) {
 		count(skb, hook, COUNT_FALLTHROUGH);
 		mark(skb, MARK_FALLTHROUGH);
 	}
@@ -220,7 +221,7 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 	if (config->flags & CONFIG_DRAIN)
 		return TC_ACT_OK;
 	if (!packet.starts)
-		return fall_through(skb, hook, &packet);
+		return fall_through(skb, config, hook, &packet);
 	return begin(skb, config, hook, &packet, peer);
 }
 

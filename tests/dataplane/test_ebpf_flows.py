@@ -1,0 +1,291 @@
+"""Calico's eBPF data plane by real packets: who reaches whom, by which way, and what the server sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit.local.dataplane import ebpf_cli
+from labkit.local.dataplane.felix import FelixConfig
+from labkit.local.dataplane.policy import Rule
+from labkit.local.fabric import netns
+from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, ebpf_lab
+
+pytestmark = pytest.mark.kernel
+PROTOCOLS = ["tcp", "udp"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EbpfLab]:
+    with ebpf_lab(tmp_path_factory.mktemp("ebpf") / "lab") as lab:
+        lab.serve("a1", "a2", "b1")
+        yield lab
+
+
+@pytest.fixture
+def lab(world: EbpfLab) -> Iterator[EbpfLab]:
+    """The same networks for each test, and nothing else of the one before."""
+    world.policies.clear()
+    world.up()
+    yield world
+    world.down()
+    assert subprocess.run(["ip", "-n", world.nodes["node1"].netns, "link", "show", "vxlan.calico"],
+                          capture_output=True, timeout=5, check=False).returncode != 0
+
+
+def dump(lab: EbpfLab, node: str, *command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    bpffs = lab.paths.bpffs / "c1" / node
+    assert netns.run_inside(lab.nodes[node].netns, lambda: ebpf_cli.main(command, bpffs)) == 0
+    return capsys.readouterr().out
+
+
+def service(lab: EbpfLab, kind: str, *backends: str, **fields: object) -> object:
+    port = lab.service(*backends, protocol=kind.upper(), **fields)
+    lab.up(port, config=fields.pop("config", None))  # type: ignore[arg-type]
+    return port
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+@pytest.mark.parametrize("client", ["a1", "b1"])
+def test_pod_to_pod(lab: EbpfLab, client: str, kind: str) -> None:
+    for server in ("a2", "b1"):
+        answer = lab.from_pod(client, kind, lab.pods[server].ip, 8080)
+        assert (answer["server"], answer["client"]) == (server, lab.pods[client].ip)
+
+
+@pytest.mark.parametrize("kind", [*PROTOCOLS, "unconnected"])
+@pytest.mark.parametrize("backend", ["a1", "a2", "b1"], ids=["itself", "same-node", "other-node"])
+def test_pod_to_cluster_ip(lab: EbpfLab, backend: str, kind: str) -> None:
+    service(lab, "tcp" if kind == "tcp" else "udp", backend)
+    answer = lab.from_pod("a1", kind, CLUSTER_IP, 80)
+    assert answer["server"] == backend
+    assert answer["peer"] == [CLUSTER_IP, 80]
+
+
+@pytest.mark.parametrize("mode", ["TCP", "Enabled", "Disabled"])
+@pytest.mark.parametrize("kind", [*PROTOCOLS, "unconnected"])
+def test_connect_time_load_balancing_is_a_choice(
+        lab: EbpfLab, kind: str, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    port = lab.service("b1", protocol="TCP" if kind == "tcp" else "UDP")
+    lab.up(port, config=FelixConfig(bpf_connect_time_load_balancing=mode))
+    answer = lab.from_pod("a1", kind, CLUSTER_IP, 80)
+    assert (answer["server"], answer["peer"]) == ("b1", [CLUSTER_IP, 80])
+    connections = dump(lab, "node1", "conntrack", "dump", capsys=capsys)
+    at_connect = mode == "Enabled" or (mode == "TCP" and kind == "tcp")
+    assert (f"{CLUSTER_IP}:80" in connections) is not at_connect      # else packets are translated
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_node_to_cluster_ip(lab: EbpfLab, kind: str) -> None:
+    for backend in ("a1", "b1"):
+        service(lab, kind, backend)
+        answer = lab.from_node("node1", kind, CLUSTER_IP, 80)
+        assert (answer["server"], answer["client"]) == (backend, lab.nodes["node1"].ip)
+
+
+@pytest.mark.parametrize("mode", ["Tunnel", "DSR"])
+@pytest.mark.parametrize("kind", PROTOCOLS)
+@pytest.mark.parametrize("backend", ["a1", "b1"], ids=["local", "remote"])
+def test_outside_client_keeps_its_address(
+        lab: EbpfLab, backend: str, kind: str, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.up(lab.service(backend, protocol=kind.upper()), config=FelixConfig(bpf_external_service_mode=mode))
+    answer = lab.ask(lab.alice.netns, kind, FRONTEND, 80)
+    assert (answer["server"], answer["client"], answer["peer"]) == (backend, lab.alice.address, [FRONTEND, 80])
+    replies = [line for line in dump(lab, "node1", "conntrack", "dump", "--raw", capsys=capsys).splitlines()
+               if f"{FRONTEND}:80 -> {lab.alice.address}" in line and " 0 packets" not in line]
+    if backend == "b1":                     # replies come back by node1, but not with direct server return
+        assert bool(replies) is (mode == "Tunnel")
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+@pytest.mark.parametrize("node", ["node1", "node2"])
+def test_node_port_from_the_network(lab: EbpfLab, node: str, kind: str) -> None:
+    service(lab, kind, "b1")
+    answer = lab.ask(lab.vnet.netns, kind, lab.nodes[node].ip, NODE_PORT)
+    assert (answer["server"], answer["client"]) == ("b1", "10.224.0.1")
+
+
+def test_external_policy_local_takes_no_detour(lab: EbpfLab) -> None:
+    service(lab, "tcp", "a1", "b1", external_policy="Local")
+    assert {lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] for _ in range(6)} == {"a1"}
+    service(lab, "tcp", "b1", external_policy="Local")
+    assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["error"] == "TimeoutError"
+    assert lab.from_pod("a1", "tcp", CLUSTER_IP, 80)["server"] == "b1"      # inside, every backend will do
+
+
+def test_a_service_without_backends_refuses(lab: EbpfLab) -> None:
+    service(lab, "tcp")
+    assert lab.from_pod("a1", "tcp", CLUSTER_IP, 80)["error"] == "ConnectionRefusedError"
+
+
+def test_backends_share_the_load(lab: EbpfLab) -> None:
+    service(lab, "tcp", "a1", "a2", "b1")
+    assert {lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] for _ in range(24)} == {"a1", "a2", "b1"}
+
+
+def test_affinity_keeps_a_client_with_its_backend(lab: EbpfLab) -> None:
+    service(lab, "tcp", "a1", "a2", affinity_seconds=60)
+    assert len({lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] for _ in range(8)}) == 1
+    assert len({lab.from_pod("b1", "tcp", CLUSTER_IP, 80)["server"] for _ in range(8)}) == 1
+
+
+def test_source_ranges(lab: EbpfLab) -> None:
+    service(lab, "tcp", "a1", lb_source_ranges=(f"{lab.alice.address}/32",))
+    assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] == "a1"
+    assert lab.ask(lab.bob.netns, "tcp", FRONTEND, 80)["error"] == "TimeoutError"
+    assert lab.from_pod("a2", "tcp", CLUSTER_IP, 80)["server"] == "a1"
+
+
+@pytest.mark.parametrize("backend", ["a1", "b1"])
+def test_policy_on_outside_clients(lab: EbpfLab, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    allowed = Rule("Allow", "TCP", (f"{lab.alice.address}/32",), (), ((8080, 8080),))
+    lab.policy(backend, ingress=(allowed,))
+    service(lab, "tcp", backend)
+    assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] == backend
+    assert lab.ask(lab.bob.netns, "tcp", FRONTEND, 80)["error"] == "TimeoutError"
+    assert lab.from_pod("a2", "tcp", CLUSTER_IP, 80)["error"] == "TimeoutError"
+    node = lab.home_of[backend].name
+    assert lab.from_node(node, "tcp", lab.pods[backend].ip, 8080)["server"] == backend    # its node may, always
+    rules = dump(lab, node, "policy", "dump", lab.pods[backend].host_interface, "all", capsys=capsys)
+    assert f"0: allow tcp from {{{lab.alice.address}/32}} port 8080" in rules
+
+
+def test_egress_policy_sees_the_backend(lab: EbpfLab) -> None:
+    lab.policy("a1", egress=(Rule("Allow", None, (f"{lab.pods['b1'].ip}/32",)),))
+    service(lab, "udp", "b1")
+    assert lab.from_pod("a1", "udp", CLUSTER_IP, 80)["server"] == "b1"
+    assert lab.from_pod("a1", "udp", lab.pods["a2"].ip, 8080)["error"] == "TimeoutError"
+    assert lab.from_pod("a2", "udp", lab.pods["a1"].ip, 8080)["server"] == "a1"            # a reply is no new flow
+    assert lab.from_node("node1", "udp", lab.pods["a1"].ip, 8080)["server"] == "a1"
+
+
+def test_a_pod_cannot_lie_about_its_address(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> None:
+    space = lab.pods["a1"].netns
+    netns.ip(space, ["addr add 10.224.0.99/32 dev eth0"])
+    with netns.socket_in(space, socket.AF_INET, socket.SOCK_DGRAM) as liar:
+        liar.bind(("10.224.0.99", 0))
+        liar.sendto(b"hello", (lab.pods["a2"].ip, 8080))
+    netns.ip(space, ["addr del 10.224.0.99/32 dev eth0"])
+    assert "10.224.0.99" not in dump(lab, "node1", "conntrack", "dump", capsys=capsys)
+    counters = dump(lab, "node1", "counters", "dump", capsys=capsys).split("Interface: ")
+    mine = next(part for part in counters if part.startswith(lab.pods["a1"].host_interface))
+    assert "| dropped, source not allowed      |       1 |" in mine
+
+
+def test_large_transfers_and_datagrams_cross_the_tunnel(lab: EbpfLab) -> None:
+    lab.up(lab.service("b1"), lab.service("b1", protocol="UDP"))
+    answer = lab.ask(lab.alice.netns, "udp", FRONTEND, 80, payload="x" * 5000)      # four fragments
+    assert (answer["server"], answer["size"]) == ("b1", 5000)
+    size, got = 32 << 20, 0
+    listener = netns.socket_in(lab.pods["b1"].netns, socket.AF_INET, socket.SOCK_STREAM)
+    with listener, netns.socket_in(lab.alice.netns, socket.AF_INET, socket.SOCK_STREAM) as client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", 9999))
+        listener.listen()
+        lab.up(lab.service("b1", endpoints=tuple(
+            type(e)(e.ip, 9999, e.node) for e in lab.service("b1").endpoints)))
+        client.settimeout(5)
+        client.connect((FRONTEND, 80))
+        server, peer = listener.accept()
+        assert peer[0] == lab.alice.address
+        began = time.monotonic()
+        with server:
+            server.settimeout(5)
+            for sender, receiver in ((client, server), (server, client)):
+                got, left = 0, memoryview(bytes(size))
+                sender.setblocking(False)
+                while got < size:
+                    with contextlib.suppress(BlockingIOError):
+                        left = left[sender.send(left[:1 << 20]):] if left else left
+                    receiver.setblocking(not left)
+                    with contextlib.suppress(BlockingIOError):
+                        got += len(receiver.recv(1 << 20))
+        assert time.monotonic() - began < 8
+
+
+def connection(lab: EbpfLab, space: str, ip: str, port: int) -> socket.socket:
+    sock = netns.socket_in(space, socket.AF_INET, socket.SOCK_STREAM)
+    sock.settimeout(3)
+    sock.connect((ip, port))
+    return sock
+
+
+def says(sock: socket.socket) -> str:
+    sock.sendall(b"hello")
+    return str(json.loads(sock.recv(65536))["server"])
+
+
+IPTABLES = f"""
+*nat
+-A PREROUTING -d {FRONTEND}/32 -p tcp --dport 80 -j DNAT --to-destination {{backend}}:8080
+-A PREROUTING -d {CLUSTER_IP}/32 -p tcp --dport 80 -j DNAT --to-destination {{backend}}:8080
+-A POSTROUTING -s 203.0.113.0/24 -j MASQUERADE
+COMMIT
+"""
+
+
+def test_connections_survive_the_switch_to_ebpf_and_back(lab: EbpfLab) -> None:
+    """What kube-proxy translated stays with the host's stack; what eBPF translated stays with eBPF."""
+    lab.down()
+    node = lab.nodes["node1"].netns
+    rules = IPTABLES.format(backend=lab.pods["b1"].ip)
+    netns.run_inside(node, lambda: subprocess.run(["iptables-restore"],
+                                                    input=rules, text=True, check=True, timeout=10))
+    try:
+        before = {"outside": connection(lab, lab.alice.netns, FRONTEND, 80),
+                  "pod": connection(lab, lab.pods["a1"].netns, CLUSTER_IP, 80)}
+        assert {says(sock) for sock in before.values()} == {"b1"}
+        lab.up(lab.service("a2"))
+        assert {says(sock) for sock in before.values()} == {"b1"}
+        after = {"outside": connection(lab, lab.alice.netns, FRONTEND, 80),
+                 "pod": connection(lab, lab.pods["a1"].netns, lab.pods["b1"].ip, 8080)}
+        assert (says(after["outside"]), says(after["pod"])) == ("a2", "b1")
+        lab.down()
+        assert {says(sock) for sock in before.values()} == {"b1"}
+        assert (says(after["outside"]), says(after["pod"])) == ("a2", "b1")
+        with connection(lab, lab.alice.netns, FRONTEND, 80) as new:
+            assert says(new) == "b1"                            # new ones are iptables' again
+        for sock in (*before.values(), *after.values()):
+            sock.close()
+        time.sleep(0.2)
+        lab.on("node1", "tick")                                  # the last one has ended
+    finally:
+        netns.run_inside(node, lambda: subprocess.run(["iptables", "-t", "nat", "-F"], check=True, timeout=10))
+
+
+def test_the_agent_may_die(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.up(lab.service("b1"), lab.service("a1", cluster_ip="10.0.8.8", name="goes", node_port=0, lb_ips=()))
+    with connection(lab, lab.alice.netns, FRONTEND, 80) as kept:
+        assert says(kept) == "b1"
+        for node in lab.nodes:
+            netns.run_inside(lab.nodes[node].netns, lab.planes[node].close)
+            lab.planes[node] = lab.plane(node)
+        assert says(kept) == "b1"                               # without any agent
+        assert lab.from_pod("a1", "tcp", "10.0.8.8", 80)["server"] == "a1"
+        before = dump(lab, "node1", "nat", "dump", capsys=capsys)
+        lab.up(lab.service("b1"))                               # a service went away meanwhile
+        assert says(kept) == "b1"
+    after = dump(lab, "node1", "nat", "dump", capsys=capsys)
+    assert "10.0.8.8" in before
+    assert "10.0.8.8" not in after
+    assert set(after.splitlines()) < set(before.splitlines())   # and the other one kept its entries
+
+
+def test_udp_follows_its_service_to_new_backends(lab: EbpfLab) -> None:
+    service(lab, "udp", "a2")
+    with netns.socket_in(lab.alice.netns, socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect((FRONTEND, 80))
+        assert says(client) == "a2"
+        service(lab, "udp", "b1")
+        assert says(client) == "b1"
+        service(lab, "udp", "a1")
+        assert says(client) == "a1"
