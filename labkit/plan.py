@@ -51,6 +51,7 @@ class Step:
             holds or `timeout` has passed, because clusters converge.
         revert: undoes it, or None where there is nothing to undo.
         revert_command: the way back as `az` or `kubectl`.
+        reverted: looks whether it is undone; None means whether `verify` no longer holds.
         hint: what to try when it fails.
         timeout: seconds to wait for `verify` after `apply`.
     """
@@ -64,6 +65,7 @@ class Step:
     verify: Callable[[], Evidence]
     revert: Callable[[Log], None] | None = None
     revert_command: str = ""
+    reverted: Callable[[], Evidence] | None = None
     hint: str = ""
     timeout: float = 120.0
 
@@ -286,8 +288,8 @@ def _turned(steps: Iterable[Step]) -> Iterable[Step]:
         if step.revert is not None:
             yield Step(
                 id=f"undo-{step.id}", title=f"Undo: {step.title}", why=f"It takes back: {step.why}",
-                without="", command=step.revert_command, apply=step.revert, verify=_negated(step), revert=step.apply,
-                revert_command=step.command, timeout=step.timeout,
+                without="", command=step.revert_command, revert_command=step.command,
+                apply=step.revert, verify=step.reverted or _negated(step), revert=step.apply, timeout=step.timeout,
             )
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: flows, first-packet latency, services at scale; statistics and results."""

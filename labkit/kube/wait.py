@@ -1,0 +1,113 @@
+"""Waiting for a cluster to converge; every wait says what it saw last when it gives up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from labkit.errors import KubeError, WaitError
+from labkit.kube.client import Kube, Obj
+from labkit.plan import Evidence
+
+
+def wait_for(what: str, look: Callable[[], Evidence], timeout: float = 120.0,
+             pause: float = 0.05) -> Evidence:
+    """Look until it holds.
+
+    Args:
+        what: what is waited for, for the message.
+        look: looks once.
+        timeout: seconds.
+        pause: seconds between the first two looks; later ones are rarer, up to two seconds.
+
+    Raises:
+        WaitError: it did not come.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            evidence = look()
+        except KubeError as error:
+            evidence = Evidence(False, error.what)
+        if evidence:
+            return evidence
+        if time.monotonic() > deadline:
+            raise WaitError(f"{what}: not so within {timeout:.0f} s.", f"last seen: {evidence.text}",
+                            "look with `lab.diagnose()`.")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 2.0)
+
+
+def rollout(kube: Kube, resource: str, name: str, namespace: str, timeout: float = 120.0) -> Evidence:
+    """Wait until a deployment or a daemon set has rolled out, as `kubectl rollout status` does.
+
+    Args:
+        kube: the cluster.
+        resource: "deployments.apps" or "daemonsets.apps".
+        name: its name.
+        namespace: its namespace.
+        timeout: seconds.
+
+    Raises:
+        WaitError: it did not.
+    """
+    return wait_for(f"rollout of {namespace}/{name}",
+                    lambda: rolled_out(kube.get(resource, name, namespace)), timeout)
+
+
+def rolled_out(obj: Obj) -> Evidence:
+    """Whether a deployment's or daemon set's pods are all new and ready, from its status.
+
+    Args:
+        obj: the deployment or daemon set.
+    """
+    status = obj.get("status", {})
+    name = obj["metadata"]["name"]
+    if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 0):
+        return Evidence(False, f"{name}: the change is not observed yet")
+    if obj["kind"] == "DaemonSet":
+        wanted = status.get("desiredNumberScheduled", 0)
+        updated, ready = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
+        old = 0
+    else:
+        wanted = obj["spec"].get("replicas", 1)
+        updated, ready = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+        old = status.get("replicas", 0) - updated
+    said = f"{name}: {updated} of {wanted} pods updated, {ready} available"
+    if old > 0:
+        return Evidence(False, f"{said}, {old} old ones still there")
+    return Evidence(updated >= wanted and ready >= wanted, said)
+
+
+def pods_ready(kube: Kube, namespace: str, selector: str, at_least: int = 1) -> Evidence:
+    """Whether pods are ready.
+
+    Args:
+        kube: the cluster.
+        namespace: where.
+        selector: a label selector.
+        at_least: how many.
+    """
+    pods = [p for p in kube.list("pods", namespace, label_selector=selector)
+            if not p["metadata"].get("deletionTimestamp")]
+    ready = sum(1 for pod in pods if is_ready(pod))
+    said = f"{ready} of {len(pods)} pods with {selector} are ready"
+    reasons = {reason for pod in pods if (reason := waiting_reason(pod))}
+    if reasons:
+        said += f" ({', '.join(sorted(reasons))})"
+    return Evidence(ready >= at_least and ready == len(pods), said)
+
+
+def is_ready(pod: Obj) -> bool:
+    """Whether a pod's Ready condition is true."""
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def waiting_reason(pod: Obj) -> str:
+    """Why a container of a pod waits, such as "ErrImagePull"; empty where none does."""
+    for status in pod.get("status", {}).get("containerStatuses", []):
+        waiting = status.get("state", {}).get("waiting")
+        if waiting:
+            return str(waiting.get("reason", ""))
+    return ""
