@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -13,7 +13,7 @@ import labkit
 class _Group(click.Group):
     """Loads a command's module when it is used, so that `labkit up` need not import plotly."""
 
-    commands_by_module = {
+    commands_by_module: ClassVar[dict[str, tuple[str, ...]]] = {
         "labkit.local.server.commands": ("up", "down", "status", "env", "client"),
         "labkit.cli_run": ("run",),
         "labkit.cli_doctor": ("doctor",),

@@ -23,7 +23,11 @@ def daemon(lab_paths: LabPaths) -> Iterator[object]:
 
     info = lifecycle.up(lab_paths, port=0)
     before = {name: os.environ.get(name) for name in ("LABKIT_HOME", "KUBECONFIG", "LABKIT_TARGET")}
-    os.environ |= {"LABKIT_HOME": str(lab_paths.home), "KUBECONFIG": str(lab_paths.home / "kubeconfig"), "LABKIT_TARGET": "local"}
+    os.environ |= {
+        "LABKIT_HOME": str(lab_paths.home),
+        "KUBECONFIG": str(lab_paths.home / "kubeconfig"),
+        "LABKIT_TARGET": "local",
+    }
     yield info
     for name, value in before.items():
         if value is None:
@@ -37,8 +41,16 @@ def daemon(lab_paths: LabPaths) -> Iterator[object]:
 def leftovers(paths: LabPaths) -> list[str]:
     """What of a lab is still on the machine."""
     netns = Path("/run/netns")
-    found = [f"namespace {n.name}" for n in (netns.iterdir() if netns.exists() else ()) if n.name.startswith(paths.prefix)]
-    found += [f"mount {line.split()[1]}" for line in Path("/proc/self/mounts").read_text().splitlines() if str(paths.run) in line]
+    found = [
+        f"namespace {n.name}"
+        for n in (netns.iterdir() if netns.exists() else ())
+        if n.name.startswith(paths.prefix)
+    ]
+    found += [
+        f"mount {line.split()[1]}"
+        for line in Path("/proc/self/mounts").read_text().splitlines()
+        if str(paths.run) in line
+    ]
     found += [f"folder {p}" for p in (paths.run, paths.cgroup, paths.database) if p.exists()]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -35,19 +35,27 @@ class LabCredential:
 
         request = urllib.request.Request(
             f"{self._info.identity_endpoint}?resource=https://management.core.windows.net/&api-version=2019-08-01",
-            headers={"X-IDENTITY-HEADER": self._info.identity_header})
-        with urllib.request.urlopen(request, context=ssl.create_default_context(cafile=self._info.ca_file)) as answer:
+            headers={"X-IDENTITY-HEADER": self._info.identity_header},
+        )
+        with urllib.request.urlopen(
+            request, context=ssl.create_default_context(cafile=self._info.ca_file)
+        ) as answer:
             body = json.load(answer)
         return AccessToken(body["access_token"], int(body["expires_on"]))
 
 
 def azure_clients(info: Any) -> tuple[ResourceManagementClient, ContainerServiceClient]:
     arguments: dict[str, Any] = {
-        "base_url": info.url, "credential_scopes": [f"{info.url}/.default"], "connection_verify": info.ca_file, "polling_interval": 0.2,
+        "base_url": info.url,
+        "credential_scopes": [f"{info.url}/.default"],
+        "connection_verify": info.ca_file,
+        "polling_interval": 0.2,
     }
     credential: Any = LabCredential(info)
-    return (ResourceManagementClient(credential, info.subscription, **arguments),
-            ContainerServiceClient(credential, info.subscription, **arguments))
+    return (
+        ResourceManagementClient(credential, info.subscription, **arguments),
+        ContainerServiceClient(credential, info.subscription, **arguments),
+    )
 
 
 @dataclass
@@ -69,8 +77,14 @@ class TestCluster:
         self.custom = client.CustomObjectsApi(self.api_client)
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
-        done = subprocess.run(["kubectl", "--kubeconfig", str(self.kubeconfig), *words], input=stdin, text=True,
-                              capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["kubectl", "--kubeconfig", str(self.kubeconfig), *words],
+            input=stdin,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         if check:
             assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout + ("" if check else done.stderr)
@@ -83,8 +97,13 @@ class TestCluster:
 
     def run_as(self, who: str, *words: str, timeout: float = 15) -> subprocess.CompletedProcess[str]:
         """A command as an outside client."""
-        return subprocess.run(["nsenter", f"--net=/run/netns/{self.paths.netns('client', who)}", "--", *words],
-                              text=True, capture_output=True, timeout=timeout, check=False)
+        return subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.paths.netns('client', who)}", "--", *words],
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
 
     @contextmanager
     def namespace(self) -> Iterator[str]:
@@ -94,26 +113,55 @@ class TestCluster:
             yield name
         finally:
             self.core.delete_namespace(name)
-            wait_for(lambda: name not in {n.metadata.name for n in self.core.list_namespace().items}, "the namespace is gone", 60)
+            wait_for(
+                lambda: name not in {n.metadata.name for n in self.core.list_namespace().items},
+                "the namespace is gone",
+                60,
+            )
 
     def system_ready(self) -> bool:
         pods = self.core.list_pod_for_all_namespaces().items
-        ready = [p for p in pods if any(c.type == "Ready" and c.status == "True" for c in p.status.conditions or [])]
+        ready = [
+            p
+            for p in pods
+            if any(c.type == "Ready" and c.status == "True" for c in p.status.conditions or [])
+        ]
         return bool(pods) and len(ready) == len(pods) and any("coredns" in p.metadata.name for p in pods)
 
 
-def create_cluster(info: Any, paths: LabPaths, folder: Path, *, name: str | None = None, policy: str = "calico",
-                   version: str = "1.20.2", count: int = 2) -> TestCluster:
+def create_cluster(
+    info: Any,
+    paths: LabPaths,
+    folder: Path,
+    *,
+    name: str | None = None,
+    policy: str = "calico",
+    version: str = "1.20.2",
+    count: int = 2,
+) -> TestCluster:
     groups, aks = azure_clients(info)
     name = name or f"c{uuid.uuid4().hex[:6]}"
     group = f"rg-{name}"
     groups.resource_groups.create_or_update(group, {"location": "canadaeast"})
     parameters: dict[str, Any] = {
-        "location": "canadaeast", "identity": {"type": "SystemAssigned"},
+        "location": "canadaeast",
+        "identity": {"type": "SystemAssigned"},
         "properties": {
-            "dnsPrefix": name, "kubernetesVersion": version,
-            "agentPoolProfiles": [{"name": "nodepool1", "count": count, "vmSize": "Standard_D2s_v3", "mode": "System", "osType": "Linux"}],
-            "networkProfile": {"networkPlugin": "azure", **({"networkPolicy": policy} if policy != "none" else {})},
+            "dnsPrefix": name,
+            "kubernetesVersion": version,
+            "agentPoolProfiles": [
+                {
+                    "name": "nodepool1",
+                    "count": count,
+                    "vmSize": "Standard_D2s_v3",
+                    "mode": "System",
+                    "osType": "Linux",
+                }
+            ],
+            "networkProfile": {
+                "networkPlugin": "azure",
+                **({"networkPolicy": policy} if policy != "none" else {}),
+            },
         },
     }
     aks.managed_clusters.begin_create_or_update(group, name, parameters).result(60)
@@ -144,8 +192,16 @@ def wait_for(holds: Callable[[], Any], what: str, timeout: float = 30, interval:
     raise AssertionError(f"after {timeout} s still not: {what}; last: {last!r}")
 
 
-def pod(name: str, namespace: str, *, node: str | None = None, image: str = AGNHOST, args: list[str] | None = None,
-        labels: dict[str, str] | None = None, ready_port: int | None = None) -> dict[str, Any]:
+def pod(
+    name: str,
+    namespace: str,
+    *,
+    node: str | None = None,
+    image: str = AGNHOST,
+    args: list[str] | None = None,
+    labels: dict[str, str] | None = None,
+    ready_port: int | None = None,
+) -> dict[str, Any]:
     container: dict[str, Any] = {"name": "main", "image": image}
     if args:
         container["args"] = args
@@ -154,15 +210,36 @@ def pod(name: str, namespace: str, *, node: str | None = None, image: str = AGNH
     spec: dict[str, Any] = {"containers": [container], "terminationGracePeriodSeconds": 1}
     if node:
         spec["nodeSelector"] = {"kubernetes.io/hostname": node}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels or {"app": name}}, "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels or {"app": name}},
+        "spec": spec,
+    }
 
 
-def service(name: str, namespace: str, *, app: str, kind: str = "ClusterIP", policy: str | None = None,
-            ports: tuple[tuple[str, int, int], ...] = (("TCP", 80, 8080),)) -> dict[str, Any]:
+def service(
+    name: str,
+    namespace: str,
+    *,
+    app: str,
+    kind: str = "ClusterIP",
+    policy: str | None = None,
+    ports: tuple[tuple[str, int, int], ...] = (("TCP", 80, 8080),),
+) -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "selector": {"app": app}, "type": kind,
-        "ports": [{"name": f"{proto.lower()}-{port}", "protocol": proto, "port": port, "targetPort": target} for proto, port, target in ports],
+        "selector": {"app": app},
+        "type": kind,
+        "ports": [
+            {"name": f"{proto.lower()}-{port}", "protocol": proto, "port": port, "targetPort": target}
+            for proto, port, target in ports
+        ],
     }
     if policy:
         spec["externalTrafficPolicy"] = policy
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }

@@ -23,18 +23,37 @@ def vanilla(daemon, lab_paths, tmp_path_factory):
 def switch(cluster: TestCluster, ebpf: bool) -> None:
     """The article's switch; on a 1.20 cluster kube-proxy is patched away with it."""
     selector = {"non-calico": "true"} if ebpf else {"non-calico": None}
-    endpoint = {"apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {"name": "kubernetes-services-endpoint", "namespace": "tigera-operator"},
-                "data": {"KUBERNETES_SERVICE_HOST": fqdn(cluster), "KUBERNETES_SERVICE_PORT": "443"}}
+    endpoint = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kubernetes-services-endpoint", "namespace": "tigera-operator"},
+        "data": {"KUBERNETES_SERVICE_HOST": fqdn(cluster), "KUBERNETES_SERVICE_PORT": "443"},
+    }
     cluster.apply(endpoint)
     cluster.kubectl("delete", "pod", "-n", "tigera-operator", "-l", "k8s-app=tigera-operator")
     wait_for(lambda: rolled(cluster), "calico-node runs with the API's name", 60)
     if not ebpf:
-        cluster.kubectl("patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":false}}')
-    cluster.kubectl("patch", "ds", "-n", "kube-system", "kube-proxy", "-p", json.dumps({"spec": {"template": {"spec": {"nodeSelector": selector}}}}))
+        cluster.kubectl(
+            "patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":false}}'
+        )
+    cluster.kubectl(
+        "patch",
+        "ds",
+        "-n",
+        "kube-system",
+        "kube-proxy",
+        "-p",
+        json.dumps({"spec": {"template": {"spec": {"nodeSelector": selector}}}}),
+    )
     if ebpf:
-        cluster.kubectl("patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":true}}')
-    wait_for(lambda: data_planes(cluster) == {"Calico eBPF" if ebpf else "Calico iptables"}, "all nodes have switched", 30)
+        cluster.kubectl(
+            "patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":true}}'
+        )
+    wait_for(
+        lambda: data_planes(cluster) == {"Calico eBPF" if ebpf else "Calico iptables"},
+        "all nodes have switched",
+        30,
+    )
     if not ebpf:
         wait_for(cluster.system_ready, "kube-proxy is back", 30)
 
@@ -46,7 +65,11 @@ def fqdn(cluster: TestCluster) -> str:
 def rolled(cluster: TestCluster) -> bool:
     pods = cluster.core.list_namespaced_pod("calico-system", label_selector="k8s-app=calico-node").items
     envs = [{e.name: e.value for e in p.spec.containers[0].env} for p in pods]
-    return len(pods) == len(cluster.nodes()) and all(e.get("KUBERNETES_SERVICE_HOST") == fqdn(cluster) for e in envs) and cluster.system_ready()
+    return (
+        len(pods) == len(cluster.nodes())
+        and all(e.get("KUBERNETES_SERVICE_HOST") == fqdn(cluster) for e in envs)
+        and cluster.system_ready()
+    )
 
 
 def data_planes(cluster: TestCluster) -> set[str]:
@@ -77,7 +100,9 @@ def plane(request, cluster, vanilla):
             service("near", namespace, app="server-1", ports=both),
             service("far", namespace, app="server-2", ports=both),
             service("front", namespace, app="server-2", kind="LoadBalancer", ports=both),
-            service("front-local", namespace, app="server-2", kind="LoadBalancer", policy="Local", ports=both),
+            service(
+                "front-local", namespace, app="server-2", kind="LoadBalancer", policy="Local", ports=both
+            ),
         )
         wait_for(lambda: ready(chosen, namespace), "the workload is ready", 30)
         yield request.param, chosen, namespace
@@ -86,18 +111,23 @@ def plane(request, cluster, vanilla):
 def ready(cluster: TestCluster, namespace: str) -> bool:
     pods = cluster.core.list_namespaced_pod(namespace).items
     services = cluster.core.list_namespaced_service(namespace).items
-    return (all(any(c.type == "Ready" and c.status == "True" for c in p.status.conditions or []) for p in pods)
-            and all(s.status.load_balancer.ingress for s in services if s.spec.type == "LoadBalancer"))
+    return all(
+        any(c.type == "Ready" and c.status == "True" for c in p.status.conditions or []) for p in pods
+    ) and all(s.status.load_balancer.ingress for s in services if s.spec.type == "LoadBalancer")
 
 
 def ask(cluster: TestCluster, namespace: str, address: str, path: str = "clientip") -> str:
     """An HTTP request from the calling pod."""
-    return cluster.kubectl("exec", "-n", namespace, "caller", "--", "curl", "-s", "-m", "5", f"http://{address}/{path}")
+    return cluster.kubectl(
+        "exec", "-n", namespace, "caller", "--", "curl", "-s", "-m", "5", f"http://{address}/{path}"
+    )
 
 
 def ask_udp(cluster: TestCluster, namespace: str, host: str, port: int) -> str:
-    script = (f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); "
-              f"s.sendto(b'hostname', ('{host}', {port})); print(s.recv(200).decode())")
+    script = (
+        f"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3); "
+        f"s.sendto(b'hostname', ('{host}', {port})); print(s.recv(200).decode())"
+    )
     return cluster.kubectl("exec", "-n", namespace, "caller", "--", "python3", "-c", script)
 
 
@@ -119,7 +149,13 @@ def test_pod_to_service(plane, name, server):
 
 def test_names_resolve(plane):
     _, cluster, namespace = plane
-    wait_for(lambda: ask(cluster, namespace, f"far.{namespace}.svc.cluster.local", "hostname").strip() == "server-2", "the name resolves", 15)
+    wait_for(
+        lambda: (
+            ask(cluster, namespace, f"far.{namespace}.svc.cluster.local", "hostname").strip() == "server-2"
+        ),
+        "the name resolves",
+        15,
+    )
 
 
 def test_node_to_service(plane):
@@ -129,7 +165,9 @@ def test_node_to_service(plane):
     node_pod["spec"]["hostNetwork"] = True
     cluster.apply(node_pod)
     wait_for(lambda: ready(cluster, namespace), "the host-network pod runs")
-    said = cluster.kubectl("exec", "-n", namespace, "on-node", "--", "curl", "-s", "-m", "5", f"http://{address}/hostname")
+    said = cluster.kubectl(
+        "exec", "-n", namespace, "on-node", "--", "curl", "-s", "-m", "5", f"http://{address}/hostname"
+    )
     cluster.kubectl("delete", "pod", "-n", namespace, "on-node", "--wait=false")
     assert said.strip() == "server-2"
 
@@ -156,7 +194,9 @@ def test_load_balancer_and_who_the_pod_sees(plane, who):
 
 def test_local_policy_keeps_the_address_everywhere(plane):
     _, cluster, namespace = plane
-    address = cluster.core.read_namespaced_service("front-local", namespace).status.load_balancer.ingress[0].ip
+    address = (
+        cluster.core.read_namespaced_service("front-local", namespace).status.load_balancer.ingress[0].ip
+    )
     wait_for(lambda: seen_from_outside(cluster, "alice", address) == CLIENTS["alice"], "alice's address", 10)
     assert {seen_from_outside(cluster, "alice", address) for _ in range(5)} == {CLIENTS["alice"]}
 
@@ -166,7 +206,9 @@ def test_node_port_on_either_node(plane):
     port = cluster.core.read_namespaced_service("front", namespace).spec.ports[0].node_port
     for node in cluster.core.list_node().items:
         address = next(a.address for a in node.status.addresses if a.type == "InternalIP")
-        seen = wait_for(lambda address=address: seen_from_outside(cluster, "bob", f"{address}:{port}"), "an answer", 10)
+        seen = wait_for(
+            lambda address=address: seen_from_outside(cluster, "bob", f"{address}:{port}"), "an answer", 10
+        )
         assert (seen == CLIENTS["bob"]) is (name == "ebpf")
 
 
@@ -175,5 +217,16 @@ def test_large_transfers_by_the_load_balancer(plane):
     _, cluster, namespace = plane
     address = cluster.core.read_namespaced_service("front", namespace).status.load_balancer.ingress[0].ip
     for _ in range(6):
-        done = cluster.run_as("alice", "curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{size_download}", f"http://{address}/echo?msg={'x' * 60000}")
+        done = cluster.run_as(
+            "alice",
+            "curl",
+            "-s",
+            "-m",
+            "10",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{size_download}",
+            f"http://{address}/echo?msg={'x' * 60000}",
+        )
         assert done.stdout == "60000", done.stderr

@@ -27,15 +27,24 @@ def paths(tmp_path):
 
 
 def labkit(paths: LabPaths, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "labkit.cli", *words], text=True, capture_output=True, timeout=60, check=False,
-                          env=os.environ | {"LABKIT_HOME": str(paths.home)} | environment)
+    return subprocess.run(
+        [sys.executable, "-m", "labkit.cli", *words],
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"LABKIT_HOME": str(paths.home)} | environment,
+    )
 
 
 def test_pods_and_objects_survive_a_killed_daemon(paths, tmp_path):
     info = lifecycle.up(paths, port=0)
     cluster = create_cluster(info, paths, tmp_path)
     cluster.apply(pod("steady", "default", args=["netexec", "--http-port=8080"]))
-    wait_for(lambda: cluster.core.read_namespaced_pod("steady", "default").status.phase == "Running", "the pod runs")
+    wait_for(
+        lambda: cluster.core.read_namespaced_pod("steady", "default").status.phase == "Running",
+        "the pod runs",
+    )
     before = cluster.core.read_namespaced_pod("steady", "default")
     version = int(before.metadata.resource_version)
 
@@ -49,8 +58,12 @@ def test_pods_and_objects_survive_a_killed_daemon(paths, tmp_path):
     assert after.metadata.uid == before.metadata.uid
     assert after.status.container_statuses[0].container_id == before.status.container_statuses[0].container_id
     assert after.status.container_statuses[0].restart_count == 0
-    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"}})
-    assert int(cluster.core.read_namespaced_config_map("later", "default").metadata.resource_version) > version
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"}}
+    )
+    assert (
+        int(cluster.core.read_namespaced_config_map("later", "default").metadata.resource_version) > version
+    )
     said = cluster.kubectl("exec", "steady", "--", "curl", "-s", "-m", "5", "http://127.0.0.1:8080/hostname")
     assert said.strip() == "steady"
     wait_for(cluster.system_ready, "the system is well", 40)
@@ -62,7 +75,10 @@ def test_two_clusters_side_by_side_and_down_twice(paths, tmp_path):
     other = create_cluster(info, paths, tmp_path, policy="none", count=1)
     for cluster in (one, other):
         cluster.apply(pod("hello", "default", args=["netexec", "--http-port=8080"]))
-    addresses = [wait_for(lambda c=c: c.core.read_namespaced_pod("hello", "default").status.pod_ip, "an address") for c in (one, other)]
+    addresses = [
+        wait_for(lambda c=c: c.core.read_namespaced_pod("hello", "default").status.pod_ip, "an address")
+        for c in (one, other)
+    ]
     assert addresses[0] == addresses[1], "each VNet has the same address space, apart from the other"
     assert lifecycle.down(paths)
     assert lifecycle.down(paths) == []
@@ -89,7 +105,9 @@ def test_a_port_in_use_is_named(paths):
     finally:
         lifecycle.down(other)
     assert done.returncode == 1
-    assert f"Port {info.port}" in done.stderr and "--port" in done.stderr and "Traceback" not in done.stderr
+    assert f"Port {info.port}" in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_tool_is_named_with_its_package(paths, monkeypatch):
@@ -102,7 +120,9 @@ def test_a_missing_tool_is_named_with_its_package(paths, monkeypatch):
 def test_commands_say_that_the_lab_is_not_running(paths, words):
     done = labkit(paths, *words)
     assert done.returncode == 1
-    assert "not running" in done.stderr and "labkit up" in done.stderr and "Traceback" not in done.stderr
+    assert "not running" in done.stderr
+    assert "labkit up" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_status_env_and_client(paths):

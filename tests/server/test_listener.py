@@ -14,8 +14,15 @@ FQDN = "demo-1234.hcp.canadaeast.azmk8s.io"
 
 def says(name):
     async def application(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(name))]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % len(name))],
+            }
+        )
         await send({"type": "http.response.body", "body": name.encode()})
+
     return application
 
 
@@ -84,10 +91,17 @@ def tunnel_refusal(port, host, headers=None):
 def test_refusals_say_what_to_do(door):
     port, _ = door
     assert tunnel_refusal(port, "192.0.2.1")[0] == 407
-    assert tunnel_refusal(port, "192.0.2.1", {"Proxy-Authorization": proxy_authorization("alice", "wrong")})[0] == 407
-    status, text = tunnel_refusal(port, "192.0.2.1", {"Proxy-Authorization": proxy_authorization("alice", "s3cret")})
+    assert (
+        tunnel_refusal(port, "192.0.2.1", {"Proxy-Authorization": proxy_authorization("alice", "wrong")})[0]
+        == 407
+    )
+    status, text = tunnel_refusal(
+        port, "192.0.2.1", {"Proxy-Authorization": proxy_authorization("alice", "s3cret")}
+    )
     assert (status, "alice could not connect to 192.0.2.1:80" in text) == (502, True)
-    status, text = tunnel_refusal(port, "192.0.2.1", {"Proxy-Authorization": proxy_authorization("mallory", "s3cret")})
+    status, text = tunnel_refusal(
+        port, "192.0.2.1", {"Proxy-Authorization": proxy_authorization("mallory", "s3cret")}
+    )
     assert (status, "mallory" in text) == (404, True)
     status, text = tunnel_refusal(port, "gone.hcp.canadaeast.azmk8s.io")
     assert (status, "labkit status" in text) == (404, True)

@@ -8,7 +8,8 @@ def pool(count: int, name: str = "nodepool1") -> PoolSpec:
 
 def test_names_look_like_a_scale_sets():
     first, eleventh = node_name("rg/c", "nodepool1", 0), node_name("rg/c", "nodepool1", 10)
-    assert first.startswith("aks-nodepool1-") and first.endswith("-vmss000000")
+    assert first.startswith("aks-nodepool1-")
+    assert first.endswith("-vmss000000")
     assert eleventh.endswith("-vmss00000a")
     assert node_name("rg/other", "nodepool1", 0) != first
 

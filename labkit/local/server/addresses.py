@@ -14,7 +14,9 @@ class PublicAddresses:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        database.execute("CREATE TABLE IF NOT EXISTS public_addresses (address TEXT PRIMARY KEY, owner TEXT UNIQUE NOT NULL)")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS public_addresses (address TEXT PRIMARY KEY, owner TEXT UNIQUE NOT NULL)"
+        )
         database.commit()
 
     def allocate(self, owner: str) -> str:
@@ -26,16 +28,20 @@ class PublicAddresses:
         Raises:
             RuntimeError: all addresses are taken.
         """
-        row = self._database.execute("SELECT address FROM public_addresses WHERE owner = ?", (owner,)).fetchone()
+        row = self._database.execute(
+            "SELECT address FROM public_addresses WHERE owner = ?", (owner,)
+        ).fetchone()
         if row:
             return str(row[0])
         taken = {r[0] for r in self._database.execute("SELECT address FROM public_addresses")}
-        for address in list(PUBLIC.hosts())[_FIRST - 1:]:
+        for address in list(PUBLIC.hosts())[_FIRST - 1 :]:
             if str(address) not in taken:
                 self._database.execute("INSERT INTO public_addresses VALUES (?, ?)", (str(address), owner))
                 self._database.commit()
                 return str(address)
-        raise RuntimeError(f"all public addresses of {PUBLIC} are in use; delete a service of type LoadBalancer first")
+        raise RuntimeError(
+            f"all public addresses of {PUBLIC} are in use; delete a service of type LoadBalancer first"
+        )
 
     def release(self, address: str) -> None:
         """Give an address back."""

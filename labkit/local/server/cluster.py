@@ -88,7 +88,8 @@ class Cluster:
         self.api.authenticate = self._authenticate
         self._service = HttpService(self.api, around.context)
         self._settings = ClusterSettings(
-            version=version, ca_pem=around.ca_pem.decode(),
+            version=version,
+            ca_pem=around.ca_pem.decode(),
             addon_manager=int(spec.kubernetes_version.split(".")[1]) >= _AGED_OUT_MINOR,
         )
         self._listener: Listener | None = None
@@ -129,7 +130,9 @@ class Cluster:
         """Stop what runs in this process; with `kill_pods`, also what runs on the nodes."""
         if self._controllers:
             self._controllers.stop()
-        await asyncio.gather(*(k.stop(kill_pods=kill_pods) for k in self.kubelets.values()), return_exceptions=True)
+        await asyncio.gather(
+            *(k.stop(kill_pods=kill_pods) for k in self.kubelets.values()), return_exceptions=True
+        )
         self.kubelets.clear()
         self._around.front_door.remove_api(self.spec.fqdn)
         if self._dns:
@@ -153,8 +156,12 @@ class Cluster:
         pods = self.api.list("pods")
         nodes = self.api.list("nodes")
         return {
-            "name": spec.name, "resource_group": spec.resource_group, "version": spec.kubernetes_version, "key": spec.key,
-            "fqdn": spec.fqdn, "objects": self.api.count() if hasattr(self.api, "count") else len(pods) + len(nodes),
+            "name": spec.name,
+            "resource_group": spec.resource_group,
+            "version": spec.kubernetes_version,
+            "key": spec.key,
+            "fqdn": spec.fqdn,
+            "objects": self.api.count() if hasattr(self.api, "count") else len(pods) + len(nodes),
             "nodes": [self._describe_node(n, pods) for n in nodes],
         }
 
@@ -163,8 +170,11 @@ class Cluster:
         conditions = {c["type"]: c["status"] for c in node.get("status", {}).get("conditions", [])}
         addresses = {a["type"]: a["address"] for a in node.get("status", {}).get("addresses", [])}
         return {
-            "name": name, "ip": addresses.get("InternalIP", ""), "status": "Ready" if conditions.get("Ready") == "True" else "NotReady",
-            "pods": sum(p["spec"].get("nodeName") == name for p in pods), "data_plane": self._data_plane(name),
+            "name": name,
+            "ip": addresses.get("InternalIP", ""),
+            "status": "Ready" if conditions.get("Ready") == "True" else "NotReady",
+            "pods": sum(p["spec"].get("nodeName") == name for p in pods),
+            "data_plane": self._data_plane(name),
             "cpu_seconds": _cgroup_cpu(self._around.paths.cgroup / self.spec.key / name),
         }
 
@@ -176,14 +186,19 @@ class Cluster:
         return "Calico iptables" if self.spec.network_policy == "calico" else "kube-proxy only"
 
     async def _add_node(self, node: NodePlace) -> None:
-        assert self._vnet and self._nodes
+        assert self._vnet
+        assert self._nodes
         around, spec = self._around, self.spec
         net = await asyncio.to_thread(self._vnet.add_node, node.name, node.slot)
         settings = NodeSettings(
-            version=f"v{spec.kubernetes_version}", location=spec.location, pool=node.pool,
+            version=f"v{spec.kubernetes_version}",
+            location=spec.location,
+            pool=node.pool,
             max_pods=next((p.max_pods for p in spec.pools if p.name == node.pool), 30),
             vm_size=next((p.vm_size for p in spec.pools if p.name == node.pool), "Standard_D2s_v3"),
-            dns_service_ip=spec.dns_service_ip, ca_pem=around.ca_pem.decode(), bpf_objects=around.objects,
+            dns_service_ip=spec.dns_service_ip,
+            ca_pem=around.ca_pem.decode(),
+            bpf_objects=around.objects,
             node_resource_group=f"MC_{spec.resource_group}_{spec.name}_{spec.location}",
         )
         kubelet = Kubelet(self.api, net, self._vnet, around.paths, spec.key, settings)
@@ -192,7 +207,8 @@ class Cluster:
         await kubelet.start()
 
     async def _remove_node(self, name: str) -> None:
-        assert self._vnet and self._nodes
+        assert self._vnet
+        assert self._nodes
         kubelet = self.kubelets.pop(name)
         await kubelet.stop(kill_pods=True)
         self._nodes.remove(name)
@@ -217,7 +233,9 @@ class Cluster:
         return [self.api_address] if name == self.spec.fqdn.lower() else None
 
     def _listen(self) -> socket.socket:
-        listening = self._around.fabric.socket_in(self._around.paths.netns("internet"), socket.AF_INET, socket.SOCK_STREAM)
+        listening = self._around.fabric.socket_in(
+            self._around.paths.netns("internet"), socket.AF_INET, socket.SOCK_STREAM
+        )
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((self.api_address, 443))
         listening.listen(512)

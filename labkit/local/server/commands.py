@@ -13,7 +13,9 @@ from labkit.local.server import errors, lifecycle, report
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), help="Loopback port; 0 takes any free one. [default: 10443]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Loopback port; 0 takes any free one. [default: 10443]"
+)
 def up(port: int | None) -> None:
     """Start the local lab, or find it running."""
     paths, started = LabPaths.default(), time.monotonic()
@@ -68,7 +70,8 @@ def env() -> None:
     click.echo(
         f"if command -v az >/dev/null && ! az account show >/dev/null 2>&1; then\n"
         f"  az cloud register --name labkit --endpoint-resource-manager {info.url} --only-show-errors >/dev/null 2>&1\n"
-        f"  az cloud set --name labkit --only-show-errors >/dev/null && az login --identity --only-show-errors >/dev/null\n"
+        f"  az cloud set --name labkit --only-show-errors >/dev/null\n"
+        f"  az login --identity --only-show-errors >/dev/null\n"
         f"fi"
     )
 
@@ -88,7 +91,9 @@ def client(name: str, command: tuple[str, ...]) -> None:
     try:
         outside = Fabric(paths).ensure_client(name)
     except ValueError as error:
-        raise errors.LabError(f"{name!r} cannot be a client's name: {error}", fix="use a short name of letters and digits.") from error
+        raise errors.LabError(
+            f"{name!r} cannot be a client's name: {error}", fix="use a short name of letters and digits."
+        ) from error
     words = ["nsenter", f"--net=/run/netns/{outside.netns}", "--"]
     if (uid := os.environ.get("SUDO_UID")) and (gid := os.environ.get("SUDO_GID")):
         words += ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]

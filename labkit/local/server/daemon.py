@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from labkit.local.arm import ArmStore, arm_app
 from labkit.local.arm.catalogue import REGIONS
 from labkit.local.arm.identity import LabTokens
-from labkit.local.dataplane.compile import objects_dir
+from labkit.local.dataplane.compile import objects
 from labkit.local.fabric import Fabric
 from labkit.local.paths import LabPaths
 from labkit.local.server import report
@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 
 _CLIENTS = {"alice": "203.0.113.10", "bob": "198.51.100.20"}
 _DIAL_TIMEOUT = 10.0
-_NAMESPACE = uuid.UUID("6f1d8c1e-6d2f-4b55-8f0a-6c61626b6974")  # for ids that must be the same after a restart
+_NAMESPACE = uuid.UUID(
+    "6f1d8c1e-6d2f-4b55-8f0a-6c61626b6974"
+)  # for ids that must be the same after a restart
 
 
 class Daemon:
@@ -74,27 +76,49 @@ class Daemon:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
         paths.database.chmod(0o600)
-        tokens = LabTokens(secrets.key, secrets.identity_header, tenant=_guid(paths, "tenant"), subscription=_guid(paths, "subscription"))
+        tokens = LabTokens(
+            secrets.key,
+            secrets.identity_header,
+            tenant=_guid(paths, "tenant"),
+            subscription=_guid(paths, "subscription"),
+        )
         # ARM needs the manager and the front door needs ARM: the manager comes first, with a door that opens last.
         front_door = FrontDoor(secrets.client_token, self._dial)
         around = Surroundings(
-            paths=paths, fabric=self._fabric, database=database, addresses=PublicAddresses(database), secrets=secrets,
-            context=context, ca_pem=certificates.ca.read_bytes(), front_door=front_door, objects=objects_dir(),
+            paths=paths,
+            fabric=self._fabric,
+            database=database,
+            addresses=PublicAddresses(database),
+            secrets=secrets,
+            context=context,
+            ca_pem=certificates.ca.read_bytes(),
+            front_door=front_door,
+            objects=objects(),
         )
         self._manager = manager = ClusterManager(around, f"http://127.0.0.1:{port}")
         arm = arm_app(ArmStore(database), manager, tokens)
-        application = Starlette(routes=[
-            Route("/labkit/status", self._status),
-            Mount("/", app=arm),
-        ])
+        application = Starlette(
+            routes=[
+                Route("/labkit/status", self._status),
+                Mount("/", app=arm),
+            ]
+        )
         front_door.open(service := HttpService(application, context))
         await manager.restore()
         arm.resume()
         listener = Listener(listening, front_door.handle)
         DaemonInfo(
-            url=url, port=port, pid=os.getpid(), ca_file=str(certificates.ca), ca_bundle=str(certificates.bundle),
-            subscription=tokens.subscription, tenant=tokens.tenant, identity_endpoint=f"{url}/msi/token",
-            identity_header=secrets.identity_header, client_token=secrets.client_token, clients=self._clients(),
+            url=url,
+            port=port,
+            pid=os.getpid(),
+            ca_file=str(certificates.ca),
+            ca_bundle=str(certificates.bundle),
+            subscription=tokens.subscription,
+            tenant=tokens.tenant,
+            identity_endpoint=f"{url}/msi/token",
+            identity_header=secrets.identity_header,
+            client_token=secrets.client_token,
+            clients=self._clients(),
         ).write(paths)
         log.info("ready on %s after %.2f s", url, time.monotonic() - self._started)
         try:
@@ -128,8 +152,13 @@ class Daemon:
         found = next((c for c in self._fabric.clients() if c.name == name), None)
         if found is None:
             names = ", ".join(c.name for c in self._fabric.clients())
-            raise LookupError(f"The lab has no outside client {name!r}; there are {names}. `sudo labkit client {name} true` makes one.")
-        connection = await asyncio.to_thread(self._fabric.socket_in, found.netns, socket.AF_INET, socket.SOCK_STREAM)
+            raise LookupError(
+                f"The lab has no outside client {name!r}; there are {names}. "
+                f"`sudo labkit client {name} true` makes one."
+            )
+        connection = await asyncio.to_thread(
+            self._fabric.socket_in, found.netns, socket.AF_INET, socket.SOCK_STREAM
+        )
         connection.setblocking(False)
         try:
             async with asyncio.timeout(_DIAL_TIMEOUT):
@@ -165,7 +194,9 @@ def main(home: str, port: str) -> None:
     """Run the daemon in this process."""
     import uvloop
 
-    logging.basicConfig(level=os.environ.get("LABKIT_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("LABKIT_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     os.umask(0o077)
     _name_process("labkit-daemon")
 

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from labkit.errors import LabError
 
+__all__ = [
+    "LabError",
+    "MissingToolError",
+    "NotRootError",
+    "NotRunningError",
+    "PortInUseError",
+    "StartFailedError",
+]
+
 
 class NotRootError(LabError):
     """The lab makes namespaces and loads programs, which only root may."""
@@ -11,7 +20,7 @@ class NotRootError(LabError):
     def __init__(self, command: str) -> None:
         super().__init__(
             "The local lab needs root: it makes network namespaces and loads eBPF programs.",
-            fix=f"run `sudo env PATH=\"$PATH\" {command}`; notebooks and kubectl then work as your own user.",
+            fix=f'run `sudo env PATH="$PATH" {command}`; notebooks and kubectl then work as your own user.',
         )
 
 
@@ -22,7 +31,8 @@ class MissingToolError(LabError):
         names, packages = ", ".join(sorted(tools)), " ".join(sorted(set(tools.values())))
         super().__init__(
             f"Programs that the local lab needs are missing: {names}.",
-            fix=f"on Debian or Ubuntu `apt-get install {packages}`; `make setup` does that and names the packages elsewhere.",
+            fix=f"on Debian or Ubuntu `apt-get install {packages}`; "
+            "`make setup` does that, and names the packages elsewhere.",
         )
 
 

@@ -7,7 +7,9 @@ import base64
 import yaml
 
 
-def kubeconfig(*, cluster: str, resource_group: str, fqdn: str, admin: bool, ca_pem: bytes, token: str, proxy: str) -> bytes:
+def kubeconfig(
+    *, cluster: str, resource_group: str, fqdn: str, admin: bool, ca_pem: bytes, token: str, proxy: str
+) -> bytes:
     """A kubeconfig as AKS words it, with one line more: the proxy that leads to the lab.
 
     Args:
@@ -28,7 +30,10 @@ def kubeconfig(*, cluster: str, resource_group: str, fqdn: str, admin: bool, ca_
         "proxy-url": proxy,
     }
     config = {
-        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": context,
+        "apiVersion": "v1",
+        "kind": "Config",
+        "preferences": {},
+        "current-context": context,
         "clusters": [{"name": cluster, "cluster": server}],
         "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
         "users": [{"name": user, "user": {"token": token}}],

@@ -27,12 +27,29 @@ DEFAULT_PORT = 10443
 _START_TIMEOUT = 20.0  # seconds; a start takes about one
 _STOP_TIMEOUT = 10.0
 _TOOLS = {  # program -> Debian's package
-    "iptables-restore": "iptables", "ipset": "ipset", "conntrack": "conntrack", "unshare": "util-linux",
-    "nsenter": "util-linux", "setpriv": "util-linux", "ip": "iproute2", "tc": "iproute2", "iperf3": "iperf3",
+    "iptables-restore": "iptables",
+    "ipset": "ipset",
+    "conntrack": "conntrack",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "iperf3": "iperf3",
     "busybox": "busybox",
 }
 _OWN_FILES = (
-    "lab.db", "lab.db-wal", "lab.db-shm", "daemon.json", "daemon.log", "key", "lock", "ca.pem", "server.pem", "ca-bundle.pem", "kubeconfig",
+    "lab.db",
+    "lab.db-wal",
+    "lab.db-shm",
+    "daemon.json",
+    "daemon.log",
+    "key",
+    "lock",
+    "ca.pem",
+    "server.pem",
+    "ca-bundle.pem",
+    "kubeconfig",
 )
 _OWN_FOLDERS = ("azure",)
 
@@ -111,7 +128,11 @@ def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
     with open(paths.log_file, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "labkit.local.server", str(paths.home), str(port)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
         )
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline:
@@ -235,7 +256,9 @@ def _kill_cgroup(cgroup: Path) -> int:
     """Kill all processes of a cgroup and of those below it; returns how many there were."""
     killed: set[str] = set()
     for _ in range(100):
-        pids = {p for f in cgroup.rglob("cgroup.procs") for p in _words(f)} | set(_words(cgroup / "cgroup.procs"))
+        pids = {p for f in cgroup.rglob("cgroup.procs") for p in _words(f)} | set(
+            _words(cgroup / "cgroup.procs")
+        )
         if not pids:
             break
         killed |= pids

@@ -44,9 +44,18 @@ class HttpService:
         self._context = context
         self._state = ServerState()
         self._config = Config(
-            application, ws="wsproto", lifespan="off", log_config=None, access_log=False, proxy_headers=False,  # type: ignore[arg-type]
-            server_header=False, date_header=False, timeout_keep_alive=120, ws_ping_interval=None,
-            interface="asgi3", ws_max_size=64 * 1024 * 1024,
+            application,
+            ws="wsproto",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=120,
+            ws_ping_interval=None,
+            interface="asgi3",
+            ws_max_size=64 * 1024 * 1024,
         )
         self._config.load()
 
@@ -54,7 +63,9 @@ class HttpService:
         """Take over an accepted connection, TLS handshake included."""
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(self._protocol, connection, ssl=self._context, ssl_handshake_timeout=_HELLO_TIMEOUT)
+            await loop.connect_accepted_socket(
+                self._protocol, connection, ssl=self._context, ssl_handshake_timeout=_HELLO_TIMEOUT
+            )
         except (OSError, ssl.SSLError) as error:
             log.debug("handshake failed: %s", error)
             connection.close()
@@ -149,7 +160,11 @@ class FrontDoor:
             return
         method, target, headers = _parse_head(head)
         if method != "CONNECT":
-            await _answer(connection, "400 Bad Request", "This port speaks TLS: use https://, or CONNECT as an HTTP proxy.")
+            await _answer(
+                connection,
+                "400 Bad Request",
+                "This port speaks TLS: use https://, or CONNECT as an HTTP proxy.",
+            )
             return
         host, _, port = target.rpartition(":")
         if service := self._apis.get(host.lower()):
@@ -161,18 +176,29 @@ class FrontDoor:
     async def _tunnel(self, connection: socket.socket, host: str, port: int, authorization: str) -> None:
         name = self._client_of(authorization)
         if host.endswith(".azmk8s.io"):
-            await _answer(connection, "404 Not Found", f"No cluster of this lab has the API name {host}. `labkit status` lists them.")
+            await _answer(
+                connection,
+                "404 Not Found",
+                f"No cluster of this lab has the API name {host}. `labkit status` lists them.",
+            )
         elif name is None:
-            await _answer(connection, "407 Proxy Authentication Required",
-                          "Connections from an outside client need Proxy-Authorization: Basic client:token.",
-                          {"Proxy-Authenticate": 'Basic realm="labkit outside client"'})
+            await _answer(
+                connection,
+                "407 Proxy Authentication Required",
+                "Connections from an outside client need Proxy-Authorization: Basic client:token.",
+                {"Proxy-Authenticate": 'Basic realm="labkit outside client"'},
+            )
         else:
             try:
                 upstream = await self._dial(name, host, port)
             except LookupError as error:
                 await _answer(connection, "404 Not Found", str(error))
             except (OSError, TimeoutError) as error:
-                await _answer(connection, "502 Bad Gateway", f"{name} could not connect to {host}:{port}: {error or 'timed out'}")
+                await _answer(
+                    connection,
+                    "502 Bad Gateway",
+                    f"{name} could not connect to {host}:{port}: {error or 'timed out'}",
+                )
             else:
                 await _answer(connection, "200 Connection established")
                 await _splice(connection, upstream)
@@ -191,11 +217,16 @@ class FrontDoor:
 async def _readable(connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(connection, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(connection, _settle, ready)
     try:
         await ready
     finally:
         loop.remove_reader(connection)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _read_head(connection: socket.socket) -> bytes:
@@ -218,13 +249,19 @@ def _parse_head(head: bytes) -> tuple[str, str, dict[str, str]]:
     return words[0].upper(), words[1], {name.strip().lower(): value.strip() for name, _, value in fields}
 
 
-async def _answer(connection: socket.socket, status: str, text: str | None = None, headers: dict[str, str] | None = None) -> None:
+async def _answer(
+    connection: socket.socket, status: str, text: str | None = None, headers: dict[str, str] | None = None
+) -> None:
     """Answer a proxy request; with a text the connection ends."""
     loop = asyncio.get_running_loop()
     body = (text + "\n").encode() if text else b""
     fields = dict(headers or {})
     if text:
-        fields |= {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Connection": "close"}
+        fields |= {
+            "Content-Type": "text/plain; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
     head = "".join([f"HTTP/1.1 {status}\r\n", *(f"{k}: {v}\r\n" for k, v in fields.items()), "\r\n"])
     await loop.sock_sendall(connection, head.encode() + body)
     if text:
@@ -260,5 +297,3 @@ def listen_on_loopback(port: int) -> socket.socket:
         raise
     listening.listen(512)
     return listening
-
-

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS clusters (key TEXT PRIMARY KEY, spec TEXT NOT NULL, running INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS cluster_nodes (cluster TEXT NOT NULL, name TEXT NOT NULL, pool TEXT NOT NULL, slot INTEGER NOT NULL,
-    PRIMARY KEY (cluster, name));
+CREATE TABLE IF NOT EXISTS cluster_nodes (
+    cluster TEXT NOT NULL, name TEXT NOT NULL, pool TEXT NOT NULL, slot INTEGER NOT NULL, PRIMARY KEY (cluster, name));
 """
 _READY_TIMEOUT = 60.0  # seconds until the system's pods must be ready; two or three on an idle machine
 
@@ -61,7 +61,9 @@ class ClusterManager:
                 await self._nodes_ready(cluster, places)
             except (OSError, ApiError, RuntimeError) as error:
                 log.exception("cluster %s could not be built", spec.key)
-                raise ClusterError(f"The local lab could not build the cluster: {error}. Delete it, and look into the daemon's log.") from error
+                raise ClusterError(
+                    f"The local lab could not build the cluster: {error}. Delete it, and look into the daemon's log."
+                ) from error
             return ClusterInfo(spec.key, cluster.api_address, cluster.outbound_address)
 
     async def scale(self, key: str, pool: str, count: int) -> None:
@@ -72,7 +74,9 @@ class ClusterManager:
             if pool in {p.name for p in pools}:
                 pools = [replace(p, count=count) if p.name == pool else p for p in pools]
             else:
-                pools.append(PoolSpec(pool, count, pools[0].vm_size if pools else "Standard_D2s_v3", mode="User"))
+                pools.append(
+                    PoolSpec(pool, count, pools[0].vm_size if pools else "Standard_D2s_v3", mode="User")
+                )
             cluster.spec = spec = replace(cluster.spec, pools=tuple(p for p in pools if p.count))
             self._save(spec, running=True)
             places = self._replace_nodes(spec)
@@ -109,8 +113,15 @@ class ClusterManager:
         """A kubeconfig file; KeyError where the cluster's API is not there yet."""
         cluster = self._clusters[key]
         spec = cluster.spec
-        return kubeconfig(cluster=spec.name, resource_group=spec.resource_group, fqdn=spec.fqdn, admin=admin,
-                          ca_pem=self._around.ca_pem, token=cluster.token(admin=admin), proxy=self._proxy)
+        return kubeconfig(
+            cluster=spec.name,
+            resource_group=spec.resource_group,
+            fqdn=spec.fqdn,
+            admin=admin,
+            ca_pem=self._around.ca_pem,
+            token=cluster.token(admin=admin),
+            proxy=self._proxy,
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         """The clusters' part of `labkit status`."""
@@ -118,7 +129,9 @@ class ClusterManager:
 
     async def close(self) -> None:
         """Stop serving; pods and the network stay for the next daemon."""
-        await asyncio.gather(*(c.stop(kill_pods=False) for c in self._clusters.values()), return_exceptions=True)
+        await asyncio.gather(
+            *(c.stop(kill_pods=False) for c in self._clusters.values()), return_exceptions=True
+        )
 
     @property
     def fabric(self) -> Fabric:
@@ -130,7 +143,9 @@ class ClusterManager:
 
     def _cluster(self, key: str) -> Cluster:
         if key not in self._clusters:
-            raise ClusterError(f"The lab has no cluster {key} any more. Delete it in Resource Manager and create it again.")
+            raise ClusterError(
+                f"The lab has no cluster {key} any more. Delete it in Resource Manager and create it again."
+            )
         return self._clusters[key]
 
     async def _nodes_ready(self, cluster: Cluster, places: list[NodePlace]) -> None:
@@ -142,24 +157,35 @@ class ClusterManager:
 
     def _save(self, spec: ClusterSpec, *, running: bool) -> None:
         with self._database:
-            self._database.execute("INSERT OR REPLACE INTO clusters VALUES (?, ?, ?)", (spec.key, json.dumps(asdict(spec)), int(running)))
+            self._database.execute(
+                "INSERT OR REPLACE INTO clusters VALUES (?, ?, ?)",
+                (spec.key, json.dumps(asdict(spec)), int(running)),
+            )
 
     def _places(self, key: str) -> list[NodePlace]:
-        rows = self._database.execute("SELECT slot, name, pool FROM cluster_nodes WHERE cluster = ? ORDER BY slot", (key,))
+        rows = self._database.execute(
+            "SELECT slot, name, pool FROM cluster_nodes WHERE cluster = ? ORDER BY slot", (key,)
+        )
         return [NodePlace(*row) for row in rows]
 
     def _replace_nodes(self, spec: ClusterSpec) -> list[NodePlace]:
         places = place(f"{spec.resource_group}/{spec.name}", spec.pools, self._places(spec.key))
         with self._database:
             self._database.execute("DELETE FROM cluster_nodes WHERE cluster = ?", (spec.key,))
-            self._database.executemany("INSERT INTO cluster_nodes VALUES (?, ?, ?, ?)", [(spec.key, p.name, p.pool, p.slot) for p in places])
+            self._database.executemany(
+                "INSERT INTO cluster_nodes VALUES (?, ?, ?, ?)",
+                [(spec.key, p.name, p.pool, p.slot) for p in places],
+            )
         return places
 
 
 def _ready_nodes(cluster: Cluster) -> set[str]:
     return {
-        n["metadata"]["name"] for n in cluster.api.list("nodes")
-        if any(c["type"] == "Ready" and c["status"] == "True" for c in n.get("status", {}).get("conditions", []))
+        n["metadata"]["name"]
+        for n in cluster.api.list("nodes")
+        if any(
+            c["type"] == "Ready" and c["status"] == "True" for c in n.get("status", {}).get("conditions", [])
+        )
     }
 
 

@@ -48,7 +48,9 @@ def place(cluster_id: str, pools: Iterable[PoolSpec], existing: Sequence[NodePla
                 wanted.append((name, pool.name))
     taken = {node.slot for node in kept}
     free = (slot for slot in range(len(kept) + len(wanted)) if slot not in taken)
-    return sorted([*kept, *(NodePlace(slot, name, pool) for (name, pool), slot in zip(wanted, free, strict=False))])
+    return sorted(
+        [*kept, *(NodePlace(slot, name, pool) for (name, pool), slot in zip(wanted, free, strict=False))]
+    )
 
 
 def _base36(number: int) -> str:

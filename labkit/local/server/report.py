@@ -21,19 +21,25 @@ def fetch(paths: LabPaths, info: DaemonInfo) -> dict[str, Any]:
         LabError: it does not answer, or refuses our token.
     """
     port = urllib.parse.urlsplit(info.url).port
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=ssl.create_default_context(cafile=info.ca_file), timeout=10)
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", port, context=ssl.create_default_context(cafile=info.ca_file), timeout=10
+    )
     try:
         connection.request("GET", "/labkit/status", headers={"Authorization": f"Bearer {info.client_token}"})
         answer = connection.getresponse()
         body = answer.read()
     except OSError as error:
-        raise errors.LabError(f"The lab's daemon (process {info.pid}) does not answer: {error}.",
-                              fix=f"look into {paths.log_file}; `labkit down` and `labkit up` start anew.") from error
+        raise errors.LabError(
+            f"The lab's daemon (process {info.pid}) does not answer: {error}.",
+            fix=f"look into {paths.log_file}; `labkit down` and `labkit up` start anew.",
+        ) from error
     finally:
         connection.close()
     if answer.status != 200:
-        raise errors.LabError(f"The lab's daemon refused: {answer.status} {body.decode(errors='replace').strip()}.",
-                              fix=f"its token is in {paths.daemon_file}, which only the lab's owner reads; run this as that user.")
+        raise errors.LabError(
+            f"The lab's daemon refused: {answer.status} {body.decode(errors='replace').strip()}.",
+            fix=f"its token is in {paths.daemon_file}, which only the lab's owner reads; run this as that user.",
+        )
     state: dict[str, Any] = json.loads(body)
     return state
 
@@ -56,10 +62,16 @@ def as_text(paths: LabPaths, info: DaemonInfo) -> str:
     if not state["clusters"]:
         lines.append("clusters none; notebook 01 or `az aks create` makes one")
     for cluster in state["clusters"]:
-        lines += ["", f"cluster  {cluster['name']} in {cluster['resource_group']}: Kubernetes {cluster['version']}, "
-                      f"{cluster['objects']} objects, API {cluster['fqdn']}:443"]
-        lines += [f"  {n['name']:<34} {n['ip']:<13} {n['status']:<9} {n['data_plane']:<18} {n['pods']:>3} pods "
-                  f"{n['cpu_seconds']:>8.1f} CPU-s" for n in cluster["nodes"]]
+        lines += [
+            "",
+            f"cluster  {cluster['name']} in {cluster['resource_group']}: Kubernetes {cluster['version']}, "
+            f"{cluster['objects']} objects, API {cluster['fqdn']}:443",
+        ]
+        lines += [
+            f"  {n['name']:<34} {n['ip']:<13} {n['status']:<9} {n['data_plane']:<18} {n['pods']:>3} pods "
+            f"{n['cpu_seconds']:>8.1f} CPU-s"
+            for n in cluster["nodes"]
+        ]
     return "\n".join(lines)
 
 
