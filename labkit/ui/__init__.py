@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING
 
 from labkit.mode import choose, interactive
 from labkit.ui.path import Hop, Leg, Path
+from labkit.ui.shell import sh
 from labkit.ui.show import show
+from labkit.ui.source import source
+from labkit.ui.watch import Watch
 
 if TYPE_CHECKING:
+    from labkit.sourceip import Answer, Refused
     from labkit.ui.live import Live
 
-__all__ = ["Hop", "Leg", "Path", "choose", "interactive", "live", "show"]
+__all__ = ["Hop", "Leg", "Path", "Watch", "choose", "interactive", "live", "path_of", "sh", "show", "source"]
+
+
+def path_of(answer: "Answer | Refused", title: str = "") -> Path:
+    """Return the way that an outside client's connection took, for `show`.
+
+    Args:
+        answer: of `lab.source_ip.ask`.
+        title: above the picture.
+    """
+    from labkit.ui import answers  # loads the cluster's clients; most notebooks draw no path
+
+    return answers.path_of(answer, title)
 
 
 def live(metric: str, title: str = "Samples as they come in") -> "Live":
@@ -22,6 +38,6 @@ def live(metric: str, title: str = "Samples as they come in") -> "Live":
         metric: which metric of each sample, such as ``gbit_per_s``.
         title: of the chart.
     """
-    from labkit.ui.live import Live
+    from labkit.ui.live import Live  # loads numpy
 
     return Live(metric, title)

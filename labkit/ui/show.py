@@ -80,6 +80,13 @@ def _(thing: list) -> None:  # type: ignore[type-arg]
     if thing and all(isinstance(item, Path) for item in thing):
         _display(picture(thing))
         return
+    if thing and "labkit.sourceip" in sys.modules:
+        from labkit.sourceip import Answer, Refused
+        from labkit.ui.answers import tally
+
+        if all(isinstance(item, Answer | Refused) for item in thing):
+            _display(tally(thing))
+            return
     for item in thing:
         show(item)
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -196,3 +197,57 @@ def test_a_live_chart_only_counts_without_a_front_end() -> None:
         callback(sample)
     assert len(callback) == 10
     assert callback.chart().figure().data[1].name == "Calico eBPF"
+
+
+def test_watching_counts_answers_silence_and_errors() -> None:
+    from labkit.ui import Watch
+
+    answers = iter([True, False, True])
+
+    def ask() -> bool:
+        return next(answers)  # then StopIteration: no answer
+
+    watch = Watch(ask, pause=0.01)
+    deadline = time.monotonic() + 5
+    while watch.asked < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watch.stop() == watch.asked - 2
+    assert "without an answer" in repr(watch)
+
+
+def test_c_excerpts_are_whole_functions_with_their_comment() -> None:
+    from labkit.ui.source import excerpt
+
+    text = 'int other(void);\n\n/* Why. */\nSEC("tc")\nint wanted(struct x *a,\n\t   int b)\n{\n\treturn 1;\n}\n\nint z(void)\n{\n}\n'
+    start, body = excerpt(text, "wanted")
+    assert start == 3
+    assert body.startswith("/* Why. */")
+    assert body.endswith("    return 1;\n}")
+    with pytest.raises(LookupError, match="nothing"):
+        excerpt(text, "nothing")
+
+
+def test_the_excerpts_that_the_notebooks_show_exist() -> None:
+    from labkit.ui import source
+
+    for file, function in (("connect.c", "translate"), ("nat.h", "choose_backend"), ("tc.c", "handle")):
+        assert function in source(file, function).text
+
+
+def test_answers_are_counted_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    from labkit import sourceip
+    from labkit.ui import path_of
+
+    seen = sourceip.Answer("alice", "203.0.113.10", "192.0.2.9", "10.224.0.4", "echo-1", "n1", "n0", 4.0)
+    kept = sourceip.Answer(
+        "alice", "203.0.113.10", "192.0.2.9", "203.0.113.10", "echo-1", "n1", "client", 4.0
+    )
+    silent = sourceip.Refused("bob", "198.51.100.20", "192.0.2.9", "no answer within 1 s", 1000.0)
+    show([seen, seen, kept, silent])
+    out = capsys.readouterr().out
+    assert "node n0" in out
+    assert "no answer within 1 s" in out
+    show([path_of(seen), path_of(kept), path_of(silent)])
+    out = capsys.readouterr().out
+    assert "source replaced" in out
+    assert "The pod sees the client." in out
