@@ -144,6 +144,7 @@ BUILT_IN: tuple[Kind, ...] = (
 
 REVIEWS: tuple[Kind, ...] = (
     _k("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "cluster"),
+    _k("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", "cluster"),
     _k("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "cluster"),
     _k("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "cluster"),
     _k("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "cluster"),

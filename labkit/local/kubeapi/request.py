@@ -13,12 +13,12 @@ import yaml
 
 from labkit.local.client import ApiError, Obj
 
-from . import errors
+from . import errors, protobuf
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-JSON_TYPES = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
+JSON_TYPES = ("application/json", "application/yaml", protobuf.MEDIA_TYPE)
 LARGEST_BODY = 3 * 1024 * 1024
 
 
@@ -140,7 +140,9 @@ def decode(body: bytes, content_type: str) -> Any:
             return yaml.load(body, _Yaml)
         except yaml.YAMLError as e:
             raise errors.bad_request(f"error converting YAML to JSON: {e}") from None
-    raise errors.unsupported_media_type(JSON_TYPES[:2])
+    if kind == protobuf.MEDIA_TYPE:
+        return protobuf.decode(body)
+    raise errors.unsupported_media_type(JSON_TYPES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ def answer(api: Api, served: Served, user: User, review: Obj) -> Obj:
         asked = api.user_of(str(out["spec"].get("token", "")))
         out["status"] = {"authenticated": False, "user": {}} if asked is None else {
             "authenticated": True, "user": {"username": asked.name, "uid": asked.uid, "groups": list(asked.groups)}}
+    elif served.kind.kind == "SelfSubjectReview":
+        out["status"] = {"userInfo": {"username": user.name, "uid": user.uid, "groups": list(user.groups)}}
     elif served.kind.kind == "SelfSubjectRulesReview":
         out["status"] = {"incomplete": False, "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
                          "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}

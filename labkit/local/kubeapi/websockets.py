@@ -1,21 +1,259 @@
-"""exec, attach and port-forward over WebSocket."""
+"""exec, attach and port-forward over WebSocket, in Kubernetes' channel protocols.
+
+Every message's first byte is its channel: 0 stdin, 1 stdout, 2 stderr, 3 the outcome, 4 the terminal's
+size. Version 5 adds 255, which closes a channel; that is how a client ends stdin.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+import asyncio
+import base64
+import contextlib
+import inspect
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from labkit.local.client import ApiError, Obj
 
 from . import errors
+from .backend import NodeBackend, Process
 from .kinds import Served
+from .pod_logs import pick_container
 from .request import Receive, Request, Send
+from .spdy import SPDY_PROTOCOL, SpdyPortForward
 
 if TYPE_CHECKING:
     from .api import Api
 
 Session = Callable[[Receive, Send], Awaitable[None]]
 
+_CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io",
+             "base64.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io")
+_CLOSE = 255
+
 
 async def open_session(api: Api, request: Request, served: Served, namespace: str, name: str,
                        sub: str | None) -> Session:
-    """What speaks on an upgraded connection."""
-    raise errors.bad_request(f"{sub} is not served yet")
+    """What speaks on an upgraded connection; raises before the upgrade what is wrong.
+
+    Raises:
+        ApiError: when the pod has no such container, or does not run.
+    """
+    pod = api.machinery.entry(served.kind, namespace, name).obj
+    if served.kind.resource != "pods" or sub not in ("exec", "attach", "portforward"):
+        raise errors.page_not_found()
+    backend = api.node_backend
+    if not pod["spec"].get("nodeName") or backend is None:
+        raise errors.bad_request(f"pod {name} does not have a host assigned")
+    if sub == "portforward":
+        if SPDY_PROTOCOL in request.subprotocols:
+            return SpdyPortForward(backend, namespace, name)
+        return _port_forward(backend, request, namespace, name)
+    if (phase := pod.get("status", {}).get("phase")) in ("Succeeded", "Failed"):
+        raise errors.bad_request(f"cannot exec into a container in a completed pod; current phase is {phase}")
+    container = pick_container(pod, request.query.get("container", ""))
+    protocol = next((p for p in request.subprotocols if p in _CHANNELS), None)
+    stdin, tty = _flag(request, "stdin"), _flag(request, "tty")
+    if sub == "attach":
+        process = await _attach(backend, namespace, name, container, stdin=stdin, tty=tty)
+    else:
+        argv = [v for k, v in request.query_lists if k == "command"]
+        if not argv:
+            raise errors.bad_request("you must specify at least 1 command for the container")
+        process = await backend.exec(namespace, name, container, argv, stdin=stdin, tty=tty)
+    return lambda receive, send: _run(process, Channels(receive, send, protocol), argv if sub == "exec" else [])
+
+
+def _flag(request: Request, name: str) -> bool:
+    return request.query.get(name, "false").lower() in ("true", "1")
+
+
+class Channels:
+    """Messages with a channel number, over an ASGI WebSocket."""
+
+    def __init__(self, receive: Receive, send: Send, protocol: str | None) -> None:
+        self._receive, self._send, self.protocol = receive, send, protocol
+        self._base64 = bool(protocol and "base64" in protocol)
+
+    async def accept(self) -> None:
+        """Complete the upgrade."""
+        await self._send({"type": "websocket.accept", "subprotocol": self.protocol})
+
+    async def send(self, channel: int, data: bytes) -> None:
+        """Send on a channel."""
+        if self._base64:
+            await self._send({"type": "websocket.send", "text": f"{channel}{base64.b64encode(data).decode()}"})
+        else:
+            await self._send({"type": "websocket.send", "bytes": bytes((channel,)) + data})
+
+    async def receive(self) -> tuple[int, bytes] | None:
+        """The next message; None when the client went away. A closed channel is (255, its number)."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            text = message.get("text")
+            data: bytes = message.get("bytes") or (text.encode() if text else b"")
+            if not data:
+                continue
+            if self._base64:
+                return data[0] - ord("0"), base64.b64decode(data[1:])
+            return data[0], data[1:]
+
+    async def close(self) -> None:
+        """Say goodbye; the client may have done so first."""
+        with contextlib.suppress(Exception):
+            await self._send({"type": "websocket.close", "code": 1000})
+
+
+async def _run(process: Process, channels: Channels, argv: list[str]) -> None:
+    try:
+        await channels.accept()
+        reader = asyncio.ensure_future(_feed(process, channels))
+        writer = asyncio.ensure_future(_drain(process, channels))
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            if not writer.done():                       # the client went away before the command ended
+                return
+            await writer
+            code = await process.wait()
+            await channels.send(3, orjson.dumps(_outcome(code, argv)))
+            await channels.close()
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+    finally:
+        process.kill()
+
+
+async def _feed(process: Process, channels: Channels) -> None:
+    while (message := await channels.receive()) is not None:
+        channel, data = message
+        if channel == 0 and data:
+            await process.write(data)
+        elif channel == _CLOSE and data[:1] == b"\0":
+            await process.write(b"")
+        elif channel == 4:
+            with contextlib.suppress(orjson.JSONDecodeError, KeyError):
+                size = orjson.loads(data)
+                process.resize(size["Height"], size["Width"])
+
+
+async def _drain(process: Process, channels: Channels) -> None:
+    async for channel, data in process.output():
+        if data:
+            await channels.send(channel, data)
+
+
+def _outcome(code: int, argv: list[str]) -> Obj:
+    if code == 0:
+        return {"metadata": {}, "status": "Success"}
+    return {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "message": f"command terminated with non-zero exit code: error executing command {argv}, exit code {code}",
+            "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}}
+
+
+async def _attach(backend: NodeBackend, namespace: str, name: str, container: str, *, stdin: bool,
+                  tty: bool) -> Process:
+    """The container's own process: what it prints is its log. A backend that can write to it, does."""
+    own: Any = getattr(backend, "attach", None)
+    if own is not None:
+        process: Process = await own(namespace, name, container, stdin=stdin, tty=tty)
+        return process
+    opened: Any = backend.logs(namespace, name, container, follow=True, previous=False, tail=None, since_seconds=None,
+                               timestamps=False, limit_bytes=None)
+    return _Followed(await opened if inspect.isawaitable(opened) else opened)
+
+
+class _Followed:
+    """A container's log as a process that is only read."""
+
+    def __init__(self, log: AsyncIterator[bytes]) -> None:
+        self._log = log
+
+    async def write(self, data: bytes) -> None:
+        """Nothing: the container has no open stdin."""
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        """The log."""
+        async for chunk in self._log:
+            yield 1, chunk
+
+    async def wait(self) -> int:
+        """The log's end is no failure; clients read the exit code from the pod's status."""
+        return 0
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Nothing."""
+
+    def kill(self) -> None:
+        """Nothing: the container lives on."""
+
+
+def _port_forward(backend: NodeBackend, request: Request, namespace: str, name: str) -> Session:
+    """Channels 2i (data) and 2i+1 (errors) for the i-th port."""
+    asked = [p for k, v in request.query_lists if k == "ports" for p in v.split(",")]
+    try:
+        ports = [int(p) for p in asked]
+    except ValueError:
+        raise errors.bad_request(f"unable to parse query parameter ports: {','.join(asked)}") from None
+    if not ports or not all(0 < p < 65536 for p in ports):
+        raise errors.bad_request("query parameter \"ports\" is required")
+    protocol = next((p for p in request.subprotocols if p in _CHANNELS), None)
+
+    async def session(receive: Receive, send: Send) -> None:
+        channels = Channels(receive, send, protocol)
+        await channels.accept()
+        writers: dict[int, asyncio.StreamWriter] = {}
+        pumps: list[asyncio.Task[None]] = []
+        try:
+            for i, port in enumerate(ports):
+                for channel in (2 * i, 2 * i + 1):
+                    await channels.send(channel, struct.pack("<H", port))
+                try:
+                    reader, writers[2 * i] = await backend.port_forward(namespace, name, port)
+                except (ApiError, OSError) as error:
+                    await channels.send(2 * i + 1, f"an error occurred forwarding {port} -> {port}: {error}".encode())
+                    continue
+                pumps.append(asyncio.ensure_future(_pump(reader, channels, 2 * i)))
+            # without a pump nothing will come: end, so that the client sees the errors and a closed connection
+            open_pumps = asyncio.ensure_future(asyncio.wait(pumps)) if pumps else None
+            incoming = asyncio.ensure_future(_forward(channels, writers))
+            pumps.append(incoming)
+            if open_pumps is not None:
+                await asyncio.wait((open_pumps, incoming), return_when=asyncio.FIRST_COMPLETED)
+                open_pumps.cancel()
+            await channels.close()
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for writer in writers.values():
+                writer.close()
+
+    return session
+
+
+async def _pump(reader: asyncio.StreamReader, channels: Channels, channel: int) -> None:
+    while data := await reader.read(65536):
+        await channels.send(channel, data)
+    if channels.protocol == "v5.channel.k8s.io":
+        await channels.send(_CLOSE, bytes((channel,)))
+
+
+async def _forward(channels: Channels, writers: dict[int, asyncio.StreamWriter]) -> None:
+    while (message := await channels.receive()) is not None:
+        channel, data = message
+        if channel == _CLOSE:
+            channel, data = data[0], b""
+        if (writer := writers.get(channel)) is None:
+            continue
+        if data:
+            writer.write(data)
+            await writer.drain()
+        elif writer.can_write_eof():
+            writer.write_eof()

@@ -1,0 +1,84 @@
+"""A node backend whose containers are processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from labkit.local.client import ApiError
+
+
+class HostProcess:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.size: tuple[int, int] | None = None
+
+    async def write(self, data: bytes) -> None:
+        assert self._process.stdin
+        if data:
+            self._process.stdin.write(data)
+            await self._process.stdin.drain()
+        else:
+            self._process.stdin.close()
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+
+        async def pump(channel, stream):
+            while data := await stream.read(4096):
+                await queue.put((channel, data))
+            await queue.put(None)
+
+        pumps = [asyncio.ensure_future(pump(1, self._process.stdout)),
+                 asyncio.ensure_future(pump(2, self._process.stderr))]
+        open_streams = len(pumps)
+        while open_streams:
+            if (item := await queue.get()) is None:
+                open_streams -= 1
+            else:
+                yield item
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def resize(self, rows: int, cols: int) -> None:
+        self.size = (rows, cols)
+
+    def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+
+class HostBackend:
+    """Implements NodeBackend."""
+
+    async def logs(self, namespace, pod, container, *, follow, previous, tail, since_seconds, timestamps,
+                   limit_bytes) -> AsyncIterator[bytes]:
+        if previous:
+            raise ApiError(400, "BadRequest", f'previous terminated container "{container}" in pod "{pod}" not found')
+
+        async def lines() -> AsyncIterator[bytes]:
+            for i in range(5)[-(tail or 5):]:
+                yield f"line {i}\n".encode()
+            if follow:
+                await asyncio.sleep(0.2)
+                yield b"later\n"
+        return lines()
+
+    async def exec(self, namespace, pod, container, argv, *, stdin, tty) -> HostProcess:
+        pipe = asyncio.subprocess.PIPE
+        return HostProcess(await asyncio.create_subprocess_exec(
+            *argv, stdin=pipe if stdin else asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe))
+
+    async def port_forward(self, namespace, pod, port):
+        if port == 9:
+            raise ApiError(400, "BadRequest", "connection refused in the pod")
+
+        async def echo(reader, writer):
+            while data := await reader.read(65536):
+                writer.write(data.upper())
+                await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        return await asyncio.open_connection(*server.sockets[0].getsockname())
