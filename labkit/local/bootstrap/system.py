@@ -80,7 +80,7 @@ def roles() -> list[Obj]:
 
 
 def kube_proxy(spec: ClusterSpec) -> list[Obj]:
-    """kube-proxy is what makes 10.0.0.1 work: it reaches the API by its name, asked of the node's resolver."""
+    """kube-proxy is what makes 10.0.0.1 work: it reaches the API by name, through the node's resolver."""
     labels = {"component": "kube-proxy", "tier": "node"}
     container = {
         "name": "kube-proxy",

@@ -1,0 +1,1 @@
+"""The parts of the Tigera operator: what it accepts, what it renders, how it reports."""

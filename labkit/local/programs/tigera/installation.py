@@ -1,0 +1,85 @@
+"""What an Installation may say: the operator's validation, in its words. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from labkit.local.client import Obj
+
+
+class InvalidInstallation(ValueError):  # noqa: N818 - it is the state that the operator reports
+    """The Installation is refused; workloads stay as they are."""
+
+
+def network_of(installation: Obj) -> dict[str, Any]:
+    """spec.calicoNetwork, or nothing."""
+    return (installation.get("spec") or {}).get("calicoNetwork") or {}
+
+
+def wants_bpf(installation: Obj) -> bool:
+    """Whether the Installation asks for the eBPF data plane."""
+    return bool(network_of(installation).get("linuxDataplane") == "BPF")
+
+
+def validate(installation: Obj) -> None:
+    """Refuse what the operator refuses.
+
+    Raises:
+        InvalidInstallation: with the operator's own sentence.
+    """
+    spec, network = installation.get("spec") or {}, network_of(installation)
+    cni = (spec.get("cni") or {}).get("type") or ("AzureVNET" if spec.get("kubernetesProvider") == "AKS" else "")
+    if not cni:
+        raise InvalidInstallation("spec.cni must be defined")
+    for family in ("nodeAddressAutodetectionV4", "nodeAddressAutodetectionV6"):
+        _one_method(network.get(family) or {})
+    for pool in network.get("ipPools") or ():
+        _pool(pool, network, cni, bpf=wants_bpf(installation))
+    if cni == "AzureVNET" and network.get("bgp") == "Enabled":
+        raise InvalidInstallation("BGP is not supported when using non-Calico CNI")
+    if cni == "AzureVNET" and network.get("hostPorts") == "Enabled":
+        raise InvalidInstallation("spec.calicoNetwork.hostPorts is supported only for Calico CNI")
+
+
+def autodetection_method(network: Obj) -> str | None:
+    """calico-node's name for the method by which it finds its node's IPv4 address."""
+    asked = network.get("nodeAddressAutodetectionV4") or {}
+    if asked.get("canReach"):
+        return f"can-reach={asked['canReach']}"
+    if asked.get("interface"):
+        return f"interface={asked['interface']}"
+    if asked.get("skipInterface"):
+        return f"skip-interface={asked['skipInterface']}"
+    if asked.get("cidrs"):
+        return "cidr=" + ",".join(asked["cidrs"])
+    if asked.get("kubernetes"):
+        return "kubernetes-internal-ip"
+    return "first-found" if asked.get("firstFound") else None
+
+
+def _one_method(asked: Obj) -> None:
+    given = [key for key in ("interface", "skipInterface", "canReach", "firstFound", "cidrs", "kubernetes")
+             if asked.get(key)]
+    for cidr in asked.get("cidrs") or ():
+        try:
+            ipaddress.ip_network(cidr, strict=False)
+        except ValueError:
+            raise InvalidInstallation(f"invalid CIDR provided for node address autodetection: {cidr}") from None
+    if len(given) > 1:
+        raise InvalidInstallation(
+            "no more than one node address autodetection method can be specified per-family")
+
+
+def _pool(pool: Obj, network: Obj, cni: str, *, bpf: bool) -> None:
+    try:
+        version = ipaddress.ip_network(pool.get("cidr") or "").version
+    except ValueError as error:
+        raise InvalidInstallation(f"ipPool.CIDR({pool.get('cidr')}) is invalid: {error}") from None
+    if bpf and not network.get(f"nodeAddressAutodetectionV{version}"):
+        raise InvalidInstallation(
+            f"spec.calicoNetwork.nodeAddressAutodetectionV{version} is required for the BPF dataplane")
+    encapsulation = pool.get("encapsulation") or "None"
+    if cni != "Calico" and encapsulation != "None":
+        raise InvalidInstallation(f"{encapsulation} is invalid for ipPool.encapsulation when using non-Calico "
+                                  "CNI, should be None")
