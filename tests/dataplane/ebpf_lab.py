@@ -140,7 +140,8 @@ class EbpfLab:
     def up(self, *services: ServicePort, config: FelixConfig | None = None) -> None:
         for node in self.nodes:
             self.on(node, "apply_services", [(service.key, (service,)) for service in services])
-            self.on(node, "apply_policy", {i: p for i, p in self.policies.items() if i in self.routes(node)[1].values()})
+            here = self.routes(node)[1].values()
+            self.on(node, "apply_policy", {name: p for name, p in self.policies.items() if name in here})
             self.on(node, "apply_routes", *self.routes(node))
             self.on(node, "attach", config or FelixConfig())
 

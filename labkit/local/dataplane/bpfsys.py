@@ -16,8 +16,8 @@ from pathlib import Path
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
-(_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _OBJ_GET, _PROG_ATTACH, _PROG_DETACH) = 1, 2, 3, 4, 7, 8, 9
-(_PROG_TEST_RUN, _PROG_GET_FD_BY_ID, _OBJ_GET_INFO, _PROG_QUERY, _MAP_LOOKUP_BATCH) = 10, 13, 15, 16, 24
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _OBJ_GET = 1, 2, 3, 4, 7
+_PROG_ATTACH, _PROG_DETACH, _PROG_RUN, _OBJ_GET_INFO, _PROG_QUERY, _MAP_LOOKUP_BATCH = 8, 9, 10, 15, 16, 24
 
 PER_CPU = {5, 6, 10, 21}                      # map types: percpu hash, percpu array, LRU percpu hash …
 LPM_TRIE = 11
@@ -29,7 +29,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _bpf(command: int, attr: ctypes.Array[ctypes.c_char] | ctypes.Structure) -> int:
-    result: int = _libc.syscall(_SYS_BPF[platform.machine()], command, ctypes.byref(attr), ctypes.sizeof(attr))
+    size = ctypes.sizeof(attr)
+    result: int = _libc.syscall(_SYS_BPF[platform.machine()], command, ctypes.byref(attr), size)
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"bpf(2) command {command}: {os.strerror(number)}")
@@ -108,13 +109,13 @@ class _directory:  # noqa: N801 - reads as a function
         os.close(self._fd)
 
 
-def test_run(program: int, packet: bytes, *, repeat: int = 1) -> tuple[int, bytes, int]:
+def run(program: int, packet: bytes, *, repeat: int = 1) -> tuple[int, bytes, int]:
     """Run a tc program on a packet without a network: its verdict, the packet after, nanoseconds each."""
     given = ctypes.create_string_buffer(packet, len(packet))
     after = ctypes.create_string_buffer(len(packet) + 256)
     attr = _attr(struct.pack("=IIIIQQII", program, 0, len(packet), len(after), ctypes.addressof(given),
                              ctypes.addressof(after), repeat, 0))
-    _bpf(_PROG_TEST_RUN, attr)
+    _bpf(_PROG_RUN, attr)
     _, verdict, _, size, _, _, _, duration = struct.unpack_from("=IIIIQQII", attr.raw)
     return verdict, after.raw[:size], duration
 
@@ -139,7 +140,9 @@ class Map:
         info = ctypes.create_string_buffer(256)
         _bpf(_OBJ_GET_INFO, _attr(struct.pack("=IIQ", self._fd, 256, ctypes.addressof(info))))
         self.type, _, self.key_size, value_size, self.max_entries = struct.unpack_from("=IIIII", info.raw)
-        self.value_size: int = -(-value_size // 8) * 8 * possible_cpus() if self.type in PER_CPU else value_size
+        if self.type in PER_CPU:
+            value_size = -(-value_size // 8) * 8 * possible_cpus()
+        self.value_size: int = value_size
         # One buffer for each map, made once: a write costs little more than its system call.
         self._key = ctypes.create_string_buffer(self.key_size)
         self._value = ctypes.create_string_buffer(self.value_size)

@@ -74,7 +74,7 @@ def _clang() -> str:
             return found
     raise CompileError(
         "clang is not installed, so Calico's eBPF data plane cannot be compiled: notebooks that switch the "
-        "cluster to eBPF will stop at that step; kube-proxy and Calico's iptables data plane work without it.\n"
+        "cluster to eBPF will stop at that step; kube-proxy and Calico's iptables data plane work without.\n"
         "Next: apt-get install clang libbpf-dev   (dnf install clang libbpf-devel; pacman -S clang libbpf), "
         "then run this again.")
 
@@ -86,8 +86,8 @@ def _compile(clang: str, source: Path, target: Path) -> None:
     run = subprocess.run([clang, *FLAGS, *where, "-c", str(source), "-o", str(target)],
                          capture_output=True, text=True, timeout=120, check=False)
     if run.returncode:
-        hint = ("\nNext: apt-get install libbpf-dev linux-libc-dev   (dnf install libbpf-devel kernel-headers; "
-                "pacman -S libbpf linux-api-headers)" if "file not found" in run.stderr else "")
+        hint = ("\nNext: apt-get install libbpf-dev linux-libc-dev   (dnf install libbpf-devel "
+                "kernel-headers; pacman -S libbpf linux-api-headers)" if "file not found" in run.stderr else "")
         raise CompileError(f"clang does not compile {source.name}:\n{run.stderr.strip()}{hint}")
 
 

@@ -1,7 +1,6 @@
 """`calico-node -bpf …`: what is in the eBPF maps, in Calico's own words.
 
-    nat dump | nat aff | conntrack dump | routes dump | ifstate dump | counters dump | policy dump IFACE all
-    ipsets dump
+nat dump, nat aff, conntrack dump, routes dump, ifstate dump, counters dump, ipsets dump, policy dump IFACE all.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 COUNTERS = ("new connections", "translated", "sent through a tunnel", "fell through to the host's stack",
             "dropped by policy", "dropped, no backend", "dropped, source not allowed", "dropped, error")
 
-MAPS = ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_nat_aff", "cali_v4_ct", "cali_v4_frags", "cali_v4_ct_nats",
-        "cali_v4_routes", "cali_v4_ip_sets", "cali_policy", "cali_iface", "cali_config", "cali_counters")
+MAPS = ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_nat_aff", "cali_v4_ct", "cali_v4_frags",
+        "cali_v4_ct_nats", "cali_v4_routes", "cali_v4_ip_sets", "cali_policy", "cali_iface", "cali_config",
+        "cali_counters")
 
 
 def port(number: int) -> bytes:

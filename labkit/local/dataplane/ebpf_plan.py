@@ -40,12 +40,13 @@ def service_entries(port: ServicePort, service: int, node: str) -> ServiceEntrie
     protocol = maps.PROTOCOLS.get(port.protocol)
     if protocol not in (6, 17):
         return None
-    local = port.usable_on(node)
-    # With the policy Cluster an endpoint that is shutting down is no choice while others are ready.
     usable = port.usable()
-    here = tuple(e for e in usable if e.node == node) or local
+    here = tuple(e for e in usable if e.node == node)
+    if "Local" in (port.external_policy, port.internal_policy):
+        here = here or port.usable_on(node)     # with no choice, also one that is shutting down
     ordered = here + tuple(e for e in usable if e.node != node)
-    backends = {maps.backend_key(service, index): maps.backend(e.ip, e.port) for index, e in enumerate(ordered)}
+    backends = {maps.backend_key(service, index): maps.backend(e.ip, e.port)
+                for index, e in enumerate(ordered)}
 
     ranges, ip_sets = ip_set_entries(port.lb_source_ranges)
     internal = maps.FE_INTERNAL_LOCAL if port.internal_policy == "Local" else 0
@@ -132,7 +133,8 @@ def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
         protocol = _protocol(rule.protocol)
         # A rule holds eight ranges of ports; one with more is several rules in a row.
         for start in range(0, max(len(rule.ports), 1), maps.MAX_PORTS):
-            packed.append(maps.rule(action, protocol, nets, not_nets, rule.ports[start:start + maps.MAX_PORTS]))
+            ports = rule.ports[start:start + maps.MAX_PORTS]
+            packed.append(maps.rule(action, protocol, nets, not_nets, ports))
     return packed, used
 
 

@@ -1,7 +1,7 @@
 """Attaches programs to an interface's traffic control hooks, and makes the VXLAN device: netlink, by hand.
 
-What `tc qdisc add dev X clsact` and `tc filter replace dev X ingress … bpf direct-action` do, without a process for
-each: a switch of data planes attaches to every pod's interface.
+What `tc qdisc add dev X clsact` and `tc filter replace dev X ingress … bpf direct-action` do, without a
+process for each: a switch of data planes attaches to every pod's interface.
 """
 
 from __future__ import annotations

@@ -1,0 +1,90 @@
+"""The agent's side of connection tracking: forget what is idle, and what must not go on. Mostly pure."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+
+from labkit.local.dataplane import ebpf_maps as maps
+from labkit.local.dataplane.bpfsys import Map
+
+_SECOND = 1_000_000_000
+_HELD = 120 * _SECOND                           # a connection that is silent for longer does not delay a detach
+
+
+class Stale:
+    """Connections that must not go on: of addresses that moved, or over UDP to backends that are gone."""
+
+    def __init__(self, addresses: Iterable[str] = ()) -> None:
+        self._addresses = {socket.inet_aton(ip) for ip in addresses}
+        self._backends: set[bytes] = set()      # address and port
+        self._frontends: set[bytes] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._addresses or self._backends)
+
+    def add(self, backends: Iterable[bytes], frontends: Iterable[bytes]) -> None:
+        """Backends that a service lost. UDP has no end of its own: a client would talk to them for ever."""
+        for key in frontends:
+            if key[6] == 17:
+                self._frontends.add(key[:6])
+                self._backends.update(backend[:6] for backend in backends)
+
+    def has(self, key: bytes, value: bytes) -> bool:
+        """Whether an entry of cali_v4_ct is one of them."""
+        if self._addresses and not self._addresses.isdisjoint((key[:4], key[4:8], value[:4], value[4:8])):
+            return True
+        if key[12] != 17 or not self._backends:
+            return False
+        source, destination = key[:4] + key[8:10], key[4:8] + key[10:12]
+        if source in self._backends or value[4:8] + value[10:12] in self._backends:
+            return True
+        # Another node translates it. Its frontend may be a node port, which has no address.
+        return (value[16] == maps.PATH_TUNNEL
+                and not self._frontends.isdisjoint((destination, bytes(4) + destination[4:])))
+
+
+def forget(connections: Map, stale: Stale) -> None:
+    """Delete the entries that are stale."""
+    for key, value in list(connections.items()):
+        if stale.has(key, value):
+            connections.discard(key)
+
+
+def collect_garbage(connections: Map, now: int) -> None:
+    """Delete entries that are idle in both directions."""
+    entries = {key: maps.Connection.read(value) for key, value in connections.items()}
+    for key, entry in entries.items():
+        seen, flags = _both(entry, entries)
+        if now - seen > idle_seconds(key[12], flags) * _SECOND:
+            connections.discard(key)
+
+
+def idle_seconds(protocol: int, tcp_flags: int) -> int:
+    """Calico's time-outs."""
+    if protocol == 6:
+        if tcp_flags & (maps.TCP_FIN | maps.TCP_RST):
+            return 30
+        return 3600 if tcp_flags & maps.TCP_ACK else 20
+    return 60 if protocol == 17 else 5
+
+
+def held(connections: Map, now: int) -> int:
+    """How many established connections only these programs can translate, in either direction."""
+    entries = {key: maps.Connection.read(value) for key, value in connections.items()}
+    return sum(1 for _ in _held(entries, now))
+
+
+def _held(entries: Mapping[bytes, maps.Connection], now: int) -> Iterator[bytes]:
+    for key, entry in entries.items():
+        translated = entry.to.pack() != key or entry.path == maps.PATH_TUNNEL
+        if translated and entry.to.protocol == 6 and entry.tcp_flags & maps.TCP_ACK:
+            seen, flags = _both(entry, entries)
+            if not flags & (maps.TCP_FIN | maps.TCP_RST) and now - seen < _HELD:
+                yield key
+
+
+def _both(entry: maps.Connection, entries: Mapping[bytes, maps.Connection]) -> tuple[int, int]:
+    """When a connection was last seen, and its TCP flags, over both directions."""
+    other = entries.get(entry.to.reversed().pack(), entry)
+    return max(entry.seen, other.seen), entry.tcp_flags | other.tcp_flags
