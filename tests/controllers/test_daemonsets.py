@@ -71,8 +71,7 @@ def test_a_rolling_update_takes_one_node_at_a_time(world: World) -> None:
         )
         await world.until(
             lambda: (
-                done(world)
-                and all(pod["metadata"].get("annotations") == {"restarted": "now"} for pod in world.pods())
+                done(world) and all(pod["metadata"].get("annotations") == {"restarted": "now"} for pod in world.pods())
             )
         )
         assert min(seen) == 2
@@ -90,9 +89,7 @@ def test_on_delete_waits_for_someone_to_delete(world: World) -> None:
     async def body(world: World) -> None:
         world.workload(DAEMONS, "DaemonSet", updateStrategy={"type": "OnDelete"})
         await world.until(lambda: len(world.ready()) == 2)
-        world.api.patch(
-            DAEMONS, "web", {"spec": {"template": {"metadata": {"annotations": {"v": "2"}}}}}, "default"
-        )
+        world.api.patch(DAEMONS, "web", {"spec": {"template": {"metadata": {"annotations": {"v": "2"}}}}}, "default")
         await world.settle()
         assert not any(pod["metadata"].get("annotations") for pod in world.pods())
         assert status(world).get("updatedNumberScheduled", 0) == 0

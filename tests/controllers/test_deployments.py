@@ -70,14 +70,20 @@ def test_a_rolling_update_keeps_within_surge_and_availability(world: World) -> N
             strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
         )
         await world.until(lambda: done(world))
-        seen: list[tuple[int, int]] = []
-        world.api.watch("pods", lambda event, pod: seen.append((len(world.pods()), len(world.ready()))))
-        del seen[:]
+        asked: list[int] = []
+        ready: list[int] = []
+
+        def sum_up(event: str, obj: Obj) -> None:
+            sets = world.api.list("replicasets.apps", "default")
+            asked.append(sum(replica_set["spec"]["replicas"] for replica_set in sets))
+
+        world.api.watch("replicasets.apps", sum_up)
+        world.api.watch("pods", lambda event, pod: ready.append(len(world.ready())))
         set_image(world, "nginx:2")
         await world.until(lambda: done(world))
         assert images(world) == {"nginx:2"}
-        assert max(total for total, _ in seen) <= 7
-        assert min(ready for _, ready in seen) >= 5
+        assert max(asked) == 7
+        assert min(ready) >= 5
 
     world.run(body)
 

@@ -21,10 +21,7 @@ def run(world: World, **spec: object) -> None:
 
 
 def is_so(world: World, kind: str) -> bool:
-    return any(
-        c["type"] == kind and c["status"] == "True"
-        for c in job(world).get("status", {}).get("conditions", ())
-    )
+    return any(c["type"] == kind and c["status"] == "True" for c in job(world).get("status", {}).get("conditions", ()))
 
 
 def test_a_job_runs_its_completions_no_more_than_parallel_at_a_time(world: World) -> None:
@@ -93,9 +90,7 @@ def test_an_indexed_job_gives_each_pod_its_number(world: World) -> None:
         run(world, completions=3, parallelism=3, completionMode="Indexed")
         await world.until(lambda: is_so(world, "Complete"))
         assert job(world)["status"]["completedIndexes"] == "0-2"
-        numbers = sorted(
-            entry["value"] for pod in world.pods("work") for entry in pod["spec"]["containers"][0]["env"]
-        )
+        numbers = sorted(entry["value"] for pod in world.pods("work") for entry in pod["spec"]["containers"][0]["env"])
         assert numbers == ["0", "1", "2"]
 
     world.run(body)

@@ -37,9 +37,7 @@ def test_policy_cluster_sends_to_every_ready_node(world: World) -> None:
             subresource="status",
         )
         await world.until(lambda: world.cloud.frontends[ip] == ("10.224.0.35", "10.224.0.66"))
-        assert [event["message"] for event in world.events("EnsuredLoadBalancer")] == [
-            "Ensured load balancer"
-        ]
+        assert [event["message"] for event in world.events("EnsuredLoadBalancer")] == ["Ensured load balancer"]
 
     world.run(body)
 
@@ -55,9 +53,7 @@ def test_policy_local_sends_to_nodes_with_a_ready_endpoint(world: World) -> None
                 "metadata": {"name": "one", "namespace": "default", "labels": {"app": "web"}},
                 "spec": {
                     "nodeName": "node1",
-                    "containers": [
-                        {"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}]}
-                    ],
+                    "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}]}],
                 },
             },
         )
@@ -125,5 +121,27 @@ def test_a_cloud_that_fails_is_asked_again(world: World) -> None:
         await world.until(lambda: world.events("SyncLoadBalancerFailed"))
         world.node("node2")
         await world.until(lambda: address(world))
+
+    world.run(body)
+
+
+def test_an_internal_load_balancer_is_refused_in_words(world: World) -> None:
+    async def body(world: World) -> None:
+        world.api.create(
+            "services",
+            {
+                "metadata": {
+                    "name": "inside",
+                    "namespace": "default",
+                    "annotations": {"service.beta.kubernetes.io/azure-load-balancer-internal": "true"},
+                },
+                "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+            },
+        )
+        await world.until(lambda: world.events("SyncLoadBalancerFailed"))
+        assert (
+            "internal load balancers are not part of this lab" in (world.events("SyncLoadBalancerFailed")[0]["message"])
+        )
+        assert not world.cloud.frontends
 
     world.run(body)

@@ -51,9 +51,7 @@ def test_a_namespace_takes_everything_in_it_along(world: World) -> None:
 def test_a_namespace_that_waits_says_for_what(world: World) -> None:
     async def body(world: World) -> None:
         world.api.create("namespaces", {"metadata": {"name": "shop"}})
-        world.api.create(
-            "configmaps", {"metadata": {"name": "held", "namespace": "shop", "finalizers": ["lab/wait"]}}
-        )
+        world.api.create("configmaps", {"metadata": {"name": "held", "namespace": "shop", "finalizers": ["lab/wait"]}})
         world.api.delete("namespaces", "shop")
 
         def says() -> dict[str, str]:
@@ -77,9 +75,7 @@ def test_a_namespace_that_waits_says_for_what(world: World) -> None:
 def test_each_namespace_has_its_service_account_again_and_again(world: World) -> None:
     async def body(world: World) -> None:
         def account() -> bool:
-            return any(
-                sa["metadata"]["name"] == "default" for sa in world.api.list("serviceaccounts", "shop")
-            )
+            return any(sa["metadata"]["name"] == "default" for sa in world.api.list("serviceaccounts", "shop"))
 
         world.api.create("namespaces", {"metadata": {"name": "shop"}})
         await world.until(account)

@@ -42,9 +42,7 @@ def test_a_silent_node_becomes_unknown_and_its_pods_not_ready(world: World) -> N
         await world.until(lambda: len(world.ready()) == 2)
         await world.until(lambda: ready(world, "node0") == "Unknown")
         unreachable = "node.kubernetes.io/unreachable"
-        await world.until(
-            lambda: keys(world, "node0") == {(unreachable, "NoSchedule"), (unreachable, "NoExecute")}
-        )
+        await world.until(lambda: keys(world, "node0") == {(unreachable, "NoSchedule"), (unreachable, "NoExecute")})
         await world.until(lambda: [pod["spec"]["nodeName"] for pod in world.ready()] == ["node1"])
         assert ready(world, "node1") == "True"
         world.node_ready("node0")
@@ -57,9 +55,7 @@ def test_a_silent_node_becomes_unknown_and_its_pods_not_ready(world: World) -> N
 def test_cordon_taints(world: World) -> None:
     async def body(world: World) -> None:
         world.api.patch("nodes", "node0", {"spec": {"unschedulable": True}})
-        await world.until(
-            lambda: keys(world, "node0") == {("node.kubernetes.io/unschedulable", "NoSchedule")}
-        )
+        await world.until(lambda: keys(world, "node0") == {("node.kubernetes.io/unschedulable", "NoSchedule")})
         world.api.patch("nodes", "node0", {"spec": {"unschedulable": None}})
         await world.until(lambda: not keys(world, "node0"))
 
@@ -73,9 +69,7 @@ def test_pods_move_off_a_node_that_is_gone(world: World) -> None:
         world.kubelets.linger = True
         world.api.delete("nodes", "node0")
         await world.until(
-            lambda: (
-                len(world.ready()) == 4 and {pod["spec"]["nodeName"] for pod in world.ready()} == {"node1"}
-            )
+            lambda: len(world.ready()) == 4 and {pod["spec"]["nodeName"] for pod in world.ready()} == {"node1"}
         )
 
     world.run(body)

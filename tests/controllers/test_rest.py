@@ -26,9 +26,7 @@ def test_a_stateful_set_starts_in_order_and_updates_from_the_end(world: World) -
             "default",
         )
         await world.until(
-            lambda: (
-                len(world.ready()) == 3 and all(pod["metadata"].get("annotations") for pod in world.pods())
-            )
+            lambda: len(world.ready()) == 3 and all(pod["metadata"].get("annotations") for pod in world.pods())
         )
         gone = [name for event, name in world.kubelets.history if event == "DELETED"]
         assert gone == ["web-2", "web-1", "web-0"]
@@ -79,9 +77,7 @@ def test_the_add_on_manager_takes_back_what_it_owns_and_no_more(world: World) ->
         await world.settle()
         generation = now()["metadata"]["generation"]
         await asyncio.sleep(0.4)
-        assert now()["metadata"]["generation"] == generation, (
-            "taking back what is as it should be changes nothing"
-        )
+        assert now()["metadata"]["generation"] == generation, "taking back what is as it should be changes nothing"
 
     world.run(body)
 
@@ -109,8 +105,7 @@ def test_events_that_repeat_are_counted_and_many_alike_are_combined(world: World
         assert len(found) == 11
         assert sum(event["count"] for event in found) == 30
         assert any(
-            event["message"].startswith("(combined from similar events): Created pod: web-")
-            and event["count"] == 20
+            event["message"].startswith("(combined from similar events): Created pod: web-") and event["count"] == 20
             for event in found
         )
 

@@ -26,9 +26,7 @@ def node_of(world: World, name: str) -> str | None:
 
 def refusal(world: World, name: str) -> str:
     conditions = world.api.get("pods", name, "default")["status"].get("conditions") or ()
-    return next(
-        (c["message"] for c in conditions if c["type"] == "PodScheduled" and c["status"] == "False"), ""
-    )
+    return next((c["message"] for c in conditions if c["type"] == "PodScheduled" and c["status"] == "False"), "")
 
 
 def asks(**requests: str) -> list[Obj]:
@@ -42,8 +40,7 @@ def test_siblings_are_spread(world: World) -> None:
         await world.until(lambda: len(world.ready()) == 6)
         assert Counter(pod["spec"]["nodeName"] for pod in world.ready()) == {"node0": 3, "node1": 3}
         assert any(
-            event["message"].startswith("Successfully assigned default/web-")
-            for event in world.events("Scheduled")
+            event["message"].startswith("Successfully assigned default/web-") for event in world.events("Scheduled")
         )
 
     world.run(body)
@@ -69,9 +66,7 @@ def test_why_a_pod_waits(world: World, spec: Obj, message: str) -> None:
 
 
 def test_each_nodes_reason_is_counted_and_a_change_of_a_node_helps(world: World) -> None:
-    world.api.patch(
-        "nodes", "node0", {"spec": {"taints": [{"key": "team", "value": "red", "effect": "NoSchedule"}]}}
-    )
+    world.api.patch("nodes", "node0", {"spec": {"taints": [{"key": "team", "value": "red", "effect": "NoSchedule"}]}})
     world.api.patch("nodes", "node1", {"spec": {"unschedulable": True}})
 
     async def body(world: World) -> None:

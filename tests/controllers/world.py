@@ -15,11 +15,7 @@ from labkit.local.kubeapi import Api
 
 TEMPLATE = {
     "metadata": {"labels": {"app": "web"}},
-    "spec": {
-        "containers": [
-            {"name": "web", "image": "nginx:1", "ports": [{"name": "http", "containerPort": 8080}]}
-        ]
-    },
+    "spec": {"containers": [{"name": "web", "image": "nginx:1", "ports": [{"name": "http", "containerPort": 8080}]}]},
 }
 
 
@@ -31,7 +27,11 @@ class BookCloud:
         self.frontends: dict[str, tuple[str, ...]] = {}
         self._next = itertools.count(20)
 
-    def allocate_public_ip(self, name: str) -> str:
+    def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
+        if wish:
+            if wish in {ip for owner, ip in self.addresses.items() if owner != name}:
+                raise ValueError(f"the public address {wish} is in use")
+            self.addresses[name] = wish
         return self.addresses.setdefault(name, f"192.0.2.{next(self._next)}")
 
     def release_public_ip(self, ip: str) -> None:
@@ -61,9 +61,7 @@ class Kubelets:
     def _on_pod(self, event: EventType, pod: Obj) -> None:
         self.history.append((event, pod["metadata"]["name"]))
         if event != "DELETED" and pod["spec"].get("nodeName"):
-            asyncio.get_running_loop().call_soon(
-                self._step, pod["metadata"]["namespace"], pod["metadata"]["name"]
-            )
+            asyncio.get_running_loop().call_soon(self._step, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _step(self, namespace: str, name: str) -> None:
         try:
@@ -103,9 +101,7 @@ class Kubelets:
         conditions = with_condition(
             pod["status"].get("conditions"), {"type": "Ready", "status": "True" if value else "False"}
         )
-        self.api.update(
-            "pods", {**pod, "status": {**pod["status"], "conditions": conditions}}, subresource="status"
-        )
+        self.api.update("pods", {**pod, "status": {**pod["status"], "conditions": conditions}}, subresource="status")
 
 
 class World:
@@ -135,9 +131,7 @@ class World:
                 "status": {
                     "addresses": [{"type": "InternalIP", "address": f"10.224.0.{4 + 31 * number}"}],
                     "allocatable": more.get("allocatable", {"cpu": "4", "memory": "8Gi", "pods": "110"}),
-                    "conditions": [
-                        {"type": "Ready", "status": more.get("ready", "True"), "lastTransitionTime": now()}
-                    ],
+                    "conditions": [{"type": "Ready", "status": more.get("ready", "True"), "lastTransitionTime": now()}],
                 }
             },
             subresource="status",
@@ -224,9 +218,7 @@ class World:
         return [
             pod
             for pod in self.pods(app)
-            if any(
-                c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ()
-            )
+            if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())
         ]
 
     def workload(self, resource: str, kind: str, name: str = "web", **spec: Any) -> Obj:

@@ -29,3 +29,16 @@ def test_running_out_says_what_to_do(database):
         addresses.allocate(f"c1/service/{number}")
     with pytest.raises(RuntimeError, match="delete a service of type LoadBalancer"):
         addresses.allocate("c1/service/one-too-many")
+
+
+def test_a_wished_address_is_the_labs_and_nobody_elses(database):
+    addresses = PublicAddresses(database)
+    api = addresses.allocate("c1/api")
+    assert addresses.claim("c1/service/a", "192.0.2.99") == "192.0.2.99"
+    assert addresses.allocate("c1/service/a") == "192.0.2.99"
+    assert addresses.claim("c1/service/a", "192.0.2.98") == "192.0.2.98"
+    assert addresses.claim("c1/service/b", "192.0.2.99") == "192.0.2.99"
+    with pytest.raises(ValueError, match=f"{api} is in use"):
+        addresses.claim("c1/service/a", api)
+    with pytest.raises(ValueError, match="not a public address of this lab"):
+        addresses.claim("c1/service/a", "8.8.8.8")

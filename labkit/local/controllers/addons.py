@@ -31,9 +31,7 @@ OWNED = {
 def plan(manifest: Obj, current: Obj) -> Obj:
     """The strategic merge patch that takes an object back to its manifest."""
     patch = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "status")}
-    patch["metadata"] = {
-        key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")
-    }
+    patch["metadata"] = {key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")}
     for path in OWNED.get(manifest["kind"], ()):
         have, want = _at(current, path), _at(manifest, path)
         extra = {key: None for key in have if key not in want}
@@ -71,9 +69,7 @@ class Addons(Controller):
             if MODE in labels_of(manifest):
                 group = manifest["apiVersion"].rpartition("/")[0]
                 meta = manifest["metadata"]
-                self._manifests[
-                    (f"{manifest['kind']}.{group}", (meta.get("namespace", ""), meta["name"]))
-                ] = manifest
+                self._manifests[(f"{manifest['kind']}.{group}", (meta.get("namespace", ""), meta["name"]))] = manifest
 
     def start(self) -> None:
         """Begin to compare, if this cluster has an add-on manager."""
@@ -99,11 +95,6 @@ class Addons(Controller):
         current = read(self.context.client, resource, key[1])
         if current is None:
             self.stores.create(resource, manifest)
-        elif (
-            labels_of(manifest)[MODE] == "Reconcile"
-            and labels_of(current).get(MODE, "Reconcile") == "Reconcile"
-        ):
+        elif labels_of(manifest)[MODE] == "Reconcile" and labels_of(current).get(MODE, "Reconcile") == "Reconcile":
             custom = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"]) not in OWNABLE
-            self.stores.patch(
-                resource, key[1], plan(manifest, current), type="merge" if custom else "strategic"
-            )
+            self.stores.patch(resource, key[1], plan(manifest, current), type="merge" if custom else "strategic")

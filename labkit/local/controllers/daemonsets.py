@@ -88,9 +88,7 @@ def node_of(pod: Obj) -> str:
     if name := pod["spec"].get("nodeName"):
         return str(name)
     affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
-    for term in (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get(
-        "nodeSelectorTerms", ()
-    ):
+    for term in (affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms", ()):
         for item in term.get("matchFields") or ():
             if item["key"] == "metadata.name" and item["values"]:
                 return str(item["values"][0])
@@ -103,9 +101,7 @@ def plan_update(daemon: Obj, value: str, wanted: Sequence[str], by_node: dict[st
     if strategy.get("type") == "OnDelete":
         return []
     minimum = daemon["spec"].get("minReadySeconds", 0)
-    limit = max(
-        1, scaled((strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1), len(wanted), up=True)
-    )
+    limit = max(1, scaled((strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1), len(wanted), up=True))
     unavailable = 0
     broken: list[Obj] = []
     good: list[Obj] = []
@@ -146,10 +142,7 @@ class DaemonSets(OwnerController):
         daemon = self.owner(key)
         if daemon is None:
             return
-        wishes = {
-            node["metadata"]["name"]: wish_for(daemon["spec"]["template"]["spec"], node)
-            for node in self.nodes
-        }
+        wishes = {node["metadata"]["name"]: wish_for(daemon["spec"]["template"]["spec"], node) for node in self.nodes}
         by_node: dict[str, list[Obj]] = {}
         for pod in self.claim(daemon):
             by_node.setdefault(node_of(pod), []).append(pod)
@@ -167,9 +160,7 @@ class DaemonSets(OwnerController):
         if again:
             self.enqueue_after(key, again)
 
-    def _manage(
-        self, daemon: Obj, value: str, wishes: dict[str, Wish], by_node: dict[str, list[Obj]]
-    ) -> None:
+    def _manage(self, daemon: Obj, value: str, wishes: dict[str, Wish], by_node: dict[str, list[Obj]]) -> None:
         for name in {*wishes, *by_node}:
             wish, pods = wishes.get(name, Wish(False, False)), by_node.get(name, [])
             alive = [pod for pod in pods if not deleting(pod)]

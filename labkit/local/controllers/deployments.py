@@ -103,9 +103,7 @@ class Deployments(OwnerController):
         return any(pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") for pod in pods)
 
     def _scale(self, deployment: Obj, new: Obj | None, old: list[Obj]) -> tuple[Obj | None, list[Obj]]:
-        plan = {
-            step.replica_set["metadata"]["uid"]: step for step in rollout.plan_scale(deployment, new, old)
-        }
+        plan = {step.replica_set["metadata"]["uid"]: step for step in rollout.plan_scale(deployment, new, old)}
 
         def scaled(replica_set: Obj) -> Obj:
             step = plan.get(replica_set["metadata"]["uid"])
@@ -133,9 +131,7 @@ class Deployments(OwnerController):
 
     def _say_scaled(self, deployment: Obj, replica_set: Obj, before: int) -> None:
         to = replicas_of(replica_set)
-        text = (
-            f"Scaled {'up' if to > before else 'down'} replica set {replica_set['metadata']['name']} to {to}"
-        )
+        text = f"Scaled {'up' if to > before else 'down'} replica set {replica_set['metadata']['name']} to {to}"
         if self.settings.minor >= 27:
             text += f" from {before}"
         self.events.normal(deployment, "ScalingReplicaSet", text)
@@ -290,15 +286,10 @@ def availability(deployment: Obj, status: Obj) -> Obj:
 
 def progress(deployment: Obj, new: Obj | None, old_status: Obj, status: Obj, *, moved: bool) -> Obj | None:
     """The Progressing condition, or None to leave it as it is."""
-    if (
-        "progressDeadlineSeconds" in deployment["spec"]
-        and deployment["spec"]["progressDeadlineSeconds"] is None
-    ):
+    if "progressDeadlineSeconds" in deployment["spec"] and deployment["spec"]["progressDeadlineSeconds"] is None:
         return None
     current = condition(deployment, "Progressing")
-    name = (
-        f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{deployment["metadata"]["name"]}"'
-    )
+    name = f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{deployment["metadata"]["name"]}"'
     base = {"type": "Progressing", "lastUpdateTime": now()}
     if deployment["spec"].get("paused"):
         if current and current["reason"] == "DeploymentPaused":

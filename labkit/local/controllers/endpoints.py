@@ -79,11 +79,7 @@ class Endpoints(Controller):
         if service is None:
             self._clean_up(key)
             return
-        if (
-            deleting(service)
-            or not service["spec"].get("selector")
-            or service["spec"].get("type") == "ExternalName"
-        ):
+        if deleting(service) or not service["spec"].get("selector") or service["spec"].get("type") == "ExternalName":
             return
         pods = sorted(self._pods_of(service), key=lambda pod: pod["metadata"]["name"])
         self._sync_endpoints(service, pods)

@@ -14,6 +14,7 @@ from .objects import now
 log = logging.getLogger(__name__)
 
 REMEMBERED = 4096
+COMBINED = "(combined from similar events): "
 SIMILAR, SIMILAR_WINDOW = 10, 600.0
 """Beyond this many different messages for one reason within the window, they share one event."""
 
@@ -47,39 +48,38 @@ class Recorder:
         self._record(obj, "Warning", reason, message)
 
     def _record(self, obj: Obj, kind: str, reason: str, message: str) -> None:
-        message = self._combine((obj["metadata"]["uid"], kind, reason), message)
-        key = (obj["metadata"]["uid"], kind, reason, message)
+        alike = self._combine((obj["metadata"]["uid"], kind, reason), message)
+        if alike:
+            message = COMBINED + message
+        key = (obj["metadata"]["uid"], kind, reason, COMBINED if alike else message)
         try:
             seen = self._seen.get(key)
-            if seen is None or not self._repeat(obj, seen):
+            if seen is None or not self._repeat(obj, seen, message):
                 self._remember(key, self._create(obj, kind, reason, message))
         except ApiError as error:
             log.debug("event %s for %s not recorded: %s", reason, obj["metadata"]["name"], error)
 
-    def _combine(self, group: tuple[str, ...], message: str) -> str:
+    def _combine(self, group: tuple[str, ...], message: str) -> bool:
+        """Whether there were so many different messages like this that it shares an event with others."""
         similar, clock = self._similar.get(group), time.monotonic()
         if similar is None or clock - similar.since > SIMILAR_WINDOW:
             similar = self._similar[group] = _Similar(clock)
         self._similar.move_to_end(group)
         while len(self._similar) > REMEMBERED:
             self._similar.popitem(last=False)
-        if message in similar.messages:
-            return message
-        if len(similar.messages) < SIMILAR:
+        if message not in similar.messages and len(similar.messages) < SIMILAR:
             similar.messages.add(message)
-            return message
-        return "(combined from similar events): " + sorted(similar.messages)[-1]
+        return message not in similar.messages
 
     def _remember(self, key: tuple[str, ...], seen: _Seen) -> None:
         self._seen[key] = seen
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
 
-    def _repeat(self, obj: Obj, seen: _Seen) -> bool:
+    def _repeat(self, obj: Obj, seen: _Seen, message: str) -> bool:
+        change = {"count": seen.count + 1, "lastTimestamp": now(), "message": message}
         try:
-            self._client.patch(
-                "events", seen.name, {"count": seen.count + 1, "lastTimestamp": now()}, _namespace(obj)
-            )
+            self._client.patch("events", seen.name, change, _namespace(obj))
         except ApiError as error:
             if error.code == 404:
                 return False

@@ -50,15 +50,10 @@ def need_of(pod: Obj) -> Need:
     spec = pod["spec"]
 
     def asked(containers: Iterable[Obj] | None, resource: str) -> list[float]:
-        return [
-            quantity((c.get("resources") or {}).get("requests", {}).get(resource, 0))
-            for c in containers or ()
-        ]
+        return [quantity((c.get("resources") or {}).get("requests", {}).get(resource, 0)) for c in containers or ()]
 
     def total(resource: str) -> float:
-        return max(
-            sum(asked(spec["containers"], resource)), *asked(spec.get("initContainers"), resource), 0.0
-        )
+        return max(sum(asked(spec["containers"], resource)), *asked(spec.get("initContainers"), resource), 0.0)
 
     ports = frozenset(
         (port.get("hostIP") or "0.0.0.0", port.get("protocol", "TCP"), port["hostPort"])
@@ -137,9 +132,7 @@ def affinity_terms(pod: Obj) -> list[Obj]:
 def term_selects(term: Obj, namespace: str, other: Obj) -> bool:
     """Whether a pod affinity term of a pod in `namespace` selects the other pod."""
     namespaces = term.get("namespaces") or [namespace]
-    return other["metadata"]["namespace"] in namespaces and matches(
-        term.get("labelSelector"), labels_of(other)
-    )
+    return other["metadata"]["namespace"] in namespaces and matches(term.get("labelSelector"), labels_of(other))
 
 
 def misfit(pod: Obj, need: Need, node: Obj, load: Load, minor: int) -> str | None:
@@ -157,9 +150,7 @@ def misfit(pod: Obj, need: Need, node: Obj, load: Load, minor: int) -> str | Non
         return f"node(s) had untolerated taint {text}"
     if not selected(spec, node):
         return (
-            "node(s) didn't match node selector"
-            if minor < 21
-            else "node(s) didn't match Pod's node affinity/selector"
+            "node(s) didn't match node selector" if minor < 21 else "node(s) didn't match Pod's node affinity/selector"
         )
     if any(load.ports[port] > 0 for port in need.ports):
         return "node(s) didn't have free ports for the requested pod ports"
@@ -180,7 +171,5 @@ def refusal(total: int, reasons: Counter[str], minor: int) -> str:
     text = ", ".join(sorted(f"{count} {reason}" for reason, count in reasons.items()))
     message = f"0/{total} nodes are available: {text}."
     if minor >= 24:
-        message += (
-            f" preemption: 0/{total} nodes are available: {total} Preemption is not helpful for scheduling."
-        )
+        message += f" preemption: 0/{total} nodes are available: {total} Preemption is not helpful for scheduling."
     return message

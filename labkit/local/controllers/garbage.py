@@ -84,9 +84,7 @@ class Garbage(Controller):
 
     def _dependents(self, uid: str) -> list[tuple[str, Obj]]:
         return [
-            (resource, obj)
-            for resource in self._resources.values()
-            for obj in self.stores[resource].by("owners", uid)
+            (resource, obj) for resource in self._resources.values() for obj in self.stores[resource].by("owners", uid)
         ]
 
     def _resource(self, reference: Obj) -> str | None:
@@ -126,9 +124,7 @@ class Garbage(Controller):
             if gone or waiting:
                 self._set_owners(resource, obj, solid)
         elif waiting:
-            self._delete(
-                resource, obj, "Foreground" if self._dependents(obj["metadata"]["uid"]) else "Background"
-            )
+            self._delete(resource, obj, "Foreground" if self._dependents(obj["metadata"]["uid"]) else "Background")
         elif gone:
             self._delete(resource, obj, "Background")
 
@@ -162,9 +158,7 @@ class Garbage(Controller):
     def _orphan(self, resource: str, owner: Obj) -> None:
         uid = owner["metadata"]["uid"]
         for kind, dependent in self._dependents(uid):
-            self._set_owners(
-                kind, dependent, [r for r in dependent["metadata"]["ownerReferences"] if r["uid"] != uid]
-            )
+            self._set_owners(kind, dependent, [r for r in dependent["metadata"]["ownerReferences"] if r["uid"] != uid])
         self._finish(resource, owner, ORPHAN)
 
     def _finish(self, resource: str, owner: Obj, finalizer: str) -> None:

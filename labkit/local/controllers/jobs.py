@@ -89,11 +89,7 @@ class Jobs(OwnerController):
         if not status.get("startTime") and not spec.get("suspend"):
             status["startTime"] = now()
         running = [pod for pod in pods if active(pod)]
-        failed = [
-            pod
-            for pod in pods
-            if phase_of(pod) == "Failed" or (deleting(pod) and phase_of(pod) != "Succeeded")
-        ]
+        failed = [pod for pod in pods if phase_of(pod) == "Failed" or (deleting(pod) and phase_of(pod) != "Succeeded")]
         succeeded = self._succeeded(job, pods)
         ending = self._ending(job, status, pods, running, failed, succeeded)
         if ending:
@@ -106,9 +102,7 @@ class Jobs(OwnerController):
                 running = []
                 status["completionTime"] = now()
                 self.events.normal(job, "Completed", "Job completed")
-            status["conditions"] = with_condition(
-                status.get("conditions"), {**ending, "lastProbeTime": now()}
-            )
+            status["conditions"] = with_condition(status.get("conditions"), {**ending, "lastProbeTime": now()})
         else:
             running = self._manage(job, pods, running, failed, succeeded)
             if spec.get("activeDeadlineSeconds") is not None and status.get("startTime"):
@@ -155,9 +149,7 @@ class Jobs(OwnerController):
         done = (succeeded >= completions) if completions is not None else (succeeded > 0 and not running)
         return {"type": "Complete", "status": "True"} if done else None
 
-    def _manage(
-        self, job: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj], succeeded: int
-    ) -> list[Obj]:
+    def _manage(self, job: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj], succeeded: int) -> list[Obj]:
         difference = wanted_active(job, len(running), succeeded) - len(running)
         if difference < 0:
             doomed = sorted(

@@ -54,11 +54,7 @@ OWNERS_FIRST = (
 
 NAMESPACED = (
     *OWNERS_FIRST,
-    *(
-        resource
-        for resource in OWNABLE.values()
-        if resource not in CLUSTER_SCOPED and resource not in OWNERS_FIRST
-    ),
+    *(resource for resource in OWNABLE.values() if resource not in CLUSTER_SCOPED and resource not in OWNERS_FIRST),
     "resourcequotas",
     "limitranges",
     "podtemplates",

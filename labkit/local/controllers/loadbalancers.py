@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from labkit.local.client import Obj
 
 from .base import Context, Controller
-from .objects import deleting, is_true, labels_of
+from .objects import annotations_of, deleting, is_true, labels_of
 from .queue import Key
 from .slices import SERVICE_NAME
 from .store import key_of
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 FINALIZER = "service.kubernetes.io/load-balancer-cleanup"
 EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
+INTERNAL = "service.beta.kubernetes.io/azure-load-balancer-internal"
+ADDRESS = "service.beta.kubernetes.io/azure-load-balancer-ipv4"
 SLICES = "endpointslices.discovery.k8s.io"
 RETRY = 5.0
 
@@ -37,9 +39,7 @@ def healthy(node: Obj) -> bool:
     return (
         is_true(node, "Ready")
         and EXCLUDED not in labels_of(node)
-        and not any(
-            taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints") or ()
-        )
+        and not any(taint["key"] == "ToBeDeletedByClusterAutoscaler" for taint in node["spec"].get("taints") or ())
     )
 
 
@@ -68,11 +68,7 @@ def nodes_for(service: Obj, nodes: list[Obj], slices: list[Obj]) -> tuple[str, .
         if local
         else set()
     )
-    found = [
-        address_of(node)
-        for node in nodes
-        if healthy(node) and (not local or node["metadata"]["name"] in hosts)
-    ]
+    found = [address_of(node) for node in nodes if healthy(node) and (not local or node["metadata"]["name"] in hosts)]
     return tuple(sorted((ip for ip in found if ip), key=lambda ip: tuple(map(int, ip.split(".")))))
 
 
@@ -194,8 +190,11 @@ class LoadBalancers(Controller):
 
     def _address(self, service: Obj) -> str:
         """The address that the service wishes for, else the cloud's; nobody else's."""
-        wish, key = service["spec"].get("loadBalancerIP"), key_of(service)
-        ip = str(wish or self.context.cloud.allocate_public_ip(frontend_name(service)))
+        annotations, key = annotations_of(service), key_of(service)
+        if annotations.get(INTERNAL) == "true":
+            raise ValueError("internal load balancers are not part of this lab")
+        wish = annotations.get(ADDRESS) or service["spec"].get("loadBalancerIP")
+        ip = self.context.cloud.allocate_public_ip(frontend_name(service), wish or None)
         holder = self._holders.setdefault(ip, key)
         if holder != key:
             raise ValueError(f"the public address {ip} is in use by service {'/'.join(holder)}")
@@ -225,9 +224,7 @@ class LoadBalancers(Controller):
             if now is None:
                 return
             if not deleting(now):
-                now = self.stores.update_status(
-                    "services", now, {**(now.get("status") or {}), "loadBalancer": {}}
-                )
+                now = self.stores.update_status("services", now, {**(now.get("status") or {}), "loadBalancer": {}})
             self.events.normal(now, "DeletedLoadBalancer", "Deleted load balancer")
             left = [f for f in now["metadata"].get("finalizers") or () if f != FINALIZER]
             self.stores.patch("services", key, {"metadata": {"finalizers": left or None}})
@@ -245,9 +242,7 @@ class LoadBalancers(Controller):
         if self._worker:
             self._worker.submit(self.context.cloud.remove_frontend, ip)
 
-    def _in_worker(
-        self, key: Key, service: Obj, change: Callable[[], None], done: Callable[[], None]
-    ) -> None:
+    def _in_worker(self, key: Key, service: Obj, change: Callable[[], None], done: Callable[[], None]) -> None:
         """Run `change` in the worker, then `done` here, then look at the service again."""
         if not self._worker:
             return
@@ -281,9 +276,7 @@ def frontend_name(service: Obj) -> str:
 
 
 def _concerns_us(service: Obj) -> bool:
-    return service["spec"].get("type") == "LoadBalancer" or FINALIZER in (
-        service["metadata"].get("finalizers") or ()
-    )
+    return service["spec"].get("type") == "LoadBalancer" or FINALIZER in (service["metadata"].get("finalizers") or ())
 
 
 def _service_of(item: Obj) -> list[Key]:

@@ -39,11 +39,7 @@ class Namespaces(Controller):
 
     def _resources(self) -> list[str]:
         return [
-            *(
-                resource_of(crd)
-                for crd in self.crds
-                if served(crd) and crd["spec"].get("scope") == "Namespaced"
-            ),
+            *(resource_of(crd) for crd in self.crds if served(crd) and crd["spec"].get("scope") == "Namespaced"),
             *NAMESPACED,
         ]
 
@@ -157,9 +153,7 @@ class Namespaces(Controller):
                     "message": text if true else calm,
                 },
             )
-        self.stores.update_status(
-            "namespaces", namespace, {**status, "phase": "Terminating", "conditions": conditions}
-        )
+        self.stores.update_status("namespaces", namespace, {**status, "phase": "Terminating", "conditions": conditions})
 
 
 def _dotted(resource: str) -> str:

@@ -33,9 +33,7 @@ def taints_for(node: Obj) -> list[Obj]:
     if status != "True":
         key = NOT_READY if status == "False" else UNREACHABLE
         wanted += [(key, "NoSchedule"), (key, "NoExecute")]
-    return others + [
-        have.get(item) or {"key": item[0], "effect": item[1], "timeAdded": now()} for item in wanted
-    ]
+    return others + [have.get(item) or {"key": item[0], "effect": item[1], "timeAdded": now()} for item in wanted]
 
 
 def stays(pod: Obj, taint: Obj) -> float | None:
@@ -116,10 +114,7 @@ class Nodes(Controller):
         for node in self.nodes:
             name = node["metadata"]["name"]
             silent = clock - self._heard.setdefault(name, clock)
-            if (
-                silent > self.settings.node_grace
-                and (condition(node, "Ready") or {}).get("status") != "Unknown"
-            ):
+            if silent > self.settings.node_grace and (condition(node, "Ready") or {}).get("status") != "Unknown":
                 self._mark_unknown(node)
 
     def _mark_unknown(self, node: Obj) -> None:
@@ -134,9 +129,7 @@ class Nodes(Controller):
                     "type": kind,
                     "status": "Unknown",
                     "reason": "NodeStatusUnknown" if old else "NodeStatusNeverUpdated",
-                    "message": "Kubelet stopped posting node status."
-                    if old
-                    else "Kubelet never posted node status.",
+                    "message": "Kubelet stopped posting node status." if old else "Kubelet never posted node status.",
                 },
             )
         self.stores.update_status("nodes", node, {**status, "conditions": conditions})
@@ -188,17 +181,11 @@ class Nodes(Controller):
         for pod in self.pods.by("node", name):
             if deleting(pod) or finished(pod):
                 continue
-            waits = [
-                since[taint["key"]] + stay - clock
-                for taint in taints
-                if (stay := stays(pod, taint)) is not None
-            ]
+            waits = [since[taint["key"]] + stay - clock for taint in taints if (stay := stays(pod, taint)) is not None]
             if not waits:
                 continue
             if min(waits) <= 0:
-                self.events.normal(
-                    pod, "TaintManagerEviction", f"Marking for deletion Pod {'/'.join(key_of(pod))}"
-                )
+                self.events.normal(pod, "TaintManagerEviction", f"Marking for deletion Pod {'/'.join(key_of(pod))}")
                 self.stores.delete("pods", pod)
             else:
                 self.enqueue_after(("", name), min(waits) + 0.01)
@@ -209,9 +196,7 @@ class Nodes(Controller):
         if not pods:
             self._absent.pop(key[1], None)
             return
-        left = (
-            self._absent.setdefault(key[1], time.monotonic()) + self.settings.orphan_grace - time.monotonic()
-        )
+        left = self._absent.setdefault(key[1], time.monotonic()) + self.settings.orphan_grace - time.monotonic()
         if left > 0:
             self.enqueue_after(key, left + 0.01)
             return

@@ -37,7 +37,7 @@ def age(text: str | None) -> float:
 def hash_of(data: Any) -> str:
     """A short, stable hash of JSON-like data, in the alphabet of generated names."""
     digits = str(zlib.crc32(orjson.dumps(data, option=orjson.OPT_SORT_KEYS)))
-    return "".join(SAFE[int(c) % len(SAFE)] for c in digits)
+    return "".join(SAFE[ord(c) % len(SAFE)] for c in digits)
 
 
 def labels_of(obj: Obj) -> dict[str, str]:

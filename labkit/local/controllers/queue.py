@@ -18,7 +18,7 @@ from labkit.local.client import ApiError
 
 log = logging.getLogger(__name__)
 
-SLICE = 0.005
+SLICE = 0.002
 FIRST_RETRY, LAST_RETRY = 0.005, 30.0
 EXPECTED = {"Conflict", "NotFound", "AlreadyExists"}
 """Reasons that come from others changing things meanwhile; they are retried without a word."""

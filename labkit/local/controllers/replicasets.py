@@ -55,8 +55,7 @@ class ReplicaSets(OwnerController):
         missing = owner["spec"].get("replicas", 1) - len(pods)
         if missing > 0:
             pods = pods + [
-                self.create_pod(owner, pod_from(owner["spec"]["template"], owner))
-                for _ in range(min(missing, BURST))
+                self.create_pod(owner, pod_from(owner["spec"]["template"], owner)) for _ in range(min(missing, BURST))
             ]
         elif missing < 0:
             doomed = victims(pods, min(-missing, BURST), self._crowd(owner))

@@ -56,9 +56,7 @@ class Revisions:
         return value, self._ordered(owner)
 
     def _ordered(self, owner: Obj) -> list[Obj]:
-        return sorted(
-            self._store.by("controller", owner["metadata"]["uid"]), key=lambda r: int(r["revision"])
-        )
+        return sorted(self._store.by("controller", owner["metadata"]["uid"]), key=lambda r: int(r["revision"]))
 
     def trim(self, owner: Obj, revisions: list[Obj], in_use: set[str]) -> None:
         """Delete the oldest revisions beyond the owner's history limit that no pod is of."""

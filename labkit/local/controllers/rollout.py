@@ -88,9 +88,7 @@ def plan_scale(deployment: Obj, new: Obj | None, old: Sequence[Obj]) -> list[Sca
     total, allowed = sum(map(replicas_of, with_pods)), (wanted + surge if wanted else 0)
     missing = rest = allowed - total
     result = {id(rs): replicas_of(rs) for rs in with_pods}
-    ordered = sorted(
-        with_pods, key=lambda rs: (replicas_of(rs), rs["metadata"]["creationTimestamp"]), reverse=True
-    )
+    ordered = sorted(with_pods, key=lambda rs: (replicas_of(rs), rs["metadata"]["creationTimestamp"]), reverse=True)
     for rs in ordered:
         before = replicas_of(rs)
         known = int(annotations_of(rs).get(MAXIMUM, total) or total)

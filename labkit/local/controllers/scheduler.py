@@ -128,9 +128,7 @@ class Scheduler(Controller):
         for other in self._exclusive.values():
             if other["metadata"]["uid"] != pod["metadata"]["uid"] and active(other):
                 for term in anti_affinity_terms(other):
-                    if self._same_domain(term, other, node) and term_selects(
-                        term, other["metadata"]["namespace"], pod
-                    ):
+                    if self._same_domain(term, other, node) and term_selects(term, other["metadata"]["namespace"], pod):
                         return "node(s) didn't satisfy existing pods anti-affinity rules"
         for term in anti_affinity_terms(pod):
             if any(
@@ -151,11 +149,7 @@ class Scheduler(Controller):
     def _same_domain(self, term: Obj, other: Obj, node: Obj) -> bool:
         theirs = self.nodes.get(("", other["spec"].get("nodeName", "")))
         key = term["topologyKey"]
-        return (
-            theirs is not None
-            and key in labels_of(node)
-            and labels_of(theirs).get(key) == labels_of(node)[key]
-        )
+        return theirs is not None and key in labels_of(node) and labels_of(theirs).get(key) == labels_of(node)[key]
 
     def _bind(self, pod: Obj, node: Obj) -> None:
         meta, name = pod["metadata"], node["metadata"]["name"]
@@ -176,9 +170,7 @@ class Scheduler(Controller):
             raise
         bound = self.context.client.get("pods", meta["name"], meta["namespace"])
         self.pods.put(bound)
-        self.events.normal(
-            pod, "Scheduled", f"Successfully assigned {meta['namespace']}/{meta['name']} to {name}"
-        )
+        self.events.normal(pod, "Scheduled", f"Successfully assigned {meta['namespace']}/{meta['name']} to {name}")
 
     def _refuse(self, pod: Obj, message: str) -> None:
         self.events.warning(pod, "FailedScheduling", message)
@@ -193,9 +185,7 @@ class Scheduler(Controller):
             return
         others = [c for c in conditions if c["type"] != "PodScheduled"]
         refused |= {"lastProbeTime": None, "lastTransitionTime": now()}
-        self.stores.patch(
-            "pods", key_of(pod), {"status": {"conditions": [*others, refused]}}, subresource="status"
-        )
+        self.stores.patch("pods", key_of(pod), {"status": {"conditions": [*others, refused]}}, subresource="status")
 
 
 def _placement(node: Obj) -> tuple[object, ...]:

@@ -47,8 +47,12 @@ class Cloud(Protocol):
     thread; both are idempotent.
     """
 
-    def allocate_public_ip(self, name: str) -> str:
-        """A public address for `name`; the same name gets the same address until it is released."""
+    def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
+        """A public address for `name`, kept until it is released, over restarts too.
+
+        Raises:
+            Exception: none is left, or the one wished for cannot be had; the text reaches the user.
+        """
 
     def release_public_ip(self, ip: str) -> None:
         """Give an address back."""

@@ -40,9 +40,7 @@ def target_port(pod: Obj, port: Obj) -> int | None:
         return int(target)
     for container in pod["spec"]["containers"]:
         for candidate in container.get("ports") or ():
-            if candidate.get("name") == target and candidate.get("protocol", "TCP") == port.get(
-                "protocol", "TCP"
-            ):
+            if candidate.get("name") == target and candidate.get("protocol", "TCP") == port.get("protocol", "TCP"):
                 return int(candidate["containerPort"])
     return None
 
@@ -64,10 +62,7 @@ def takes_part(service: Obj, pod: Obj) -> bool:
 
 def publishes_not_ready(service: Obj) -> bool:
     """Whether the service wants its endpoints known before they are ready."""
-    return (
-        bool(service["spec"].get("publishNotReadyAddresses"))
-        or annotations_of(service).get(NOT_READY_TOO) == "true"
-    )
+    return bool(service["spec"].get("publishNotReadyAddresses")) or annotations_of(service).get(NOT_READY_TOO) == "true"
 
 
 def endpoint_of(service: Obj, pod: Obj, minor: int) -> Obj:
@@ -108,8 +103,7 @@ def _slice_ports(ports: Sequence[Port]) -> list[Obj]:
 
 def _ports_key(ports: Iterable[Any] | None) -> tuple[Port, ...]:
     return tuple(
-        (p.get("name") or "", p.get("protocol", "TCP"), p.get("port"), p.get("appProtocol"))
-        for p in ports or ()
+        (p.get("name") or "", p.get("protocol", "TCP"), p.get("port"), p.get("appProtocol")) for p in ports or ()
     )
 
 
@@ -130,9 +124,7 @@ def plan_slices(service: Obj, pods: Iterable[Obj], existing: Sequence[Obj], mino
     wanted: dict[tuple[Port, ...], dict[str, Obj]] = {}
     for pod in pods:
         if takes_part(service, pod):
-            wanted.setdefault(ports_of(service, pod), {})[pod["metadata"]["uid"]] = endpoint_of(
-                service, pod, minor
-            )
+            wanted.setdefault(ports_of(service, pod), {})[pod["metadata"]["uid"]] = endpoint_of(service, pod, minor)
     if not wanted:
         wanted = {(): {}}
     by_ports: dict[tuple[Port, ...], list[Obj]] = {}
@@ -185,9 +177,7 @@ def _plan_group(
             continue
         empty_may_stay = empty_may_stay and bool(stay)
         if (item.get("endpoints") or []) != stay or (item["metadata"].get("labels") or {}) != labels:
-            plan.update.append(
-                {**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": stay}
-            )
+            plan.update.append({**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": stay})
 
 
 def _new_slice(service: Obj, labels: dict[str, str], ports: tuple[Port, ...], endpoints: list[Obj]) -> Obj:

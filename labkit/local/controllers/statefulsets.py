@@ -68,11 +68,7 @@ class StatefulSets(OwnerController):
         partition = (strategy.get("rollingUpdate") or {}).get("partition", 0)
         for number in range(wanted - 1, partition - 1, -1):
             pod = pods.get(number)
-            if (
-                pod is not None
-                and labels_of(pod).get(HASH_LABEL) != self._name(owner, value)
-                and not deleting(pod)
-            ):
+            if pod is not None and labels_of(pod).get(HASH_LABEL) != self._name(owner, value) and not deleting(pod):
                 self.delete_pod(owner, pod)
                 return
             if not good(pod):

@@ -106,9 +106,7 @@ class Store:
         for subscriber in self._subscribers:
             subscriber(old, None)
 
-    def _refile(
-        self, name: str, key: Key, old: tuple[Hashable, ...], new: tuple[Hashable, ...], obj: Obj
-    ) -> None:
+    def _refile(self, name: str, key: Key, old: tuple[Hashable, ...], new: tuple[Hashable, ...], obj: Obj) -> None:
         index = self._indexes[name]
         if old != new:
             for value in old:

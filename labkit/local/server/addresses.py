@@ -43,6 +43,25 @@ class PublicAddresses:
             f"all public addresses of {PUBLIC} are in use; delete a service of type LoadBalancer first"
         )
 
+    def claim(self, owner: str, address: str) -> str:
+        """Give the owner this very address instead of the one it has.
+
+        Raises:
+            ValueError: it is not one of the lab's, or somebody else has it.
+        """
+        if address not in {str(ip) for ip in list(PUBLIC.hosts())[_FIRST - 1 :]}:
+            raise ValueError(f"{address} is not a public address of this lab; those are in {PUBLIC}")
+        row = self._database.execute(
+            "SELECT owner FROM public_addresses WHERE address = ?", (address,)
+        ).fetchone()
+        if row and row[0] != owner:
+            raise ValueError(f"the public address {address} is in use")
+        if not row:
+            self._database.execute("DELETE FROM public_addresses WHERE owner = ?", (owner,))
+            self._database.execute("INSERT INTO public_addresses VALUES (?, ?)", (address, owner))
+            self._database.commit()
+        return address
+
     def release(self, address: str) -> None:
         """Give an address back."""
         self._database.execute("DELETE FROM public_addresses WHERE address = ?", (address,))

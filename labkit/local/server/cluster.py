@@ -54,9 +54,10 @@ class CloudNetwork:
     def __init__(self, cluster: str, addresses: PublicAddresses, vnet: Vnet) -> None:
         self._cluster, self._addresses, self._vnet = cluster, addresses, vnet
 
-    def allocate_public_ip(self, name: str) -> str:
-        """A public address for a service; the same one for the same name."""
-        return self._addresses.allocate(f"{self._cluster}/service/{name}")
+    def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
+        """A public address for a service; the same one for the same name, or the one that it wishes for."""
+        owner = f"{self._cluster}/service/{name}"
+        return self._addresses.claim(owner, wish) if wish else self._addresses.allocate(owner)
 
     def release_public_ip(self, ip: str) -> None:
         """Give an address back."""
@@ -114,6 +115,7 @@ class Cluster:
             self._bootstrap()
             cloud = CloudNetwork(spec.key, around.addresses, self._vnet)
             self._controllers = Controllers(self.api, cloud=cloud, settings=self._settings)
+            self._controllers.register_addons(manifests(spec, self.api_address))
             self._controllers.start()
             self._nodes = Nodes(self.api)
             self.api.node_backend = self._nodes
