@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.local.client import Obj
-from labkit.local.dataplane.calico_iptables import CalicoIptables, IpsetError, build, build_bpf_mode
+from labkit.local.dataplane.calico_iptables import CalicoIptables, build, build_bpf_mode
 from labkit.local.dataplane.ebpf import EbpfDataplane
+from labkit.local.dataplane.ebpf_load import LoadError
 from labkit.local.dataplane.felix import FelixConfig
-from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
+from labkit.local.dataplane.iptables import Iptables, remove_chains
 from labkit.local.dataplane.policy_table import PolicyTable
 from labkit.local.dataplane.services import ServiceTable
 from labkit.local.programs.events import Events
@@ -127,7 +128,7 @@ class Felix:
                 self._apply_bpf(everything)
             else:
                 self._apply_iptables(everything)
-        except (OSError, RuntimeError, IptablesError, IpsetError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             if str(error) != self.trouble:
                 log.error("Failed to program the %s data plane, will retry: %s", wanted, error)
             self.trouble, self._broken = str(error) or repr(error), True
@@ -148,7 +149,7 @@ class Felix:
                 log.warning("Detected out-of-sync filter table: cali-FORWARD is missing, writing it again")
                 self._calico.forget()
                 self.policies.dirty = True
-        except (OSError, RuntimeError, IptablesError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Housekeeping failed, will retry: %s", error)
         self.apply()
 

@@ -1,0 +1,122 @@
+"""kube-proxy and Felix as processes in their nodes, against a real API, judged by packets."""
+
+import pytest
+
+from .agents_lab import FRONTEND, Cluster
+
+pytestmark = pytest.mark.kernel
+SERVICE = "10.0.1.1"
+DENY_ALICE = {"apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
+              "metadata": {"name": "no-alice"},
+              "spec": {"selector": "app == 'web'", "types": ["Ingress"], "ingress": [
+                  {"action": "Deny", "source": {"nets": ["203.0.113.10/32"]}}, {"action": "Allow"}]}}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("agents") / "home")
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def kube_proxy(cluster):
+    cluster.start_agent("kube_proxy")
+    assert cluster.until(lambda: all(SERVICE in cluster.rules(i, "nat") for i in (0, 1))), (
+        cluster.log("kube_proxy"))
+    yield cluster
+    cluster.stop_agent("kube_proxy")
+
+
+def pods_and_sources(answers):
+    return {tuple(answer.split()) for answer in answers}
+
+
+def test_kube_proxy_carries_every_kind_of_flow(kube_proxy):
+    lab = kube_proxy
+    cli = lab.pods["cli"][0].ip
+    for kind, port in (("tcp", 80), ("udp", 53)):
+        assert pods_and_sources(lab.ask("cli", kind, SERVICE, port, 12)) == {("web1", cli), ("web2", cli)}
+    # From outside a pod sees the node that the connection came in by: that is what Cluster costs.
+    nodes = {node.ip for node in lab.nodes}
+    # A node port is reached from within the VNet: as on Azure nodes have no public address.
+    for who, host, port in (("alice", FRONTEND, 80), ("router", lab.nodes[0].ip, 30080)):
+        seen = pods_and_sources(lab.ask(who, "tcp", host, port, 12))
+        assert {pod for pod, _ in seen} == {"web1", "web2"}
+        assert {source for _, source in seen} <= nodes
+    assert pods_and_sources(lab.ask("alice", "udp", FRONTEND, 53, 8)) <= {
+        (pod, ip) for pod in ("web1", "web2") for ip in nodes}
+
+
+def test_with_the_policy_local_a_pod_sees_the_client(kube_proxy):
+    lab = kube_proxy
+    lab.external_policy("Local")
+    try:
+        assert lab.until(lambda: all("KUBE-XLB-" in lab.rules(i, "nat") for i in (0, 1)))
+        seen = pods_and_sources(lab.ask("alice", "tcp", FRONTEND, 80, 8))
+        assert {source for _, source in seen} == {lab.alice.address}
+    finally:
+        lab.external_policy("Cluster")
+    assert lab.until(lambda: "KUBE-XLB-" not in lab.rules(0, "nat") + lab.rules(1, "nat"))
+
+
+def test_rules_outlive_kube_proxy_and_nobody_follows_changes_without_it(cluster):
+    cluster.start_agent("kube_proxy")
+    assert cluster.until(lambda: SERVICE in cluster.rules(0, "nat"))
+    cluster.stop_agent("kube_proxy")
+    assert cluster.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
+    cluster.call("create", "services", {"metadata": {"name": "late", "namespace": "default"},
+                                        "spec": {"clusterIP": "10.0.1.9", "ports": [{"port": 80}]}})
+    assert not cluster.until(lambda: "10.0.1.9" in cluster.rules(0, "filter"), 1.5)
+    cluster.start_agent("kube_proxy")
+    assert cluster.until(lambda: "10.0.1.9" in cluster.rules(0, "filter"))
+    assert cluster.ask("cli", "tcp", "10.0.1.9", 80) == ["error ConnectionRefusedError"]
+    cluster.call("delete", "services", "late", "default")
+    assert cluster.until(lambda: "10.0.1.9" not in cluster.rules(0, "filter"))
+    cluster.stop_agent("kube_proxy")
+
+
+def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
+    lab = kube_proxy
+    lab.start_agent("calico_node")
+    assert lab.until(lambda: all("cali-tw-azv" in lab.rules(i, "filter") for i in (0, 1))), (
+        lab.log("calico_node"))
+    web1 = lab.pods["web1"][0].ip
+    cli = lab.pods["cli"][0].ip
+    assert lab.ask("cli", "tcp", web1, 8080) == [f"web1 {cli}"]
+    held = lab.talk("cli", SERVICE, 80)
+    held_outside = lab.talk("alice", FRONTEND, 80)
+    assert held.hello.startswith("web")
+    assert held_outside.hello.startswith("web")
+
+    # kube-proxy goes, then eBPF comes: the article's order.
+    lab.stop_agent("kube_proxy")
+    lab.bpf(True)
+    assert lab.until(lambda: "KUBE-SERVICES" not in lab.rules(0, "nat") + lab.rules(1, "nat"), 10), (
+        lab.log("calico_node"))
+    assert "BPF enabled, starting BPF endpoint manager and map manager." in lab.log("calico_node")
+    assert (held.again(), held_outside.again()) == ("again", "again")
+    for kind, port in (("tcp", 80), ("udp", 53)):
+        assert pods_and_sources(lab.ask("cli", kind, SERVICE, port, 12)) == {("web1", cli), ("web2", cli)}
+        seen = pods_and_sources(lab.ask("alice", kind, FRONTEND, port, 12))
+        assert seen == {("web1", lab.alice.address), ("web2", lab.alice.address)}
+
+    # The same policy in both data planes; what it denies is the client outside, by its address.
+    lab.call("create", "globalnetworkpolicies.crd.projectcalico.org", DENY_ALICE)
+    assert lab.until(lambda: set(lab.ask("alice", "tcp", FRONTEND, 80, 2)) == {"error TimeoutError"}, 15)
+    assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
+
+    # And back: kube-proxy programs services again before the programs go.
+    lab.start_agent("kube_proxy")
+    assert lab.until(lambda: SERVICE in lab.rules(0, "nat"))
+    lab.bpf(False)
+    assert lab.until(lambda: all("cali-tw-azv" in lab.rules(i, "filter") for i in (0, 1)), 10)
+    assert lab.until(lambda: SERVICE in lab.rules(0, "nat") and SERVICE in lab.rules(1, "nat"), 35)
+    # Straight to the pod of its own node nothing rewrites alice's address, so it is denied there too.
+    lab.external_policy("Local")
+    assert lab.until(lambda: set(lab.ask("alice", "tcp", FRONTEND, 80, 2)) == {"error TimeoutError"}, 15)
+    assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
+    lab.call("delete", "globalnetworkpolicies.crd.projectcalico.org", "no-alice")
+    assert lab.until(lambda: lab.ask("alice", "tcp", FRONTEND, 80)[0].endswith(lab.alice.address), 15)
+    lab.external_policy("Cluster")
+    lab.stop_agent("calico_node")
