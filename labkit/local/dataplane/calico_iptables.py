@@ -71,8 +71,11 @@ def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
 
 def build_bpf_mode() -> CalicoRules:
     """What is left in iptables while eBPF does the work: accept what its programs have let pass."""
-    comment = '-m comment --comment "Pre-approved by BPF programs."'
-    chain = (f"{comment} -m mark --mark {SEEN_BY_BPF} -j ACCEPT",)
+    # The kernel tracks connections in a namespace only while some rule there asks about them. The first rule
+    # is that one: without it the connections that kube-proxy translated would stop when its rules go.
+    chain = ('-m comment --comment "Accept packets from flows that pre-date BPF."'
+             " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+             f'-m comment --comment "Pre-approved by BPF programs." -m mark --mark {SEEN_BY_BPF} -j ACCEPT')
     return CalicoRules({"cali-FORWARD": chain, "cali-INPUT": chain, "cali-OUTPUT": ()})
 
 
