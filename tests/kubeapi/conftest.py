@@ -17,6 +17,7 @@ import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from labkit.local.kubeapi import Api, User
 
 TOKEN = "secret-token"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Api:
         return self.machinery.replace(kind, meta.get("namespace", ""), meta["name"], copy_of(obj),
                                       sub=subresource or sub).obj
 
-    def patch(self, resource: str, name: str, patch: Obj | list[Obj], namespace: str | None = None, *,
+    def patch(self, resource: str, name: str, patch: Obj | Sequence[Obj], namespace: str | None = None, *,
               type: PatchType = "merge", subresource: str | None = None, field_manager: str = "labkit",
               force: bool = True) -> Obj:
         """Patch an object; with type "apply" it is created where there is none."""

@@ -51,9 +51,9 @@ def fields_of(value: Obj, holder: str) -> set[Path]:
     """Every leaf field that a manifest sets, as paths; items of keyed lists are fields too."""
     out: set[Path] = set()
     top = {k: v for k, v in value.items() if k not in ("apiVersion", "kind")}
-    if isinstance(top.get("metadata"), dict):
-        if set_here := {k: v for k, v in top.pop("metadata").items() if k not in _IGNORED | {"name", "namespace"}}:
-            top["metadata"] = set_here
+    metadata = top.pop("metadata", None) or {}
+    if set_here := {k: v for k, v in metadata.items() if k not in _IGNORED | {"name", "namespace"}}:
+        top["metadata"] = set_here
     _collect(top, (), holder, out)
     return out
 
@@ -236,7 +236,8 @@ def server_side_apply(machinery: Machinery, served: Served, namespace: str, name
     if not isinstance(applied, dict):
         raise errors.bad_request("the applied configuration is no Kubernetes object")
     if applied.get("kind") != kind.kind or not applied.get("apiVersion"):
-        raise errors.bad_request(f"invalid object type: {applied.get('apiVersion', '')}, Kind={applied.get('kind', '')}")
+        raise errors.bad_request(f"invalid object type: {applied.get('apiVersion', '')},"
+                                 f" Kind={applied.get('kind', '')}")
     m = applied.setdefault("metadata", {})
     if m.get("managedFields"):
         raise errors.bad_request("metadata.managedFields must be nil")
@@ -259,7 +260,7 @@ def server_side_apply(machinery: Machinery, served: Served, namespace: str, name
     if not managers:
         managers = {("before-first-apply", "Update", ""): fields_of(
             {k: v for k, v in old.obj.items() if k != "status"}, kind.kind)}
-    _check_conflicts(kind.kind, old.obj, applied, mine, managers, key, force)
+    _check_conflicts(old.obj, applied, mine, managers, key, force)
     new = _merge(copy_of(old.obj), applied, kind.kind)
     for other in managers:
         if other != key:
@@ -276,8 +277,9 @@ def server_side_apply(machinery: Machinery, served: Served, namespace: str, name
     return machinery.save(kind, old, new, sub=sub, dry_run=dry_run), False
 
 
-def _check_conflicts(kind: str, old: Obj, applied: Obj, mine: set[Path],
-                     managers: dict[tuple[str, str, str], set[Path]], key: tuple[str, str, str], force: bool) -> None:
+def _check_conflicts(old: Obj, applied: Obj, mine: set[Path],
+                     managers: dict[tuple[str, str, str], set[Path]], key: tuple[str, str, str],
+                     force: bool) -> None:
     missing = object()
     conflicts: dict[str, list[str]] = {}
     for other, paths in managers.items():

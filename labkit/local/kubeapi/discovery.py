@@ -158,13 +158,15 @@ def _aggregated(api: Api, request: Request, *, core: bool) -> Reply:
                       {"creationTimestamp": None}, "versions": listed})
     body = json_reply({"kind": "APIGroupDiscoveryList", "apiVersion": f"apidiscovery.k8s.io/{version}", "metadata": {},
                        "items": items})
-    return Reply(200, body.body, f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList".encode())
+    media_type = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+    return Reply(200, body.body, media_type.encode())
 
 
 def _aggregated_resource(plural: str, served: Served) -> Obj:
     first, *subs = _resources(plural, served)
     out: dict[str, Any] = {
-        "resource": plural, "responseKind": {"group": served.group, "version": served.version, "kind": served.kind.kind},
+        "resource": plural,
+        "responseKind": {"group": served.group, "version": served.version, "kind": served.kind.kind},
         "scope": "Namespaced" if served.kind.namespaced else "Cluster", "singularResource": first["singularName"],
         "verbs": first["verbs"]}
     for key in ("shortNames", "categories"):

@@ -169,7 +169,8 @@ class HttpSurface:
         obj = served.from_wire(obj) if served.from_wire else obj
         if isinstance(meta := obj.get("metadata"), dict):
             meta.pop("managedFields", None)
-        return self._entry(served, self._api.machinery.create(served.kind, obj, namespace, dry_run=request.dry_run), 201)
+        entry = self._api.machinery.create(served.kind, obj, namespace, dry_run=request.dry_run)
+        return self._entry(served, entry, 201)
 
     def _put(self, request: Request, served: Served, namespace: str, name: str, sub: str | None,
              body: bytes) -> Reply:
@@ -183,9 +184,7 @@ class HttpSurface:
         if not isinstance(meta := obj.setdefault("metadata", {}), dict):
             raise errors.bad_request("metadata must be an object")
         if not meta.get("name"):
-            raise errors.invalid(served.kind, "", [errors.required("metadata.name", "name must be provided")]) \
-                if False else errors.bad_request("the name of the object () does not match the name on the URL"
-                                                 f" ({name})")
+            raise errors.bad_request(f"the name of the object () does not match the name on the URL ({name})")
         old = machinery.entry(served.kind, namespace, name)
         if old.obj["metadata"].get("managedFields"):
             apply.note_update(old.obj, obj, request.manager, sub, served.api_version)

@@ -40,7 +40,7 @@ def select(api: Api, served: Served, namespace: str, request: Request) -> tuple[
     last: tuple[str, str] | None = None
     left = 0
     for key, entry in entries:
-        if after is not None and key <= after or matches is not None and not matches(entry.obj):
+        if (after is not None and key <= after) or (matches is not None and not matches(entry.obj)):
             continue
         if limit and len(out) == limit:
             left += 1

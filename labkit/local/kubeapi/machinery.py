@@ -164,7 +164,8 @@ class Machinery:
         m, was = new["metadata"], old.obj["metadata"]
         name = was["name"]
         if m.get("name", name) != name:
-            raise errors.bad_request(f"the name of the object ({m['name']}) does not match the name on the URL ({name})")
+            raise errors.bad_request(f"the name of the object ({m['name']}) does not match the name on the URL"
+                                     f" ({name})")
         if m.get("namespace", was.get("namespace")) != was.get("namespace") and m.get("namespace"):
             raise errors.bad_request(f"the namespace of the object ({m['namespace']}) does not match the namespace on"
                                      f" the URL ({was.get('namespace')})")
@@ -190,8 +191,9 @@ class Machinery:
             return old
         found = meta.meta_errors(kind, m) + strategy.validate(kind, new, old.obj, sub)
         if "deletionTimestamp" in was and (added := set(m.get("finalizers") or ()) - set(was.get("finalizers") or ())):
+            names = ", ".join(map(errors.go_value, sorted(added)))
             found.append(errors.denied("metadata.finalizers", "no new finalizers can be added if the object is being"
-                                       f" deleted, found new finalizers []string{{{', '.join(map(errors.go_value, sorted(added)))}}}"))
+                                       f" deleted, found new finalizers []string{{{names}}}"))
         if found:
             raise errors.invalid(kind, name, found)
         if sub is None:
@@ -225,7 +227,8 @@ class Machinery:
         if options.propagation:
             finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")]
             finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(options.propagation, [])
-        if not finalizers and not grace and strategy.may_go(old.obj):
+        asked = {**old.obj, "metadata": {**was, "deletionGracePeriodSeconds": grace}}
+        if not finalizers and not grace and strategy.may_go(asked):
             if options.dry_run:
                 return old, True
             return self._drop(kind, was.get("namespace", ""), name), True

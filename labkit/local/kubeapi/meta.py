@@ -57,7 +57,7 @@ def new_uid() -> str:
 
 
 def generated_name(base: str) -> str:
-    """generateName plus Kubernetes' five random characters."""
+    """GenerateName plus Kubernetes' five random characters."""
     return base[:58] + "".join(random.choices(_SUFFIX, k=5))
 
 

@@ -26,8 +26,10 @@ def answer(api: Api, request: Request, rest: list[str]) -> Reply:
 
 
 def _minimal_protobuf(version: str) -> bytes:
-    """An OpenAPI v2 document without definitions, as gnostic's protobuf: kubectl then validates nothing
-    itself, and takes merge keys from its own types."""
+    """An OpenAPI v2 document without definitions, as gnostic's protobuf.
+
+    From it kubectl validates nothing itself, and takes merge keys from its own types.
+    """
     def field(number: int, data: bytes) -> bytes:
         return bytes([number << 3 | 2, len(data)]) + data
 

@@ -96,10 +96,8 @@ def patch_object(machinery: Machinery, kind: Kind, namespace: str, name: str, pa
             scale = change(subresources.scale_of(kind, obj))
             return subresources.set_scale(kind, obj, scale)
         before = copy_of(obj) if obj["metadata"].get("managedFields") else None
-        if served.to_wire and served.from_wire:
-            obj = served.from_wire(change(served.to_wire(obj)))
-        else:
-            obj = change(obj)
+        out = change(served.to_wire(obj)) if served.to_wire else change(obj)
+        obj = served.from_wire(out) if served.from_wire else out
         if before is not None:
             apply.note_update(before, obj, manager, sub, served.api_version)
         return obj

@@ -82,8 +82,7 @@ class PodStrategy(Strategy):
 
     def may_go(self, obj: Obj) -> bool:
         """Once its kubelet has said that it ended, by a deletion without grace."""
-        return not obj["metadata"].get("deletionGracePeriodSeconds") or self.grace_period(obj, None) == 0 \
-            or "deletionTimestamp" not in obj["metadata"]
+        return not obj["metadata"].get("deletionGracePeriodSeconds")
 
 
 def _change_errors(new: Obj, old: Obj) -> list[FieldError]:

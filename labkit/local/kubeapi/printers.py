@@ -203,7 +203,8 @@ def _gates(pod: Obj) -> str:
 # nodes
 
 def _node_status(node: Obj) -> str:
-    ready = next((c["status"] for c in (node.get("status") or {}).get("conditions") or () if c["type"] == "Ready"), None)
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    ready = next((c["status"] for c in conditions if c["type"] == "Ready"), None)
     words = ["Unknown" if ready is None else "Ready" if ready == "True" else "NotReady"]
     if (node.get("spec") or {}).get("unschedulable"):
         words.append("SchedulingDisabled")
@@ -219,7 +220,11 @@ def _node_roles(node: Obj) -> str:
 
 
 def _node_address(kind: str) -> Callable[[Obj], str]:
-    return lambda n: next((a["address"] for a in (n.get("status") or {}).get("addresses") or () if a["type"] == kind), NONE)
+    def cell(node: Obj) -> str:
+        addresses = (node.get("status") or {}).get("addresses") or ()
+        return next((a["address"] for a in addresses if a["type"] == kind), NONE)
+
+    return cell
 
 
 def _node_info(key: str) -> Callable[[Obj], Any]:
@@ -348,6 +353,16 @@ def _class(obj: Obj) -> str:
     return str(obj["metadata"]["name"]) + suffix
 
 
+def _controller(obj: Obj) -> str:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((f"{r['kind'].lower()}.apps/{r['name']}" for r in owners if r.get("controller")), NONE)
+
+
+def _last_schedule(obj: Obj) -> str:
+    last = (obj.get("status") or {}).get("lastScheduleTime")
+    return age(last) if last else NONE
+
+
 _NAME = ("Name", lambda o: o["metadata"]["name"])
 _AGE = ("Age", _age)
 _CREATED = ("Created At", lambda o: o["metadata"].get("creationTimestamp"))
@@ -391,12 +406,13 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
                ("Source", lambda e: (e.get("source") or {}).get("component") or e.get("reportingComponent", ""), 1),
                ("Message", lambda e: str(e.get("message", "")).strip()), ("First Seen", _first_seen, 1),
                ("Count", _number("count"), 1, "integer"), ("Name", lambda o: o["metadata"]["name"], 1)),
-    "deployments.apps": (_NAME, ("Ready", _ready_of), ("Up-to-date", _number("status", "updatedReplicas"), 0, "integer"),
-                         ("Available", _number("status", "availableReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES,
-                         _SELECTOR),
+    "deployments.apps": (
+        _NAME, ("Ready", _ready_of), ("Up-to-date", _number("status", "updatedReplicas"), 0, "integer"),
+        ("Available", _number("status", "availableReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES, _SELECTOR),
     "replicasets.apps": (_NAME, ("Desired", _number("spec", "replicas"), 0, "integer"),
                          ("Current", _number("status", "replicas"), 0, "integer"),
-                         ("Ready", _number("status", "readyReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES, _SELECTOR),
+                         ("Ready", _number("status", "readyReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES,
+                         _SELECTOR),
     "daemonsets.apps": (_NAME, ("Desired", _number("status", "desiredNumberScheduled"), 0, "integer"),
                         ("Current", _number("status", "currentNumberScheduled"), 0, "integer"),
                         ("Ready", _number("status", "numberReady"), 0, "integer"),
@@ -406,15 +422,14 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
                         _CONTAINERS, _IMAGES, _SELECTOR),
     "statefulsets.apps": (_NAME, ("Ready", _ready_of), _AGE, _CONTAINERS, _IMAGES),
     "controllerrevisions.apps": (
-        _NAME, ("Controller", lambda o: next((f"{r['kind'].lower()}.apps/{r['name']}" for r in
-                                              o["metadata"].get("ownerReferences") or () if r.get("controller")), NONE)),
+        _NAME, ("Controller", _controller),
         ("Revision", _number("revision"), 0, "integer"), _AGE),
     "jobs.batch": (_NAME, ("Status", _job_status), ("Completions", _completions), ("Duration", _job_duration), _AGE,
                    _CONTAINERS, _IMAGES, _SELECTOR),
     "cronjobs.batch": (_NAME, ("Schedule", _get("spec", "schedule")), ("Timezone", _get("spec", "timeZone")),
                        ("Suspend", lambda o: str(o["spec"].get("suspend", False))),
                        ("Active", _count("status", "active"), 0, "integer"),
-                       ("Last Schedule", lambda o: age(s) if (s := (o.get("status") or {}).get("lastScheduleTime")) else NONE),
+                       ("Last Schedule", _last_schedule),
                        _AGE),
     "networkpolicies.networking.k8s.io": (
         _NAME, ("Pod-Selector", lambda o: selector_text(o["spec"].get("podSelector") or {}) or NONE), _AGE),
@@ -427,7 +442,8 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
          if (p := o["spec"].get("parameters")) else NONE), _AGE),
     "leases.coordination.k8s.io": (_NAME, ("Holder", _get("spec", "holderIdentity", default="")), _AGE),
     "priorityclasses.scheduling.k8s.io": (_NAME, ("Value", _number("value"), 0, "integer"),
-                                          ("Global-Default", lambda o: str(o.get("globalDefault", False)).lower()), _AGE),
+                                          ("Global-Default", lambda o: str(o.get("globalDefault", False)).lower()),
+                                          _AGE),
     "storageclasses.storage.k8s.io": (
         ("Name", _class), ("Provisioner", _get("provisioner")), ("ReclaimPolicy", _get("reclaimPolicy")),
         ("VolumeBindingMode", _get("volumeBindingMode")),
@@ -435,9 +451,11 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
     "persistentvolumes": (
         _NAME, ("Capacity", _get("spec", "capacity", "storage", default="")),
         ("Access Modes", lambda o: _modes(o["spec"].get("accessModes"))),
-        ("Reclaim Policy", _get("spec", "persistentVolumeReclaimPolicy", default="")), ("Status", _get("status", "phase")),
+        ("Reclaim Policy", _get("spec", "persistentVolumeReclaimPolicy", default="")),
+        ("Status", _get("status", "phase")),
         ("Claim", lambda o: f"{c.get('namespace')}/{c.get('name')}" if (c := o["spec"].get("claimRef")) else ""),
-        ("StorageClass", _get("spec", "storageClassName", default="")), ("Reason", _get("status", "reason", default="")), _AGE),
+        ("StorageClass", _get("spec", "storageClassName", default="")), 
+        ("Reason", _get("status", "reason", default="")), _AGE),
     "persistentvolumeclaims": (
         _NAME, ("Status", _get("status", "phase")), ("Volume", _get("spec", "volumeName", default="")),
         ("Capacity", _get("status", "capacity", "storage", default="")),

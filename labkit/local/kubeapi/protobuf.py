@@ -77,7 +77,8 @@ _MESSAGES = {
                " manualSelector:5=bool! template:6=PodTemplateSpec backoffLimit:7=int! ttlSecondsAfterFinished:8=int!"
                " completionMode:9 suspend:10=bool!",
     "CronJob": f"{_META} spec:2=CronJobSpec status:3=-",
-    "CronJobSpec": "schedule:1 startingDeadlineSeconds:2=int! concurrencyPolicy:3 suspend:4=bool! jobTemplate:5=JobTemplate"
+    "CronJobSpec": "schedule:1 startingDeadlineSeconds:2=int! concurrencyPolicy:3 suspend:4=bool!"
+                   " jobTemplate:5=JobTemplate"
                    " successfulJobsHistoryLimit:6=int! failedJobsHistoryLimit:7=int! timeZone:8",
     "JobTemplate": f"{_META} spec:2=JobSpec",
     "TokenRequest": f"{_META} spec:2=TokenRequestSpec status:3=-",
@@ -101,7 +102,8 @@ _MESSAGES = {
     "RulesReviewSpec": "namespace:1",
     "Role": f"{_META} rules:2=*PolicyRule",
     "ClusterRole": f"{_META} rules:2=*PolicyRule",
-    "PolicyRule": "verbs:1=*string apiGroups:2=*string resources:3=*string resourceNames:4=*string nonResourceURLs:5=*string",
+    "PolicyRule": "verbs:1=*string apiGroups:2=*string resources:3=*string resourceNames:4=*string"
+                  " nonResourceURLs:5=*string",
     "RoleBinding": f"{_META} subjects:2=*Subject roleRef:3=RoleRef",
     "ClusterRoleBinding": f"{_META} subjects:2=*Subject roleRef:3=RoleRef",
     "Subject": "kind:1 apiGroup:2 name:3 namespace:4",
@@ -212,7 +214,7 @@ def _message(data: bytes, message: str) -> Obj:
             out.setdefault(field.name, {}).update(value)
         elif field.name in _INLINE:
             out.update(value)
-        elif field.pointer or value not in ("", 0, False, None) and value != {}:
+        elif field.pointer or (value not in ("", 0, False, None) and value != {}):
             out[field.name] = value
     return out
 

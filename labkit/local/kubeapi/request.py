@@ -94,7 +94,8 @@ class Request:
         """Whether nothing may be stored."""
         value = self.query.get("dryRun")
         if value not in (None, "", "All"):
-            raise ApiError(422, "Invalid", f' "" is invalid: dryRun: Unsupported value: "{value}": supported values: "All"')
+            raise ApiError(422, "Invalid", f' "" is invalid: dryRun: Unsupported value: "{value}": supported values:'
+                           ' "All"')
         return value == "All"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def answer(api: Api, served: Served, user: User, review: Obj) -> Obj:
     """The review with its status."""
-    out = {"kind": served.kind.kind, "apiVersion": served.api_version, "metadata": {"creationTimestamp": None},
+    out: Obj = {"kind": served.kind.kind, "apiVersion": served.api_version, "metadata": {"creationTimestamp": None},
            "spec": review.get("spec") or {}}
     if served.kind.kind == "TokenReview":
         asked = api.user_of(str(out["spec"].get("token", "")))

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class ServiceStrategy(Strategy):
-    """Hands out cluster IPs and node ports. What is in use is derived from the stored services, so a
-    refused or dry-run write leaves nothing behind."""
+    """Hands out cluster IPs and node ports.
+
+    What is in use is derived from the stored services, so a refused or dry-run write leaves nothing behind.
+    """
 
     def __init__(self, machinery: Machinery) -> None:
         super().__init__(machinery)

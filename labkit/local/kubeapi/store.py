@@ -35,8 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Event:
-    """One write. `old` and `new` are the states before and after; a deletion's `new` is the last state
-    with the deletion's version."""
+    """One write: the states before and after; a deletion's `new` is the last state with its own version."""
 
     type: EventType
     old: Entry | None

@@ -47,7 +47,8 @@ def strategic_merge(target: Obj, patch: Obj, holder: str) -> Obj:
     """
     match patch.get("$patch"):
         case "replace":
-            return _clean({k: v for k, v in patch.items() if k != "$patch"})
+            replaced: Obj = _clean({k: v for k, v in patch.items() if k != "$patch"})
+            return replaced
         case "delete":
             return {}
         case None | "merge":
@@ -93,9 +94,9 @@ def _merge_list(have: Any, patch: list[Any], field: str, holder: str, order: lis
         return _ordered(old + [v for v in patch if v not in old], order, None)
     key = merge_key(field, holder)
     if key is None or not all(isinstance(v, dict) for v in patch):
-        return _clean([v for v in patch if not (isinstance(v, dict) and "$patch" in v and len(v) == 1)])
+        return _clean_list([v for v in patch if not (isinstance(v, dict) and "$patch" in v and len(v) == 1)])
     if any(v.get("$patch") == "replace" and len(v) == 1 for v in patch):
-        return _clean([v for v in patch if v != {"$patch": "replace"}])
+        return _clean_list([v for v in patch if v != {"$patch": "replace"}])
     out = list(old)
     for one in patch:
         if key not in one:
@@ -128,10 +129,14 @@ def _ordered(items: list[Any], order: list[Any] | None, key: str | None) -> list
     return out
 
 
+def _clean_list(values: list[Any]) -> list[Any]:
+    return [_clean(v) for v in values if not (isinstance(v, dict) and v.get("$patch") == "delete")]
+
+
 def _clean(value: Any) -> Any:
     """A value without directives."""
     if isinstance(value, dict):
         return {k: _clean(v) for k, v in value.items() if not k.startswith("$") and v is not None}
     if isinstance(value, list):
-        return [_clean(v) for v in value if not (isinstance(v, dict) and v.get("$patch") == "delete")]
+        return _clean_list(value)
     return copy_of(value)

@@ -34,7 +34,8 @@ class Column:
                 "priority": self.priority}
 
 
-_NAME = Column("Name", lambda o: o["metadata"]["name"], format="name", description="Name must be unique within a namespace.")
+_NAME = Column("Name", lambda o: o["metadata"]["name"], format="name",
+               description="Name must be unique within a namespace.")
 _AGE = Column("Age", lambda o: age(o["metadata"].get("creationTimestamp")), description="Age of the object.")
 
 

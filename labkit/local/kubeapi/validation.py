@@ -110,7 +110,8 @@ def _container_errors(c: Obj, at: str, names: set[str], volumes: set[str]) -> li
         for key, amount in (amounts.items() if isinstance(amounts, dict) else ()):
             if not _QUANTITY.fullmatch(str(amount)):
                 raise errors.bad_request("quantities must match the regular expression"
-                                         f" '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$' ({at}.resources.{which}.{key})")
+                                         f" '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+                                         f" ({at}.resources.{which}.{key})")
     return out
 
 

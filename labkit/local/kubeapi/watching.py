@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def seen_through(event: Event, matches: Predicate | None) -> tuple[EventType, Entry] | None:
-    """The event for a watcher with a selector: an object that begins to match is ADDED, one that no
-    longer matches is DELETED. None where the watcher never saw the object."""
+    """The event for a watcher with a selector, None where it never saw the object.
+
+    An object that begins to match is ADDED, one that no longer matches is DELETED.
+    """
     if matches is None:
         return event.type, event.new
     before = event.old is not None and matches(event.old.obj)
