@@ -242,9 +242,9 @@ class _Places:
 
     def __init__(self, kube: Kube) -> None:
         nodes, pods = kube.list("nodes"), kube.list("pods", manifests.NAMESPACE)
-        self._nodes = {a["address"]: n["metadata"]["name"] for n in nodes
+        self._nodes: dict[str, str] = {a["address"]: n["metadata"]["name"] for n in nodes
                        for a in n.get("status", {}).get("addresses") or [] if a["type"] == "InternalIP"}
-        self._pods = {p["metadata"]["name"]: p["spec"].get("nodeName", "") for p in pods}
+        self._pods: dict[str, str] = {p["metadata"]["name"]: p["spec"].get("nodeName", "") for p in pods}
 
     def node_of(self, pod: str) -> str:
         return self._pods.get(pod, "")
