@@ -1,0 +1,117 @@
+"""The images that nodes have. There is no registry: an image name stands for programs of this machine.
+
+An image gives a container its default command, its environment and the commands that are found in it.
+Everything else that the machine has in /usr is there too, read-only.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+
+TOOLS = "/.labkit/bin"
+APPLETS = "/.labkit/busybox"
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image name stands for.
+
+    Attributes:
+        name: how the catalogue lists it.
+        pattern: which names match, without registry and tag.
+        entrypoint, cmd: as in an image's configuration.
+        tools: commands that it brings, by name, as the words that run them.
+        env: its environment.
+        busybox: whether BusyBox's commands come before the machine's.
+    """
+
+    name: str
+    pattern: str
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    tools: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    busybox: bool = False
+
+    @property
+    def path(self) -> str:
+        """The PATH of its containers."""
+        parts = [TOOLS, APPLETS, _SYSTEM_PATH] if self.busybox else [TOOLS, _SYSTEM_PATH, APPLETS]
+        return ":".join(parts)
+
+    def command(self, command: Sequence[str], args: Sequence[str]) -> list[str]:
+        """What a container runs, by Kubernetes' rules for `command` and `args`."""
+        if command:
+            return [*command, *args]
+        return [*self.entrypoint, *(args or self.cmd)]
+
+    def scripts(self) -> list[tuple[str, str]]:
+        """The files that make its tools commands: (path, text)."""
+        quoted = {name: " ".join(_quote(word) for word in words) for name, words in self.tools.items()}
+        return [(f"{TOOLS}/{name}", f'#!/bin/sh\nexec {line} "$@"\n') for name, line in quoted.items()]
+
+
+def _quote(word: str) -> str:
+    return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else "'" + word.replace("'", "'\\''") + "'"
+
+
+def _program(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"labkit.local.programs.{module}")
+
+
+def _system(name: str, pattern: str, module: str, *commands: str) -> Image:
+    """An image whose first command is one of our programs, under every name that manifests call it by."""
+    return Image(name, pattern, entrypoint=(commands[0],), tools={command: _program(module) for command in commands},
+                 env={"PYTHONUNBUFFERED": "1"})
+
+
+_PYTHON = {"PYTHONUNBUFFERED": "1"}
+
+CATALOGUE: tuple[Image, ...] = (
+    Image("labkit/tools", r"labkit/[\w-]+", cmd=("sleep", "infinity"), env=_PYTHON),
+    _system("kube-proxy", r"(.*/)?kube-proxy(-amd64)?", "kube_proxy", "kube-proxy"),
+    _system("calico/node", r"(.*/)?calico/(node|node-fips)", "calico_node", "calico-node", "start_runit"),
+    _system("calico/kube-controllers", r"(.*/)?calico/kube-controllers", "kube_controllers", "kube-controllers",
+            "check-status"),
+    _system("tigera/operator", r"(.*/)?tigera/operator", "tigera_operator", "operator"),
+    _system("coredns", r"(.*/)?coredns", "coredns", "coredns"),
+    _system("agnhost", r"(.*/)?agnhost", "agnhost", "agnhost"),
+    _system("echoserver", r"(.*/)?echoserver(-amd64)?", "echoserver", "echoserver"),
+    _system("nginx", r"(.*/)?nginx(-unprivileged|-slim)?", "nginx", "nginx"),
+    Image("pause", r"(.*/)?pause(-amd64)?", entrypoint=("/pause",), tools={"pause": ("sleep", "infinity")}),
+    Image("busybox", r"(.*/)?busybox", cmd=("sh",), busybox=True),
+    Image("alpine", r"(.*/)?alpine", cmd=("/bin/sh",), busybox=True),
+    Image("debian", r"(.*/)?(debian|ubuntu)", cmd=("bash",)),
+    Image("python", r"(.*/)?python", cmd=("python3",), env=_PYTHON, tools={"python": ("/usr/bin/python3",)}),
+    Image("curlimages/curl", r"(.*/)?curlimages/curl", entrypoint=("curl",)),
+    Image("nicolaka/netshoot", r"(.*/)?nicolaka/netshoot", cmd=("bash",)),
+    Image("networkstatic/iperf3", r"(.*/)?networkstatic/iperf3", entrypoint=("iperf3",)),
+    Image("infrabuilder/bench-iperf3", r"(.*/)?infrabuilder/(bench-iperf3|iperf3)", cmd=("iperf3", "--version")),
+    Image("infrabuilder/netbench", r"(.*/)?infrabuilder/netbench", cmd=("iperf3", "-s")),
+    _system("infrabuilder/bench-custom-monitor", r"(.*/)?infrabuilder/bench-custom-monitor", "monitor", "monitor"),
+)
+
+
+def image_name(reference: str) -> str:
+    """A reference without its tag and digest: "a:5000/b/c:v1@sha256:…" is "a:5000/b/c"."""
+    name = reference.partition("@")[0]
+    head, slash, last = name.rpartition("/")
+    return head + slash + last.partition(":")[0]
+
+
+@cache
+def find(reference: str) -> Image | None:
+    """The image that a reference stands for; None for one that the catalogue does not have."""
+    name = image_name(reference)
+    return next((image for image in CATALOGUE if re.fullmatch(image.pattern, name)), None)
+
+
+def names() -> list[str]:
+    """What the catalogue has, for people who asked for something else."""
+    return [image.name for image in CATALOGUE]

@@ -1,0 +1,120 @@
+"""All nodes of a cluster, as its API sees them: logs, commands and connections go to the right one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+from labkit.local.client import ApiError, Client, Obj
+from labkit.local.fabric import netns
+from labkit.local.node.kubelet import Kubelet
+from labkit.local.node.podworker import PodWorker
+from labkit.local.node.runtime import SandboxError
+from labkit.local.node.streams import Exec, read_log
+
+
+class Nodes:
+    """`kubeapi.NodeBackend`.
+
+    Args:
+        client: the cluster's API; it knows which node a pod is on.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._kubelets: dict[str, Kubelet] = {}
+
+    def add(self, kubelet: Kubelet) -> None:
+        """A node joins."""
+        self._kubelets[kubelet.name] = kubelet
+
+    def remove(self, name: str) -> None:
+        """A node leaves."""
+        self._kubelets.pop(name, None)
+
+    async def logs(self, namespace: str, pod: str, container: str, *, follow: bool, previous: bool,
+                   tail: int | None, since_seconds: int | None, timestamps: bool,
+                   limit_bytes: int | None) -> AsyncIterator[bytes]:
+        """A container's log.
+
+        Raises:
+            ApiError: before the first line, when there is none.
+        """
+        obj, worker = self._find(namespace, pod)
+        name = self._container(obj, container)
+        attempts = worker.files.attempts(name) if worker else []
+        current = worker.states[name].restarts if worker else 0
+        attempt = current - 1 if previous else current
+        if not previous and attempt not in attempts and attempts:
+            attempt = attempts[-1]  # it waits to be started again
+        if worker is None or attempt not in attempts:
+            if previous:
+                raise ApiError(400, "BadRequest", f'previous terminated container "{name}" in pod "{pod}" not found')
+            reason = worker.states[name].reason if worker else "ContainerCreating"
+            word = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
+            raise ApiError(400, "BadRequest", f'container "{name}" in pod "{pod}" is waiting to start: '
+                                              f"{word.get(reason, reason)}")
+
+        def running() -> bool:
+            return name in worker.running and worker.states[name].restarts == attempt
+
+        return read_log(worker.files.log(name, attempt), running=running, follow=follow and not previous, tail=tail,
+                        since_seconds=since_seconds, timestamps=timestamps, limit_bytes=limit_bytes)
+
+    async def exec(self, namespace: str, pod: str, container: str, argv: Sequence[str], *,
+                   stdin: bool, tty: bool) -> Exec:
+        """Start a command in a container.
+
+        Raises:
+            ApiError: when there is no such container that runs, or the command is not in it.
+        """
+        obj, worker = self._find(namespace, pod)
+        name = self._container(obj, container)
+        if worker is None or name not in worker.running:
+            phase = (obj.get("status") or {}).get("phase")
+            if phase in ("Succeeded", "Failed"):
+                raise ApiError(500, "InternalError", "cannot exec into a container in a completed pod; "
+                                                     f"current phase is {phase}")
+            raise ApiError(500, "InternalError", f'unable to upgrade connection: container not found ("{name}")')
+        try:
+            return await worker.exec(name, list(argv), stdin=stdin, tty=tty)
+        except SandboxError as error:
+            raise ApiError(500, "InternalError", f"OCI runtime exec failed: {error}") from error
+
+    async def port_forward(self, namespace: str, pod: str,
+                           port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a port inside a pod, from the pod's own loopback.
+
+        Raises:
+            ApiError: when the pod does not run or nothing listens.
+        """
+        _, worker = self._find(namespace, pod)
+        if worker is None or not worker.netns:
+            raise ApiError(400, "BadRequest", f'pod "{pod}" is not running')
+        sock = await asyncio.to_thread(netns.socket_in, worker.netns, socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except OSError as error:
+            sock.close()
+            raise ApiError(500, "InternalError", f"failed to connect to localhost:{port} inside pod {pod}: "
+                                                 f"{error.strerror or error}") from error
+        return await asyncio.open_connection(sock=sock)
+
+    def _find(self, namespace: str, pod: str) -> tuple[Obj, PodWorker | None]:
+        obj = self._client.get("pods", pod, namespace)
+        node = obj["spec"].get("nodeName")
+        if not node:
+            raise ApiError(400, "BadRequest", f"pod {pod} does not have a host assigned")
+        kubelet = self._kubelets.get(node)
+        if kubelet is None:
+            raise ApiError(503, "ServiceUnavailable", f'node "{node}" does not answer')
+        return obj, kubelet.worker(namespace, pod)
+
+    @staticmethod
+    def _container(pod: Obj, container: str) -> str:
+        names = [c["name"] for c in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))]
+        if container and container not in names:
+            raise ApiError(400, "BadRequest", f"container {container} is not valid for pod {pod['metadata']['name']}")
+        return container or names[0]

@@ -1,0 +1,33 @@
+"""What a kubelet is told about its node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """A node's place in Azure and in its cluster.
+
+    Attributes:
+        version: Kubernetes' version, such as "v1.20.2".
+        location, pool, vm_size, node_resource_group: as AKS labels its nodes.
+        dns_service_ip: the cluster's DNS.
+        ca_pem: the authority that signed the API's certificate, for pods.
+        bpf_objects: the folder of compiled programs, for privileged pods.
+    """
+
+    version: str = "v1.20.2"
+    location: str = "canadaeast"
+    pool: str = "nodepool1"
+    max_pods: int = 30
+    vm_size: str = "Standard_D2s_v3"
+    dns_service_ip: str = "10.0.0.10"
+    api_service_ip: str = "10.0.0.1"
+    cluster_domain: str = "cluster.local"
+    resolver: str = "168.63.129.16"
+    ca_pem: str = ""
+    bpf_objects: Path | None = None
+    node_resource_group: str = "MC_labkit"
+    subscription: str = "00000000-0000-0000-0000-000000000000"

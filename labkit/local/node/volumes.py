@@ -1,0 +1,186 @@
+"""A pod's volumes: folders of the host that are filled when the pod starts, and where they are mounted."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.local.client import Obj
+from labkit.local.node.environment import (
+    ConfigError,
+    Lookup,
+    Place,
+    contents,
+    expand,
+    field_value,
+    resource_value,
+)
+from labkit.local.node.sandbox import Mount
+
+_READABLE_HOST_PATHS = ("/usr", "/lib/modules", "/etc/ssl", "/etc/ca-certificates", "/etc/localtime")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What volumes are made from.
+
+    Attributes:
+        folder: the pod's own folder for volumes.
+        host: the folder that stands for the node's own disk.
+        lookup: reads ConfigMaps and Secrets.
+        token: a service account token's text, by seconds to live and audience.
+        real: paths that privileged pods see as they are: the lab's cgroup and bpffs.
+    """
+
+    folder: Path
+    host: Path
+    lookup: Lookup
+    token: Mapping[str, str]
+    ca_pem: str
+    real: tuple[str, ...] = ()
+
+
+def materialise(pod: Obj, place: Place, around: Surroundings) -> dict[str, str]:
+    """Make a pod's volumes.
+
+    Returns:
+        The host's path of each volume, by its name.
+
+    Raises:
+        ConfigError: when one needs an object that is not there.
+    """
+    return {volume["name"]: _make(volume, pod, place, around) for volume in pod["spec"].get("volumes") or ()}
+
+
+def _make(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> str:
+    if "hostPath" in volume:
+        return _host_path(volume["hostPath"], around)
+    folder = around.folder / volume["name"]
+    folder.mkdir(exist_ok=True)
+    if "emptyDir" in volume:
+        folder.chmod(0o1777)
+        return str(folder)
+    for path, (data, mode) in _files(volume, pod, place, around).items():
+        _write(folder, path, data, mode)
+    return str(folder)
+
+
+def refresh(pod: Obj, place: Place, around: Surroundings) -> None:
+    """Bring the files of a running pod up to date with ConfigMaps and Secrets that changed."""
+    for volume in pod["spec"].get("volumes") or ():
+        if "configMap" in volume or "secret" in volume:
+            try:
+                _make(volume, pod, place, around)
+            except ConfigError:
+                continue  # what it was made from is gone: a running pod keeps its files
+
+
+_Files = dict[str, tuple[bytes, int]]
+
+
+def _files(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> _Files:
+    for key in ("configMap", "secret", "downwardAPI", "projected"):
+        if key in volume:
+            source = volume[key]
+            mode = source.get("defaultMode", 0o644)
+            if key != "projected":
+                return _projection(key, source, mode, pod, place, around)
+            result: _Files = {}
+            for part in source.get("sources") or ():
+                for kind, body in part.items():
+                    result |= _projection(kind, body, mode, pod, place, around)
+            return result
+    raise ConfigError(f'volume "{volume["name"]}": the lab has no volumes of this kind')
+
+
+def _projection(kind: str, source: Obj, mode: int, pod: Obj, place: Place, around: Surroundings) -> _Files:
+    if kind == "serviceAccountToken":
+        return {source["path"]: (around.token[source.get("audience", "")].encode(), 0o644)}
+    if kind == "downwardAPI":
+        return {item["path"]: (_downward(item, pod, place).encode(), item.get("mode", mode))
+                for item in source.get("items") or ()}
+    resource = "configmaps" if kind == "configMap" else "secrets"
+    name = source.get("name") or source.get("secretName", "")
+    obj = around.lookup(resource, name)
+    if obj is None:
+        if source.get("optional"):
+            return {}
+        if name == "kube-root-ca.crt":  # every namespace has it, also before a controller wrote it
+            obj = {"data": {"ca.crt": around.ca_pem}}
+        else:
+            raise ConfigError(f'{resource.removesuffix("s")} "{name}" not found')
+    data = contents(obj)
+    items = source.get("items")
+    if items is None:
+        return {key: (value, mode) for key, value in data.items()}
+    result: _Files = {}
+    for item in items:
+        if item["key"] in data:
+            result[item["path"]] = (data[item["key"]], item.get("mode", mode))
+        elif not source.get("optional"):
+            raise ConfigError(f"references non-existent {resource.removesuffix('s')} key: {item['key']}")
+    return result
+
+
+def _downward(item: Obj, pod: Obj, place: Place) -> str:
+    if "fieldRef" in item:
+        return field_value(item["fieldRef"]["fieldPath"], pod, place)
+    reference = item["resourceFieldRef"]
+    containers = {c["name"]: c for c in pod["spec"]["containers"]}
+    return resource_value(reference["resource"], containers.get(reference.get("containerName", ""), {}))
+
+
+def _write(folder: Path, path: str, data: bytes, mode: int) -> None:
+    """Write a file so that a reader sees the old or the new text, never half of one."""
+    target = folder / posixpath.normpath("/" + path).lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file() and target.read_bytes() == data:
+        return
+    temporary = target.with_name(f".{target.name}.new")
+    temporary.write_bytes(data)
+    temporary.chmod(mode)
+    os.replace(temporary, target)
+
+
+def _host_path(source: Obj, around: Surroundings) -> str:
+    """A path of the node's disk.
+
+    A node is not a machine: its disk is a folder of its own, so a pod cannot change this machine's
+    files. A few harmless folders of the machine are themselves.
+    """
+    path, kind = str(posixpath.normpath(source["path"])), str(source.get("type") or "")
+    if any(path == real or path.startswith(real + "/") for real in around.real):
+        return path
+    if path.startswith(_READABLE_HOST_PATHS) and os.path.exists(path):
+        return path
+    target = around.host / path.lstrip("/")
+    if kind.startswith("File"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+    return str(target)
+
+
+def mounts(container: Obj, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Mount]:
+    """A container's mounts, given where its pod's volumes are.
+
+    Raises:
+        ConfigError: when it names a volume that the pod has not.
+    """
+    result = []
+    for mount in container.get("volumeMounts") or ():
+        if mount["name"] not in paths:
+            raise ConfigError(f'volume "{mount["name"]}" not found')
+        source = Path(paths[mount["name"]])
+        below = mount.get("subPath") or expand(mount.get("subPathExpr") or "", env)
+        if below:
+            source = source / posixpath.normpath("/" + below).lstrip("/")
+            if not source.exists():
+                source.mkdir(parents=True)
+        read_only = bool(mount.get("readOnly")) or str(source).startswith(_READABLE_HOST_PATHS)
+        result.append(Mount(str(source), posixpath.normpath(mount["mountPath"]), read_only))
+    return result

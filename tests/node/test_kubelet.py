@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from labkit.local.client import ApiError
+
+if TYPE_CHECKING:
+    from .conftest import Lab
+
+pytestmark = pytest.mark.kernel
+
+
+def test_a_pod_starts_fast_and_ends_without_a_trace(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("first")
+        await lab.until(lambda: lab.ready("first"))
+        times = []
+        for i in range(5):
+            lab.pod(f"p{i}")
+            times.append(await lab.until(lambda i=i: lab.ready(f"p{i}")))
+        print("pod start", [f"{t * 1e3:.0f} ms" for t in times])
+        assert sorted(times)[2] < 1.5, "ten times the aim: this machine is shared"
+        status = lab.status("p0")
+        assert status["phase"] == "Running"
+        assert status["podIP"] in lab.net.pod_ips
+        assert status["hostIP"] == lab.net.ip
+        code, printed = await lab.run("p0", ["hostname"])
+        assert (code, printed.strip()) == (0, "p0")
+        uid = lab.api.get("pods", "p0", "default")["metadata"]["uid"]
+        lab.api.delete("pods", "p0", "default")
+        await lab.until(lambda: lab.gone("p0"))
+        assert not lab.kubelet.cgroup(uid).exists()
+        assert not lab.kubelet.folder(uid).exists()
+
+    asyncio.run(scenario())
+
+
+def test_completion_failure_and_logs(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("good", "echo out; echo err >&2; printf tail", spec={"restartPolicy": "Never"})
+        lab.pod("bad", "echo broken; exit 7", spec={"restartPolicy": "Never"})
+        await lab.until(lambda: lab.status("good").get("phase") == "Succeeded")
+        await lab.until(lambda: lab.status("bad").get("phase") == "Failed")
+        assert lab.state("good")["state"]["terminated"]["reason"] == "Completed"
+        ended = lab.state("bad")["state"]["terminated"]
+        assert (ended["exitCode"], ended["reason"]) == (7, "Error")
+        assert sorted((await lab.log("good")).split()) == ["err", "out", "tail"]
+        assert await lab.log("bad", tail=1) == "broken\n"
+        assert (await lab.log("bad", timestamps=True)).endswith("Z broken\n")
+        assert await lab.log("bad", limit_bytes=3) == "bro"
+        with pytest.raises(ApiError, match="previous terminated container"):
+            await lab.log("bad", previous=True)
+        with pytest.raises(ApiError, match="completed pod"):
+            await lab.run("bad", ["true"])
+
+    asyncio.run(scenario())
+
+
+def test_a_crash_is_restarted_then_backed_off(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("crash", "echo attempt; exit 1")
+        await lab.until(lambda: lab.state("crash").get("restartCount") == 1)
+        await lab.until(lambda: lab.state("crash")["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff")
+        assert lab.state("crash")["lastState"]["terminated"]["exitCode"] == 1
+        assert await lab.log("crash", previous=True) == "attempt\n"
+        assert {e["reason"] for e in lab.api.list("events")} >= {"Pulled", "Created", "Started", "BackOff"}
+
+    asyncio.run(scenario())
+
+
+def test_what_is_missing_is_said_and_repaired(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("unknown", image="example.com/nobody/knows:1")
+        lab.pod("config", "echo $GREETING; sleep 100", env=[
+            {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "words", "key": "hello"}}}])
+        await lab.until(lambda: lab.state("unknown")["state"].get("waiting", {}).get("reason") == "ErrImagePull")
+        event = next(e for e in lab.api.list("events") if "Failed to pull" in e["message"])
+        assert "nicolaka/netshoot" in event["message"]
+        with pytest.raises(ApiError, match="can't be pulled"):
+            await lab.log("unknown")
+        await lab.until(
+            lambda: lab.state("config")["state"].get("waiting", {}).get("reason") == "CreateContainerConfigError")
+        lab.api.create("configmaps", {"metadata": {"name": "words", "namespace": "default"}, "data": {"hello": "hi"}})
+        await lab.until(lambda: lab.ready("config"))
+        assert await lab.log("config") == "hi\n"
+
+    asyncio.run(scenario())
+
+
+def test_volumes_environment_and_service_account(lab: Lab) -> None:
+    script = """
+        cat /etc/app/one /etc/secret/key; echo "$NAME $IP $BOTH $KUBERNETES_SERVICE_HOST"
+        test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo token
+        cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt; echo
+        echo shared > /scratch/file; cat /etc/resolv.conf; sleep 100"""
+
+    async def scenario() -> None:
+        lab.api.create("configmaps", {"metadata": {"name": "app", "namespace": "default"}, "data": {"one": "1\n"}})
+        lab.api.create("secrets", {"metadata": {"name": "s", "namespace": "default"}, "data": {"key": "c2VjcmV0Cg=="}})
+        await lab.kubelet.start()
+        lab.pod("full", script, env=[
+            {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "BOTH", "value": "$(NAME)-$(UNKNOWN)-$$x"},
+        ], volumeMounts=[
+            {"name": "app", "mountPath": "/etc/app"}, {"name": "s", "mountPath": "/etc/secret"},
+            {"name": "scratch", "mountPath": "/scratch"},
+            {"name": "sa", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True},
+        ], spec={"volumes": [
+            {"name": "app", "configMap": {"name": "app"}}, {"name": "s", "secret": {"secretName": "s"}},
+            {"name": "scratch", "emptyDir": {}},
+            {"name": "sa", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "token"}},
+                {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}]}},
+        ]})
+        await lab.until(lambda: lab.ready("full"))
+        await asyncio.sleep(0.2)
+        printed = await lab.log("full")
+        ip = lab.status("full")["podIP"]
+        assert printed.startswith("1\nsecret\n")
+        assert f"full {ip} full-$(UNKNOWN)-$x 10.0.0.1\ntoken\nlab ca\n" in printed
+        assert "nameserver 10.0.0.10" in printed
+        assert "search default.svc.cluster.local" in printed
+
+    asyncio.run(scenario())
+
+
+def test_init_containers_run_before(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("two-steps", "cat /work/ready; sleep 100", volumeMounts=[{"name": "w", "mountPath": "/work"}], spec={
+            "volumes": [{"name": "w", "emptyDir": {}}],
+            "initContainers": [{"name": "init", "image": "busybox", "command": ["sh", "-c", "echo done > /work/ready"],
+                                "volumeMounts": [{"name": "w", "mountPath": "/work"}]}]})
+        await lab.until(lambda: lab.ready("two-steps"))
+        await asyncio.sleep(0.1)
+        assert await lab.log("two-steps") == "done\n"
+        assert lab.status("two-steps")["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_probes(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        serve = "mkdir -p /www; cd /www; sleep 0.5; echo ok > ready; exec busybox httpd -f -p 8080"
+        lab.pod("web", serve, readinessProbe={"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 10})
+        lab.pod("exec", "sleep 1000", livenessProbe={
+            "exec": {"command": ["test", "-e", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1})
+        assert not lab.ready("web")
+        await lab.until(lambda: lab.ready("web"), 5)
+        await lab.until(lambda: lab.state("exec").get("restartCount") == 1)
+        assert any("Liveness probe failed" in e["message"] for e in lab.api.list("events"))
+
+    asyncio.run(scenario())
+
+
+def test_exec_with_stdin_terminal_and_failure(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("box")
+        await lab.until(lambda: lab.ready("box"))
+        assert await lab.run("box", ["cat"], b"through") == (0, "through")
+        assert (await lab.run("box", ["sh", "-c", "exit 5"]))[0] == 5
+        code, printed = await lab.run("box", ["tty"], tty=True)
+        assert code == 0
+        assert "/dev/pts/" in printed or "not a tty" not in printed
+        with pytest.raises(ApiError, match="executable file not found"):
+            await lab.run("box", ["no-such-command"])
+        reader, writer = None, None
+        lab.pod("listener", "while true; do echo pong | nc -l -p 7000; done")
+        await lab.until(lambda: lab.ready("listener"))
+        await asyncio.sleep(0.2)
+        reader, writer = await lab.nodes.port_forward("default", "listener", 7000)
+        assert await asyncio.wait_for(reader.readline(), 5) == b"pong\n"
+        writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_has_few_rights(lab: Lab) -> None:
+    script = "touch /usr/x 2>&1; ip link add d0 type dummy 2>&1; cat /etc/shadow 2>&1; ls /home /root; sleep 100"
+
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("plain", script)
+        lab.pod("user", "id -u; sleep 100", securityContext={"runAsUser": 1000})
+        await lab.until(lambda: lab.ready("plain") and lab.ready("user"))
+        await asyncio.sleep(0.2)
+        printed = await lab.log("plain")
+        assert "Read-only file system" in printed
+        assert "not permitted" in printed
+        assert "No such file" in printed
+        assert await lab.log("user") == "1000\n"
+
+    asyncio.run(scenario())
+
+
+def test_pods_survive_the_daemon_and_are_adopted(lab: Lab) -> None:
+    async def first() -> tuple[int, str]:
+        await lab.kubelet.start()
+        lab.pod("survivor", "echo started; sleep 1000")
+        lab.pod("ends-meanwhile", "sleep 0.4; exit 3", spec={"restartPolicy": "Never"})
+        await lab.until(lambda: lab.ready("survivor") and lab.ready("ends-meanwhile"))
+        worker = lab.kubelet.worker("default", "survivor")
+        assert worker
+        pid, ip = worker.running["main"].pid, lab.status("survivor")["podIP"]
+        await lab.kubelet.stop(kill_pods=False)
+        return pid, ip
+
+    async def second(pid: int, ip: str) -> None:
+        await asyncio.sleep(0.5)
+        os.kill(pid, 0)
+        lab.kubelet = lab.make_kubelet()
+        await lab.kubelet.start()
+        await lab.until(lambda: lab.status("ends-meanwhile").get("phase") == "Failed")
+        assert lab.state("ends-meanwhile")["state"]["terminated"]["exitCode"] == 3
+        await lab.until(lambda: (w := lab.kubelet.worker("default", "survivor")) is not None and "main" in w.running)
+        worker = lab.kubelet.worker("default", "survivor")
+        assert worker
+        assert worker.running["main"].pid == pid
+        assert lab.status("survivor")["podIP"] == ip
+        assert lab.state("survivor")["restartCount"] == 0
+        assert (await lab.run("survivor", ["echo", "again"]))[1] == "again\n"
+        assert await lab.log("survivor") == "started\n"
+        lab.api.delete("pods", "survivor", "default")
+        await lab.until(lambda: lab.gone("survivor"))
+
+    asyncio.run(second(*asyncio.run(first())))
+
+
+def test_node_registers_like_an_aks_node(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        node = lab.api.get("nodes", lab.net.name)
+        assert node["metadata"]["labels"]["agentpool"] == "nodepool1"
+        assert node["spec"]["providerID"].endswith("aks-nodepool1-12345678-vmss/virtualMachines/0")
+        assert {"type": "InternalIP", "address": "10.224.0.4"} in node["status"]["addresses"]
+        assert lab.api.get("leases.coordination.k8s.io", lab.net.name, "kube-node-lease")["spec"]["renewTime"]
+
+    asyncio.run(scenario())
