@@ -134,6 +134,12 @@ def test_the_address_detection_that_the_article_patches_reaches_calico_node(arti
     assert (article.env()["IP"], article.env()["IP_AUTODETECTION_METHOD"]) == ("autodetect", "can-reach=8.8.8.8")
 
 
+def test_the_data_plane_is_a_default_that_the_operator_writes(article, today):
+    for cluster, written in ((article, None), (today, "Iptables")):
+        network = cluster.api.get(INSTALLATIONS, "default")["spec"]["calicoNetwork"]
+        assert network.get("linuxDataplane") == written
+
+
 def test_two_detection_methods_are_refused_and_workloads_stay(today):
     before = today.node()["metadata"]["resourceVersion"]
     today.install(nodeAddressAutodetectionV4={"firstFound": True, "canReach": "8.8.8.8"})

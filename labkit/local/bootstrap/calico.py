@@ -44,11 +44,12 @@ def _operator(release: Release, *, article: bool) -> Obj:
 def installation(*, article: bool) -> Obj:
     """The Installation as AKS writes it.
 
-    In the article's days it named no way to find a node's address; since late 2021 AKS writes one.
+    In the article's days it named no way to find a node's address; since late 2021 AKS writes one. It names
+    no data plane: what a user patches in stays, for the add-on manager takes back only what AKS wrote.
     """
     network: Obj = {"bgp": "Disabled", "ipPools": []}
     if not article:
-        network |= {"nodeAddressAutodetectionV4": {"canReach": "1.1.1.1"}, "linuxDataplane": "Iptables"}
+        network |= {"nodeAddressAutodetectionV4": {"canReach": "1.1.1.1"}}
     return {
         "apiVersion": "operator.tigera.io/v1", "kind": "Installation",
         "metadata": meta("default", labels={ADDON: "Reconcile"}),

@@ -44,11 +44,18 @@ class Reconciler:
             if self._get(STATUSES, "calico"):
                 self._client.delete(STATUSES, "calico")
             return
-        degraded = self._apply(installation)
+        degraded = self._apply(self._with_defaults(installation))
         if degraded and degraded != self._said:
             log.error(degraded.doing, extra={"fields": {"reason": degraded.reason, "error": degraded.error}})
         self._said = degraded
         self._report(degraded)
+
+    def _with_defaults(self, installation: Obj) -> Obj:
+        """Write the defaults that the operator writes into the Installation itself."""
+        if not self._release.owns_bpf or network_of(installation).get("linuxDataplane"):
+            return installation
+        defaults = {"spec": {"calicoNetwork": {"linuxDataplane": "Iptables"}}}
+        return self._client.patch(INSTALLATIONS, "default", defaults, type="merge")
 
     def _apply(self, installation: Obj) -> Degraded | None:
         try:
