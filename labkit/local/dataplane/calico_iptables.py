@@ -21,6 +21,7 @@ from labkit.local.dataplane.policy import ANY, EndpointPolicy, Rule
 
 ACCEPT = "0x10000/0x10000"
 SEEN_BY_BPF = "0x1000000/0x1000000"
+FALLEN_THROUGH_BPF = "0x5000000/0x5000000"
 SET_PREFIX = "cali40s:"
 _RETURN_IF_ACCEPTED = f"-m mark --mark {ACCEPT} -j RETURN"
 
