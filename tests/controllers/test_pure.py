@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from labkit.local.client import ApiError, Obj
 from labkit.local.controllers import rollout
+from labkit.local.controllers.addons import plan
 from labkit.local.controllers.objects import hash_of, matches, quantity, scaled, with_condition
 from labkit.local.controllers.queue import WorkQueue
 
@@ -70,8 +71,8 @@ def test_scaling_in_the_middle_of_a_rollout_keeps_proportions() -> None:
     new, old = replica_set("9", 4, 4), replica_set("0", 1, 1)
     for replicas in (new, old):
         replicas["metadata"]["annotations"] = {rollout.MAXIMUM: "5"}
-    plan = {s.replica_set["metadata"]["name"]: s.replicas for s in rollout.plan_scale(target, new, [old])}
-    assert plan == {"9": 8, "0": 2}
+    scales = {s.replica_set["metadata"]["name"]: s.replicas for s in rollout.plan_scale(target, new, [old])}
+    assert scales == {"9": 8, "0": 2}
 
 
 def test_a_key_named_often_is_worked_on_once_and_a_conflict_comes_back() -> None:
@@ -134,3 +135,18 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     assert (reworded["reason"], reworded["lastTransitionTime"]) == ("Why", "2020-01-01T00:00:00Z")
     (turned,) = with_condition(first, {"type": "Ready", "status": "True"})
     assert turned["lastTransitionTime"] > "2020-01-01T00:00:00Z"
+
+
+def test_an_add_on_as_it_should_be_needs_no_patch_and_ports_are_replaced_whole() -> None:
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
+    manifest: Obj = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "kube-dns", "labels": {"k8s-app": "kube-dns"}},
+        "spec": {"ports": ports, "selector": {"k8s-app": "kube-dns"}},
+    }
+    defaulted = [{**port, "targetPort": 53} for port in ports]
+    current = {**manifest, "spec": {**manifest["spec"], "ports": defaulted, "type": "ClusterIP"}}
+    assert plan(manifest, current) == {}
+    current["spec"]["ports"] = defaulted[:1]
+    assert plan(manifest, current) == {"spec": {"ports": [{"$patch": "replace"}, *ports]}}

@@ -29,15 +29,49 @@ OWNED = {
 
 
 def plan(manifest: Obj, current: Obj) -> Obj:
-    """The strategic merge patch that takes an object back to its manifest."""
-    patch = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "status")}
-    patch["metadata"] = {key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")}
+    """The strategic merge patch that takes an object back to its manifest; empty if it is as it should be."""
+    said = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind", "status")}
+    said["metadata"] = {key: value for key, value in manifest["metadata"].items() if key in ("labels", "annotations")}
+    patch: Obj = difference(said, current)
     for path in OWNED.get(manifest["kind"], ()):
         have, want = _at(current, path), _at(manifest, path)
         extra = {key: None for key in have if key not in want}
         if extra:
             patch = _with(patch, path, {**extra, **want})
     return patch
+
+
+def difference(said: Obj, current: Obj) -> Obj:
+    """What of `said` is not so in `current`.
+
+    As with `kubectl apply`, what is so already is left out. That matters for ports: the strategic merge
+    knows them by number alone, so a list with UDP and TCP on one number must be replaced as a whole.
+    """
+    result: Obj = {}
+    for key, value in said.items():
+        have = current.get(key)
+        if _holds(value, have):
+            continue
+        if isinstance(value, dict) and isinstance(have, dict):
+            result[key] = difference(value, have)
+        elif key == "ports":
+            result[key] = [{"$patch": "replace"}, *value]
+        elif key == "containers" and isinstance(have, list):
+            known = {item["name"]: item for item in have}
+            result[key] = [{**difference(item, known.get(item["name"], {})), "name": item["name"]} for item in value]
+        else:
+            result[key] = value
+    return result
+
+
+def _holds(said: Any, current: Any) -> bool:
+    """Whether `current` says all that `said` does; empty and absent are the same."""
+    if isinstance(said, dict):
+        return all(_holds(value, (current or {}).get(key)) for key, value in said.items())
+    if isinstance(said, list):
+        have = current or []
+        return len(said) == len(have) and all(map(_holds, said, have))
+    return bool(said == current) or (not said and not current)
 
 
 def _at(obj: Obj, path: tuple[str, ...]) -> Obj:
@@ -96,5 +130,7 @@ class Addons(Controller):
         if current is None:
             self.stores.create(resource, manifest)
         elif labels_of(manifest)[MODE] == "Reconcile" and labels_of(current).get(MODE, "Reconcile") == "Reconcile":
+            patch = plan(manifest, current)
             custom = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"]) not in OWNABLE
-            self.stores.patch(resource, key[1], plan(manifest, current), type="merge" if custom else "strategic")
+            if patch:
+                self.stores.patch(resource, key[1], patch, type="merge" if custom else "strategic")
