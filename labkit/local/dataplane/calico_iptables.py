@@ -74,10 +74,14 @@ def build_bpf_mode() -> CalicoRules:
     """What is left in iptables while eBPF does the work: accept what its programs have let pass."""
     # The kernel tracks connections in a namespace only while some rule there asks about them. The first rule
     # is that one: without it the connections that kube-proxy translated would stop when its rules go.
-    chain = ('-m comment --comment "Accept packets from flows that pre-date BPF."'
-             " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-             f'-m comment --comment "Pre-approved by BPF programs." -m mark --mark {SEEN_BY_BPF} -j ACCEPT')
-    return CalicoRules({"cali-FORWARD": chain, "cali-INPUT": chain, "cali-OUTPUT": ()})
+    known = ('-m comment --comment "Accept packets from flows that pre-date BPF."'
+             " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT")
+    # In the middle of a connection that neither the programs nor the kernel know: no way around policy.
+    unknown = ('-m comment --comment "Drop packets from unknown flows."'
+               f" -m mark --mark {FALLEN_THROUGH_BPF} -j DROP")
+    approved = f'-m comment --comment "Pre-approved by BPF programs." -m mark --mark {SEEN_BY_BPF} -j ACCEPT'
+    return CalicoRules({"cali-FORWARD": (known, unknown, approved), "cali-INPUT": (known, approved),
+                        "cali-OUTPUT": ()})
 
 
 def _endpoint(rules: CalicoRules, endpoint: EndpointPolicy, listed: Sequence[Rule],
