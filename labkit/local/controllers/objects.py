@@ -227,7 +227,7 @@ def quantity(text: Any) -> float:
     """A Kubernetes quantity such as "100m" or "1Gi" as a number."""
     if isinstance(text, int | float):
         return float(text)
-    digits = text.rstrip("numkMGTPi")
+    digits = text.rstrip("numkKMGTPi")
     return float(digits) * SUFFIXES.get(text[len(digits) :], 1.0)
 
 
