@@ -1,8 +1,10 @@
 """kube-proxy and Felix as processes in their nodes, against a real API, judged by packets."""
 
+import subprocess
+
 import pytest
 
-from .agents_lab import FRONTEND, Cluster
+from .agents_lab import API, FRONTEND, Cluster
 
 pytestmark = pytest.mark.kernel
 SERVICE = "10.0.1.1"
@@ -76,6 +78,34 @@ def test_rules_outlive_kube_proxy_and_nobody_follows_changes_without_it(cluster)
     cluster.stop_agent("kube_proxy")
 
 
+def http(lab, path):
+    """Ask Felix's health port on the first node."""
+    answer = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{lab.nodes[0].netns}", "curl", "-s", "-m", "2", "-w", " %{http_code}",
+         f"http://127.0.0.1:9099{path}"], capture_output=True, text=True, check=False)
+    body, _, code = answer.stdout.rpartition(" ")
+    return int(code), body.strip()
+
+
+@pytest.mark.slow
+def test_felix_says_when_it_has_lost_the_api(cluster):
+    lab = cluster
+    lab.start_agent("calico_node")
+    route = ["ip", "-n", lab.nodes[0].netns, "route"]
+    try:
+        assert lab.until(lambda: http(lab, "/readiness") == (200, "felix is ready"))
+        subprocess.run([*route, "add", "unreachable", f"{API}/32"], check=True)
+        assert lab.until(lambda: http(lab, "/readiness")[0] == 503, 30)
+        assert "failed to connect to API server" in http(lab, "/readiness")[1]
+        assert "Failed to connect to API server http://192.0.2.1" in lab.log("calico_node")
+        assert http(lab, "/liveness")[0] == 200
+        subprocess.run([*route, "del", "unreachable", f"{API}/32"], check=True)
+        assert lab.until(lambda: http(lab, "/readiness")[0] == 200, 15)
+    finally:
+        subprocess.run([*route, "del", "unreachable", f"{API}/32"], check=False, capture_output=True)
+        lab.stop_agent("calico_node")
+
+
 def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
     lab = kube_proxy
     lab.start_agent("calico_node")
@@ -101,6 +131,9 @@ def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
         seen = pods_and_sources(lab.ask("alice", kind, FRONTEND, port, 12))
         assert seen == {("web1", lab.alice.address), ("web2", lab.alice.address)}
 
+    made_by_ebpf = lab.talk("cli", SERVICE, 80)
+    made_outside = lab.talk("alice", FRONTEND, 80)
+
     # The same policy in both data planes; what it denies is the client outside, by its address.
     lab.call("create", "globalnetworkpolicies.crd.projectcalico.org", DENY_ALICE)
     assert lab.until(lambda: set(lab.ask("alice", "tcp", FRONTEND, 80, 2)) == {"error TimeoutError"}, 15)
@@ -112,6 +145,7 @@ def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
     lab.bpf(False)
     assert lab.until(lambda: all("cali-tw-azv" in lab.rules(i, "filter") for i in (0, 1)), 10)
     assert lab.until(lambda: SERVICE in lab.rules(0, "nat") and SERVICE in lab.rules(1, "nat"), 35)
+    assert (made_by_ebpf.again(), made_outside.again(), held.again()) == ("again", "again", "again")
     # Straight to the pod of its own node nothing rewrites alice's address, so it is denied there too.
     lab.external_policy("Local")
     assert lab.until(lambda: set(lab.ask("alice", "tcp", FRONTEND, 80, 2)) == {"error TimeoutError"}, 15)

@@ -25,8 +25,9 @@ from labkit.local.programs.kubeclient import HttpClient
 log = logging.getLogger("calico-node")
 
 TICK = 10.0
-CHECK_API = 10.0
-API_PATIENCE = 20.0     # seconds without the API until the pod says that it is not ready
+CHECK_API = 5.0
+API_PATIENCE = 10.0     # seconds without the API until the pod says that it is not ready
+STUCK = 90.0            # seconds without a turn of the main loop until the pod says that it is not live
 _USAGE = """calico-node: node agent of Calico
 
   calico-node                  run Felix
@@ -162,7 +163,8 @@ def _wait_for_api(client: HttpClient, node: str, stop: threading.Event) -> dict[
 def _serve_health(health: HealthServers, felix: Felix, events: Events, api: ApiCheck) -> None:
     def answer(path: str) -> tuple[int, str]:
         if path == "/liveness":
-            return 200, "felix is live\n"
+            stuck = felix.turned_at and time.monotonic() - felix.turned_at > STUCK
+            return (503, "felix is stuck\n") if stuck else (200, "felix is live\n")
         if path != "/readiness":
             return 404, "404 page not found\n"
         watches, error = events.failing()
@@ -197,6 +199,9 @@ def _probe(path: str) -> int:
 
 def _detect_address(environment: Mapping[str, str], node: Mapping[str, object]) -> bool:
     """Find this node's address by the method that the Installation asks for; say whether there is one."""
+    if environment.get("IP", "autodetect") != "autodetect":
+        log.info("Skipped IPv4 autodetection: IP is %s", environment["IP"])
+        return True
     method = environment.get("IP_AUTODETECTION_METHOD", "first-found")
     ip = ""
     try:

@@ -55,6 +55,7 @@ class Felix:
         self.policies = PolicyTable(node, self.config.interface_prefix)
         self.mode: Mode | None = None            # what is programmed; None before the first apply
         self.trouble = "not in sync yet"         # why the data plane is not what it should be, or ""
+        self.turned_at = 0.0                     # time.monotonic() of the last call of `apply`
         self._specs: dict[str, dict[str, Any]] = {}
         self._iptables = Iptables()
         self._calico = CalicoIptables(self._iptables)
@@ -112,6 +113,7 @@ class Felix:
 
     def apply(self) -> None:
         """Bring the data plane to what the API says; what fails is tried again at the next call."""
+        self.turned_at = time.monotonic()
         for warning in self.policies.warnings:
             log.warning("%s", warning)
         self.policies.warnings.clear()
