@@ -65,9 +65,17 @@ class Report:
     def __contains__(self, finding_id: str) -> bool:
         return any(f.id == finding_id for f in self.findings)
 
-    def __str__(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """The report in a few words."""
         count = len(self.problems)
-        verdict = "all is well" if not count else f"{count} problem{'s' if count > 1 else ''}"
-        return "\n".join([f"{self.title}: {verdict}", *map(str, self.findings)])
+        return "all is well" if not count else f"{count} problem{'s' if count > 1 else ''}"
+
+    def brief(self) -> str:
+        """The verdict, and what is not well."""
+        return "\n".join([f"{self.title}: {self.verdict}", *(str(f) for f in self.findings if f.level != "ok")])
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.title}: {self.verdict}", *map(str, self.findings)])
 
     __repr__ = __str__
