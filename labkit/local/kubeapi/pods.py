@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, copy_of
 
 from . import defaults, errors
 from .errors import FieldError
@@ -12,6 +13,15 @@ from .kinds import Kind
 from .strategies import Strategy
 from .validation import pod_spec_errors
 
+_TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+_TOKEN_VOLUME: Obj = {
+    "projected": {"defaultMode": 420, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{"path": "namespace",
+                                    "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
+    ]},
+}
 _TOLERATED = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -30,6 +40,7 @@ class PodStrategy(Strategy):
         spec = obj["spec"]
         if not spec.get("serviceAccountName"):
             spec["serviceAccountName"] = spec["serviceAccount"] = "default"
+        self._admit_service_account(obj)
         self._admit_priority(kind, obj)
         tolerations = spec.setdefault("tolerations", [])
         for key in _TOLERATED:
@@ -38,6 +49,23 @@ class PodStrategy(Strategy):
                 tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute",
                                     "tolerationSeconds": 300})
         obj["status"] = {"phase": "Pending", "qosClass": qos_class(spec)}
+
+    def _admit_service_account(self, obj: Obj) -> None:
+        """The account's token, the API's authority and the namespace, as files in every container."""
+        spec, meta = obj["spec"], obj["metadata"]
+        account = self.api.store.find("serviceaccounts", meta.get("namespace", ""), spec["serviceAccountName"])
+        wanted = spec.get("automountServiceAccountToken")
+        if wanted is None:
+            wanted = account is None or account.obj.get("automountServiceAccountToken", True)
+        containers = [c for c in (*spec.get("initContainers", ()), *spec["containers"])
+                      if all(m.get("mountPath") != _TOKEN_PATH for m in c.get("volumeMounts", ()))]
+        if not wanted or not containers:
+            return
+        volume = copy_of(_TOKEN_VOLUME) | {"name": f"kube-api-access-{secrets.token_hex(3)[:5]}"}
+        spec.setdefault("volumes", []).append(volume)
+        for container in containers:
+            container.setdefault("volumeMounts", []).append(
+                {"name": volume["name"], "readOnly": True, "mountPath": _TOKEN_PATH})
 
     def _admit_priority(self, kind: Kind, obj: Obj) -> None:
         spec = obj["spec"]
