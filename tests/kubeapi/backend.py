@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 from labkit.local.client import ApiError
@@ -80,5 +81,6 @@ class HostBackend:
                 await writer.drain()
             writer.close()
 
-        server = await asyncio.start_server(echo, "127.0.0.1", 0)
-        return await asyncio.open_connection(*server.sockets[0].getsockname())
+        ours, theirs = socket.socketpair()
+        self._echo = asyncio.ensure_future(echo(*await asyncio.open_connection(sock=theirs)))
+        return await asyncio.open_connection(sock=ours)

@@ -92,6 +92,7 @@ def make_certificate(folder: Path) -> Path:
 def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()
     url = f"https://127.0.0.1:{listening.getsockname()[1]}"
     certificate = make_certificate(tmp_path)
     started: list[object] = []
@@ -101,7 +102,8 @@ def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
         async def go() -> None:
             api = make_api(tmp_path / "lab.db", version)
             config = uvicorn.Config(api, log_level="error", http="httptools", ws="wsproto", lifespan="off",
-                                    access_log=False, ssl_certfile=certificate, ssl_keyfile=certificate)
+                                    access_log=False, timeout_graceful_shutdown=1,
+                                    ssl_certfile=certificate, ssl_keyfile=certificate)
             server = uvicorn.Server(config)
             started.extend((api, server, asyncio.get_running_loop()))
             ready.set()
@@ -119,5 +121,5 @@ def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
     yield Served(api, url, certificate, loop, kubeconfig)
     loop.call_soon_threadsafe(api._http.close)
     server.should_exit = True
-    thread.join(10)
+    thread.join(5)
     listening.close()

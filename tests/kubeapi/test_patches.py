@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from labkit.local.client import ApiError
 from labkit.local.kubeapi import Api
 from labkit.local.kubeapi.strategic import strategic_merge

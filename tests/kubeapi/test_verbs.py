@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from labkit.local.client import ApiError, copy_of
 from labkit.local.kubeapi import Api
 

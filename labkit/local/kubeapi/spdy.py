@@ -59,6 +59,7 @@ class SpdyPortForward:
         self._backend, self._namespace, self._pod = backend, namespace, pod
         self._streams: dict[int, _Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gone = False                              # nothing is sent then: it would wait for a reader for ever
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
 
@@ -75,6 +76,7 @@ class SpdyPortForward:
                     del buffer[:size]
                     await self._frame(frame)
         finally:
+            self._gone = True
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,4 +169,6 @@ class SpdyPortForward:
         await self._send(struct.pack(">HHB", 0x8003, kind, 0) + len(payload).to_bytes(3, "big") + payload)
 
     async def _send(self, frame: bytes) -> None:
+        if self._gone:
+            return
         await self._send_message({"type": "websocket.send", "bytes": frame})

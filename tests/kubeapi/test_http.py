@@ -1,0 +1,210 @@
+"""The wire: raw requests, the Python client, kubectl."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import kubernetes
+import pytest
+from kubernetes.stream import portforward, stream
+
+from .backend import HostBackend
+from .conftest import TOKEN, Served
+from .test_verbs import deployment, pod, service
+
+
+def call(served: Served, path: str, method: str = "GET", body: object = None, token: str = TOKEN,
+         **headers: str) -> tuple[int, dict]:
+    data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(served.url + path, data, method=method, headers={
+        "Authorization": f"Bearer {token}", "Content-Type": "application/json",
+        **{k.replace("_", "-"): v for k, v in headers.items()}})
+    context = ssl.create_default_context(cafile=str(served.ca))
+    try:
+        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def kubectl(served: Served, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    home = served.kubeconfig.parent
+    return subprocess.run(["kubectl", *args], input=stdin, capture_output=True, text=True, timeout=20, check=False,
+                          env={**os.environ, "KUBECONFIG": str(served.kubeconfig), "HOME": str(home)})
+
+
+@pytest.fixture
+def core(served: Served):
+    configuration = kubernetes.client.Configuration()
+    kubernetes.config.load_kube_config(str(served.kubeconfig), client_configuration=configuration)
+    with kubernetes.client.ApiClient(configuration) as client:
+        yield kubernetes.client.CoreV1Api(client)
+
+
+def run_a_pod(served: Served) -> None:
+    served.api.node_backend = HostBackend()
+    served.run(served.api.create, "pods", pod(nodeName="n1"), "default")
+    served.run(served.api.patch, "pods", "p", {"status": {"phase": "Running"}}, "default", subresource="status")
+
+
+def test_refusals_on_the_wire(served: Served) -> None:
+    pods = "/api/v1/namespaces/default/pods"
+    cases = [
+        (call(served, pods, token="wrong"), 401, "Unauthorized", "Unauthorized"),
+        (call(served, pods, "POST", b"{"), 400, "BadRequest", "json parse error"),
+        (call(served, pods, "POST", b"[]"), 400, "BadRequest", "cannot unmarshal array"),
+        (call(served, pods, "POST", {"kind": "Service"}), 400, "BadRequest", "cannot be handled as a Pod"),
+        (call(served, pods, "POST", {"apiVersion": "v2"}), 400, "BadRequest", "does not match the expected API version"),
+        (call(served, pods, "POST", b"x", Content_Type="text/plain"), 415, "UnsupportedMediaType", "application/json"),
+        (call(served, pods + "/p", "PATCH", {}), 415, "UnsupportedMediaType", "merge-patch"),
+        (call(served, pods + "/p", "POST", {}), 405, "MethodNotAllowed", "does not allow this method"),
+        (call(served, "/apis/nope/v1/things"), 404, "NotFound", "could not find the requested resource"),
+        (call(served, pods + "?limit=x"), 400, "BadRequest", "invalid syntax"),
+        (call(served, pods + "?continue=x"), 400, "BadRequest", "continue key is not valid"),
+        (call(served, pods + "?dryRun=yes", "POST", pod()), 422, "Invalid", "dryRun"),
+        (call(served, pods + "/none/log"), 404, "NotFound", 'pods "none" not found'),
+    ]
+    for (code, status), wanted, reason, text in cases:
+        assert (code, status["reason"], status["kind"]) == (wanted, reason, "Status")
+        assert text in status["message"]
+
+
+def test_dry_run_stores_nothing(served: Served) -> None:
+    url = "/api/v1/namespaces/default/services"
+    code, made = call(served, url + "?dryRun=All", "POST", service(type="NodePort"))
+    assert code == 201
+    assert made["spec"]["clusterIP"]
+    assert call(served, url + "/web")[0] == 404
+    served.run(served.api.create, "services", service(), "default")
+    assert call(served, url + "/web?dryRun=All", "DELETE")[0] == 200
+    assert call(served, url + "/web")[0] == 200
+
+
+def test_a_list_in_chunks_is_the_whole_list(served: Served) -> None:
+    for i in range(7):
+        served.run(served.api.create, "configmaps", {"metadata": {"name": f"c{i}"}}, ("default", "kube-system")[i % 2])
+    names, token = [], ""
+    while True:
+        _, page = call(served, f"/api/v1/configmaps?limit=3&continue={token}")
+        assert len(page["items"]) <= 3
+        names += [i["metadata"]["name"] for i in page["items"]]
+        if not (token := page["metadata"].get("continue", "")):
+            break
+        assert page["metadata"]["remainingItemCount"] == 7 - len(names)
+    assert names == ["c0", "c2", "c4", "c6", "c1", "c3", "c5"]
+
+
+def test_a_watch_resumes_and_an_old_version_is_gone(served: Served, core) -> None:
+    made = core.create_namespaced_config_map("default", {"metadata": {"name": "a"}})
+    core.patch_namespaced_config_map("a", "default", {"data": {"k": "v"}})
+    core.delete_namespaced_config_map("a", "default")
+    events = [(e["type"], e["object"].metadata.name) for e in kubernetes.watch.Watch().stream(
+        core.list_namespaced_config_map, "default", resource_version=made.metadata.resource_version,
+        timeout_seconds=1)]
+    assert events == [("MODIFIED", "a"), ("DELETED", "a")]
+
+    def churn() -> None:
+        for i in range(2100):
+            served.api.patch("configmaps", "b", {"data": {"n": str(i)}}, "default")
+
+    served.run(served.api.create, "configmaps", {"metadata": {"name": "b"}}, "default")
+    served.run(churn)
+    with pytest.raises(kubernetes.client.ApiException) as caught:
+        for _ in kubernetes.watch.Watch().stream(core.list_namespaced_config_map, "default", timeout_seconds=1,
+                                                 resource_version=made.metadata.resource_version):
+            pass
+    assert caught.value.status == 410
+
+
+def test_a_watcher_sees_a_write_with_its_answer(served: Served, core) -> None:
+    seen: dict[str, float] = {}
+    names = [f"w{i}" for i in range(20)]
+
+    def follow() -> None:
+        for event in kubernetes.watch.Watch().stream(core.list_namespaced_config_map, "default", timeout_seconds=5):
+            seen[event["object"].metadata.name] = time.perf_counter()
+            if len(seen) == len(names):
+                return
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    time.sleep(0.3)
+    answered = {}
+    for name in names:
+        core.create_namespaced_config_map("default", {"metadata": {"name": name}})
+        answered[name] = time.perf_counter()
+        time.sleep(0.01)
+    thread.join(10)
+    lags = sorted(seen[n] - answered[n] for n in names)
+    assert lags[len(lags) // 2] < 0.005
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the client leaves its sockets open
+def test_exec_and_port_forward_by_the_python_client(served: Served, core) -> None:
+    run_a_pod(served)
+    out = stream(core.connect_get_namespaced_pod_exec, "p", "default", command=["sh", "-c", "echo out; echo err >&2"],
+                 stderr=True, stdin=False, stdout=True, tty=False)
+    assert sorted(out.split()) == ["err", "out"]
+    session = stream(core.connect_get_namespaced_pod_exec, "p", "default", command=["sh", "-c", "cat; exit 7"],
+                     stderr=True, stdin=True, stdout=True, tty=False, _preload_content=False)
+    session.write_stdin("abc\n")
+    assert session.readline_stdout(timeout=5) == "abc"
+    session.close_channel(0)
+    session.run_forever(timeout=5)
+    assert session.returncode == 7
+    forward = portforward(core.connect_get_namespaced_pod_portforward, "p", "default", ports="80")
+    connection = forward.socket(80)
+    connection.setblocking(True)
+    connection.sendall(b"ping")
+    assert connection.recv(10) == b"PING"
+    connection.close()
+
+
+def test_kubectl_exec_logs_and_port_forward(served: Served) -> None:
+    run_a_pod(served)
+    done = kubectl(served, "exec", "-i", "p", "--", "sh", "-c", "tr a-z A-Z; exit 3", stdin="abc")
+    assert (done.stdout, done.returncode) == ("ABC", 3)
+    assert kubectl(served, "logs", "p", "--tail=2").stdout == "line 3\nline 4\n"
+    assert kubectl(served, "logs", "p", "-f").stdout.endswith("later\n")
+    assert 'previous terminated container "c" in pod "p" not found' in kubectl(served, "logs", "p", "-p").stderr
+    home = served.kubeconfig.parent
+    with subprocess.Popen(["kubectl", "--kubeconfig", str(served.kubeconfig), "port-forward", "pod/p", ":80"],
+                          stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(home)}) as forward:
+        try:
+            assert forward.stdout
+            port = int(forward.stdout.readline().split("127.0.0.1:")[1].split()[0])
+            done = subprocess.run(["socat", "-t5", "-", f"TCP:127.0.0.1:{port}"], input="x" * 500_000, text=True,
+                                  capture_output=True, timeout=10, check=True)
+            assert done.stdout == "X" * 500_000
+        finally:
+            forward.kill()
+
+
+def test_kubectl_every_day(served: Served) -> None:
+    manifest = json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", **deployment()})
+    assert kubectl(served, "apply", "-f", "-", stdin=manifest).stdout == "deployment.apps/web created\n"
+    assert kubectl(served, "apply", "-f", "-", stdin=manifest).stdout == "deployment.apps/web unchanged\n"
+    assert kubectl(served, "scale", "deploy/web", "--replicas=3").stdout == "deployment.apps/web scaled\n"
+    table = kubectl(served, "get", "deploy", "-o", "wide").stdout.splitlines()
+    assert table[0].split() == ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES", "SELECTOR"]
+    assert table[1].split()[:2] == ["web", "0/3"]
+    assert kubectl(served, "create", "service", "nodeport", "np", "--tcp=80", "--node-port=30080").returncode == 0
+    assert "provided port is already allocated" in kubectl(
+        served, "create", "service", "nodeport", "np2", "--tcp=80", "--node-port=30080").stderr
+    assert kubectl(served, "create", "serviceaccount", "sa").returncode == 0
+    token = kubectl(served, "create", "token", "sa").stdout.strip()
+    _, review = call(served, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "POST", {}, token=token)
+    assert review["status"]["userInfo"]["username"] == "system:serviceaccount:default:sa"
+    assert kubectl(served, "auth", "can-i", "*", "*").stdout == "yes\n"
+    assert 'Error from server (NotFound): deployments.apps "none" not found' in kubectl(
+        served, "get", "deploy", "none").stderr
+    assert kubectl(served, "delete", "deploy", "web").stdout == 'deployment.apps "web" deleted\n'
+    assert kubectl(served, "get", "nodes").stderr == "No resources found\n"
