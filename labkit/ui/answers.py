@@ -46,6 +46,4 @@ def path_of(answer: Answer | Refused, title: str = "", *, port: int = 80) -> Pat
         node = Hop("a node", answer.seen, "puts in its own address")
         last = Leg(answer.seen, "the pod", changed=True)
         verdict = f"The pod sees {answer.seen}: {_seen(answer)[0]}. Who asked is lost on the way."
-    return Path(
-        title or f"{answer.client} asks", (client, balancer, node, pod), (asked, asked, last), verdict
-    )
+    return Path(title or f"{answer.client} asks", (client, balancer, node, pod), (asked, asked, last), verdict)

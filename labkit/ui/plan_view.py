@@ -103,9 +103,7 @@ class PlanView(widgets.VBox):  # type: ignore[misc]
         self.plan = plan
         self.steps = [StepView(step, number, note) for number, step in enumerate(plan.steps, 1)]
         self._tally = widgets.HTML()
-        run_all = _button(
-            "Run what is left", "Run the steps in order; stop at the first that fails", self.run
-        )
+        run_all = _button("Run what is left", "Run the steps in order; stop at the first that fails", self.run)
         check_all = _button("Check all", "Look at every step; changes nothing", self.check)
         head = widgets.HTML(STYLE + _wrap(cards.plan_head(plan).html))
         super().__init__([head, widgets.HBox([run_all, check_all, self._tally]), *self.steps])

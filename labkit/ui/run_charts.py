@@ -13,9 +13,9 @@ __all__ = ["AXES", "axis", "chart", "comparison"]
 #: metric -> axis title: the quantity, its unit, and its formula where it is computed.
 AXES: Final[Mapping[str, str]] = {
     "gbit_per_s": "throughput at the receiver, Gbit/s",
-    "cores": "vCPU, both nodes, idle subtracted",
-    "cores_per_10_gbit": "vCPU for 10 Gbit/s = vCPU, both nodes, idle subtracted × 10 ÷ Gbit/s",
-    "percent_of_node_per_10_gbit": "% of a node for 10 Gbit/s, client + server = % × 10 ÷ Gbit/s",
+    "cores": "busy vCPU, all nodes",
+    "cores_per_10_gbit": "vCPU for 10 Gbit/s = busy vCPU of both nodes × 10 ÷ Gbit/s",
+    "node_percent_per_10_gbit": "% of a node for 10 Gbit/s = (client % + server %) × 10 ÷ Gbit/s",
 }
 
 
@@ -82,9 +82,5 @@ def comparison(run: Run, metric: str) -> Fragment:
 def _rounds(rows: Sequence[Any]) -> str:
     counts = sorted({row.n for row in rows})
     return (
-        f"{counts[0]} rounds"
-        if len(counts) == 1
-        else f"{counts[0]} to {counts[-1]} rounds"
-        if counts
-        else "no rounds"
+        f"{counts[0]} rounds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} rounds" if counts else "no rounds"
     )

@@ -24,7 +24,8 @@ def show(thing: Any, **options: Any) -> None:
 
     Args:
         thing: what to show; what labkit does not know is displayed as Jupyter would.
-        options: for a benchmark's run: ``metric``, and what `run_charts.chart` takes.
+        options: for a benchmark's run ``metric``, and what `run_charts.chart` takes; for a doctor's report
+            ``brief``.
 
     Raises:
         StepError: without a front end, a step of the plan failed.
@@ -34,6 +35,13 @@ def show(thing: Any, **options: Any) -> None:
 
         if isinstance(thing, Run):
             _show_run(thing, **options)
+            return
+    if "labkit.doctor.report" in sys.modules:
+        from labkit.doctor.report import Report
+        from labkit.ui.findings import report
+
+        if isinstance(thing, Report):
+            _display(report(thing, **options))
             return
     _display(thing)
 
