@@ -135,7 +135,7 @@ class Felix:
                 log.error("Failed to program the %s data plane, will retry: %s", wanted, error)
             self.trouble, self._broken = str(error) or repr(error), True
             return
-        if self.trouble:
+        if everything:
             log.info("Data plane is in sync (%s, %d local pods)", wanted, len(self.policies.local_pods()))
         self.trouble, self._broken = "", False
 
