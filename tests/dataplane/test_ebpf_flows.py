@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from labkit.local.dataplane import ebpf_cli
+from labkit.local.dataplane.calico_iptables import CalicoIptables, build_bpf_mode
 from labkit.local.dataplane.felix import FelixConfig
+from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.policy import Rule
 from labkit.local.fabric import netns
 from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, ebpf_lab
@@ -258,6 +262,48 @@ def test_connections_survive_the_switch_to_ebpf_and_back(lab: EbpfLab) -> None:
         lab.on("node1", "tick")                                  # the last one has ended
     finally:
         netns.run_inside(node, lambda: subprocess.run(["iptables", "-t", "nat", "-F"], check=True, timeout=10))
+
+
+def test_packets_of_no_connection_are_no_way_around_policy(lab: EbpfLab) -> None:
+    lab.policy("a2", ingress=())
+    lab.up()
+    source, target = lab.pods["a1"], lab.pods["a2"]
+    ack = struct.pack(">HHIIBBHHH", 4444, 8080, 1, 1, 5 << 4, 0x10, 1024, 0, 0)     # no SYN
+    rules, node = CalicoIptables(Iptables()), lab.nodes["node1"].netns
+
+    def raw_socket() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+
+    with netns.run_inside(source.netns, raw_socket) as probe, netns.run_inside(target.netns, raw_socket) as seen:
+        seen.settimeout(0.5)
+        probe.sendto(ack, (target.ip, 0))
+        assert seen.recv(2048)                                  # the programs leave it to the host's stack …
+        netns.run_inside(node, lambda: rules.apply(build_bpf_mode()))
+        try:
+            probe.sendto(ack, (target.ip, 0))
+            with pytest.raises(TimeoutError):                   # … where Felix has a rule for that
+                seen.recv(2048)
+        finally:
+            netns.run_inside(node, rules.remove)
+
+
+def test_ping(lab: EbpfLab) -> None:
+    def ping(target: str) -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
+            sock.settimeout(1)
+            sock.sendto(struct.pack(">BBHHH", 8, 0, 0, 1, 1) + b"hello", (target, 0))
+            return sock.recv(100)
+
+    for target in (lab.pods["a2"].ip, lab.pods["b1"].ip, lab.nodes["node1"].ip, lab.nodes["node2"].ip):
+        assert netns.run_inside(lab.pods["a1"].netns, partial(ping, target)).endswith(b"hello")
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_pods_reach_outside_frontends_and_node_ports_without_leaving(lab: EbpfLab, kind: str) -> None:
+    service(lab, kind, "b1", external_policy="Local")
+    for ip, port in ((FRONTEND, 80), (lab.nodes["node1"].ip, NODE_PORT), (lab.nodes["node2"].ip, NODE_PORT)):
+        answer = lab.from_pod("a1", kind, ip, port)
+        assert (answer["server"], answer["client"], answer["peer"]) == ("b1", lab.pods["a1"].ip, [ip, port])
 
 
 def test_the_agent_may_die(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,90 @@
+"""What services and policies become as map entries, without a kernel."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit.local.dataplane import ebpf_maps as maps
+from labkit.local.dataplane.ebpf_connections import Stale, idle_seconds
+from labkit.local.dataplane.ebpf_plan import policy_entries, service_entries
+from labkit.local.dataplane.policy import EndpointPolicy, Rule
+from labkit.local.dataplane.services import Endpoint, ServicePort
+
+HERE, THERE = Endpoint("10.224.0.6", 8080, "node1"), Endpoint("10.224.0.36", 8080, "node2")
+PORT = ServicePort("default", "echo", "", "TCP", "10.0.7.7", 80, 30077, lb_ips=("192.0.2.7",),
+                   endpoints=(THERE, HERE))
+
+
+def endpoint(*ingress: Rule) -> EndpointPolicy:
+    return EndpointPolicy("azv1", "default", "web", "10.224.0.6", ingress, (Rule("Allow"),))
+
+
+def test_a_service_port_has_frontends_that_share_backends() -> None:
+    entries = service_entries(PORT, 3, "node1")
+    assert entries is not None
+    assert set(entries.frontends) == {
+        maps.frontend_key("10.0.7.7", 80, 6), maps.frontend_key("192.0.2.7", 80, 6),
+        maps.frontend_key("0.0.0.0", 30077, 6)}
+    assert set(entries.frontends.values()) == {maps.frontend(3, 2, 1, 0, 0, 0)}
+    assert entries.backends == {maps.backend_key(3, 0): maps.backend(HERE.ip, 8080),
+                                maps.backend_key(3, 1): maps.backend(THERE.ip, 8080)}
+
+
+def test_sctp_is_not_balanced() -> None:
+    assert service_entries(ServicePort("d", "s", "", "SCTP", "10.0.7.7", 80), 1, "node1") is None
+
+
+def test_a_pod_without_policy_costs_nothing() -> None:
+    plan = policy_entries({"azv1": endpoint(Rule("Allow"))})
+    assert (plan.interfaces, plan.rules, plan.ip_sets) == ({"azv1": (0, 0)}, {}, frozenset())
+
+
+def test_equal_policies_are_written_once() -> None:
+    rules = (Rule("Allow", "TCP", ("203.0.113.0/24",), (), ((80, 80),)), Rule("Deny"))
+    plan = policy_entries({"azv1": endpoint(*rules), "azv2": endpoint(*rules)})
+    assert plan.interfaces["azv1"] == plan.interfaces["azv2"]
+    assert len(plan.rules) == 2
+
+
+def test_a_rule_that_matches_nobody_is_left_out() -> None:
+    plan = policy_entries({"azv1": endpoint(Rule("Allow", nets=()), Rule("Deny"))})
+    assert list(plan.rules.values()) == [maps.rule(maps.RULE_DENY, 0, 0, 0, ())]
+
+
+def test_too_long_a_list_ends_in_a_deny_and_is_named() -> None:
+    rules = [Rule("Allow", "TCP", (f"10.{i // 256}.{i % 256}.0/24",)) for i in range(maps.MAX_RULES + 1)]
+    plan = policy_entries({"azv1": endpoint(*rules, Rule("Allow"))})
+    assert plan.too_long == ("azv1",)
+    assert len(plan.rules) == maps.MAX_RULES
+
+
+@given(st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(sorted).map(tuple), max_size=40))
+def test_no_port_is_lost_where_a_rule_is_split(ports: list[tuple[int, int]]) -> None:
+    plan = policy_entries({"azv1": endpoint(Rule("Allow", "TCP", ports=tuple(ports)), Rule("Deny"))})
+    if not ports:
+        return
+    counts = [value[2] for value in plan.rules.values() if value[0] == maps.RULE_ALLOW]
+    assert sum(counts) == len(ports)
+    assert max(counts) <= maps.MAX_PORTS
+
+
+def test_only_udp_connections_follow_a_lost_backend() -> None:
+    stale = Stale()
+    stale.add({maps.backend(HERE.ip, 8080)}, {maps.frontend_key("10.0.7.7", 80, 6)})
+    assert not stale
+    stale.add({maps.backend(HERE.ip, 53)}, {maps.frontend_key("10.0.7.7", 53, 17)})
+    flow = maps.Flow("203.0.113.10", "10.0.7.7", 4444, 53, 17)
+    to = maps.Flow("203.0.113.10", HERE.ip, 4444, 53, 17)
+    assert stale.has(flow.pack(), to.pack() + bytes(40))
+    assert stale.has(to.reversed().pack(), flow.reversed().pack() + bytes(40))
+    assert not stale.has(flow.pack(), flow.pack() + bytes(40))
+
+
+def test_flows_survive_packing() -> None:
+    flow = maps.Flow("10.0.0.1", "10.0.0.2", 1, 65535, 6)
+    assert maps.Flow.read(flow.pack()) == flow == flow.reversed().reversed()
+
+
+def test_closed_connections_are_forgotten_first() -> None:
+    assert idle_seconds(6, maps.TCP_SYN) < idle_seconds(6, maps.TCP_ACK | maps.TCP_FIN) < idle_seconds(6, maps.TCP_ACK)

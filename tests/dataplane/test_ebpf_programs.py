@@ -1,0 +1,168 @@
+"""The programs on single packets, by the kernel's own test run: no network needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit.local.dataplane import bpfsys
+from labkit.local.dataplane import ebpf_maps as maps
+from labkit.local.dataplane.services import Endpoint, ServicePort
+from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, EbpfLab, ebpf_lab
+
+pytestmark = pytest.mark.kernel
+OK, SHOT, REDIRECT = 0, 2, 7
+CLIENT = "203.0.113.10"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EbpfLab]:
+    with ebpf_lab(tmp_path_factory.mktemp("ebpf") / "lab") as lab:
+        lab.serve("a1")
+        lab.up(lab.service("a1"), lab.service("a1", protocol="UDP"))
+        yield lab
+
+
+def checksum(data: bytes) -> int:
+    words = sum(struct.unpack(f">{len(data) // 2}H", data))
+    while words >> 16:
+        words = (words & 0xFFFF) + (words >> 16)
+    return ~words & 0xFFFF
+
+
+def frame(flow: maps.Flow, *, tcp_flags: int = maps.TCP_SYN, payload: bytes = b"hello!") -> bytes:
+    """An Ethernet frame with correct checksums."""
+    if flow.protocol == 6:
+        head = struct.pack(">HHIIBBHHH", flow.sport, flow.dport, 1, 0, 5 << 4, tcp_flags, 1024, 0, 0)
+    else:
+        head = struct.pack(">HHHH", flow.sport, flow.dport, 8 + len(payload), 0)
+    ends = socket.inet_aton(flow.saddr) + socket.inet_aton(flow.daddr)
+    sum4 = checksum(ends + struct.pack(">HH", flow.protocol, len(head + payload)) + head + payload)
+    at = 16 if flow.protocol == 6 else 6
+    head = head[:at] + struct.pack(">H", sum4) + head[at + 2:]
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(head + payload), 1, 0, 64, flow.protocol, 0)
+    ip = ip[:10] + struct.pack(">H", checksum(ip + ends))
+    return bytes(12) + b"\x08\x00" + ip + ends + head + payload
+
+
+def is_sound(packet: bytes) -> bool:
+    ends, body = packet[26:34], packet[34:]
+    return (checksum(packet[14:34]) == 0
+            and checksum(ends + struct.pack(">HH", packet[23], len(body)) + body) == 0)
+
+
+def flow_of(packet: bytes) -> maps.Flow:
+    sport, dport = struct.unpack_from(">HH", packet, 34)
+    return maps.Flow(socket.inet_ntoa(packet[26:30]), socket.inet_ntoa(packet[30:34]), sport, dport, packet[23])
+
+
+def run(lab: EbpfLab, program: str, packet: bytes, *, repeat: int = 1) -> tuple[int, bytes, int]:
+    fd = bpfsys.open_pinned(next((lab.paths.bpffs / "c1" / "node1").glob(f"programs-*/tc/{program}")))
+    try:
+        return bpfsys.run(fd, packet, repeat=repeat)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_translation_keeps_checksums_right(lab: EbpfLab, protocol: int) -> None:
+    asked = maps.Flow(CLIENT, FRONTEND, 4444, 80, protocol)
+    verdict, packet, _ = run(lab, "from_uplink", frame(asked))
+    assert verdict == REDIRECT
+    assert flow_of(packet) == maps.Flow(CLIENT, lab.pods["a1"].ip, 4444, 8080, protocol)
+    assert is_sound(packet)
+    reply = frame(flow_of(packet).reversed(), tcp_flags=maps.TCP_SYN | maps.TCP_ACK)
+    verdict, packet, _ = run(lab, "from_workload", reply)
+    assert (verdict, flow_of(packet)) == (REDIRECT, asked.reversed())
+    assert is_sound(packet)
+
+
+def test_a_retransmitted_syn_goes_where_the_first_one_went(lab: EbpfLab) -> None:
+    syn = frame(maps.Flow(CLIENT, FRONTEND, 4445, 80, 6))
+    assert len({flow_of(run(lab, "from_uplink", syn)[1]) for _ in range(5)}) == 1
+
+
+def test_what_is_not_ours_passes_untouched(lab: EbpfLab) -> None:
+    arp = bytes(12) + b"\x08\x06" + bytes(46)
+    middle = frame(maps.Flow(CLIENT, FRONTEND, 4446, 80, 6), tcp_flags=maps.TCP_ACK)
+    ssh = frame(maps.Flow(CLIENT, lab.nodes["node1"].ip, 4447, 22, 6))
+    multicast = frame(maps.Flow(CLIENT, "224.0.0.251", 5353, 5353, 17))
+    for packet in (arp, middle, ssh, multicast):
+        assert run(lab, "from_uplink", packet)[:2] == (OK, packet)
+
+
+def test_vxlan_is_taken_from_nodes_only(lab: EbpfLab) -> None:
+    here = lab.nodes["node1"].ip
+    assert run(lab, "from_uplink", frame(maps.Flow(lab.nodes["node2"].ip, here, 5555, 4789, 17)))[0] == OK
+    assert run(lab, "from_uplink", frame(maps.Flow(CLIENT, here, 5555, 4789, 17)))[0] == SHOT
+
+
+def test_a_truncated_packet_is_dropped(lab: EbpfLab) -> None:
+    whole = frame(maps.Flow(CLIENT, FRONTEND, 4448, 80, 6))
+    assert run(lab, "from_uplink", whole[:36])[0] == SHOT
+
+
+def test_udp_without_a_checksum_stays_without(lab: EbpfLab) -> None:
+    packet = frame(maps.Flow(CLIENT, FRONTEND, 4449, 80, 17))
+    _, after, _ = run(lab, "from_uplink", packet[:40] + bytes(2) + packet[42:])
+    assert flow_of(after).daddr == lab.pods["a1"].ip
+    assert after[40:42] == bytes(2)
+
+
+def test_an_established_packet_costs_less_than_a_microsecond(lab: EbpfLab) -> None:
+    asked = maps.Flow(lab.pods["a1"].ip, lab.pods["b1"].ip, 4450, 8080, 17)
+    mark = min(run(lab, "to_workload", frame(asked.reversed()), repeat=2000)[2] for _ in range(5))
+    assert 0 < mark < 1000
+
+
+CONNECTS = """
+import json, socket, sys, time
+took = []
+for i in range(300):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if sys.argv[1] == "udp" else socket.SOCK_STREAM)
+    began = time.perf_counter_ns()
+    s.connect((sys.argv[2], 80)); s.sendall(b"x"); s.recv(100)
+    took.append(time.perf_counter_ns() - began)
+    s.close()
+print(json.dumps(took[20:]))
+"""
+
+
+@pytest.mark.slow
+def test_ten_thousand_services_cost_no_more_than_ten(lab: EbpfLab) -> None:
+    def service(i: int) -> ServicePort:
+        return ServicePort("scale", f"s{i}", "", "TCP", f"10.1.{i // 250}.{i % 250 + 1}", 80,
+                           endpoints=(Endpoint("10.224.0.6", 8080, "node1"), Endpoint("10.224.0.36", 8080, "node2")))
+
+    def latency() -> float:
+        argv = [sys.executable, "-c", CONNECTS, "tcp", CLUSTER_IP]
+        cgroup: Path = lab.cgroup("node1")
+        return statistics.median(json.loads(lab.run(lab.pods["a2"].netns, argv, cgroup=cgroup)))
+
+    everything = [(service(i).key, (service(i),)) for i in range(10_000)]
+    nothing = [(key, ()) for key, _ in everything]
+    few, many, programmed, changed = [], [], [], []
+    for _ in range(4):                      # in turns: the machine has other things to do
+        few.append(latency())
+        began = time.monotonic()
+        lab.on("node1", "apply_services", everything)
+        programmed.append(time.monotonic() - began)
+        began = time.monotonic()
+        lab.on("node1", "apply_services", nothing[7:8])
+        changed.append(time.monotonic() - began)
+        many.append(latency())
+        lab.on("node1", "apply_services", nothing)
+    print(f"first packet {min(few) / 1000:.0f} -> {min(many) / 1000:.0f} us, programmed in {min(programmed):.2f} s, "
+          f"one change in {min(changed) * 1000:.1f} ms")
+    assert min(many) < 1.2 * min(few)
+    assert min(programmed) < 5
+    assert min(changed) < 0.05
