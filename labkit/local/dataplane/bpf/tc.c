@@ -211,6 +211,14 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 	}
 
 	connection = find_connection(skb, &packet);
+	if (connection && hook == FROM_TUNNEL && connection->path == PATH_TUNNEL) {
+		/* Each of two nodes believes that the backend is on the other: it moved. Redirects do not count down
+		 * a packet's TTL, so it would go in circles for ever; what came by the tunnel never leaves by it.
+		 */
+		if (!packet.starts)
+			return drop(skb, hook, DROP_NO_BACKEND);
+		connection = NULL;
+	}
 	if (connection) {
 		to = connection->to;
 		way = (struct way){ .path = connection->path, .target = connection->ifindex };
