@@ -88,11 +88,10 @@ def test_a_frontend_spreads_connections_and_keeps_the_clients_address(lab: Fabri
     assert seen.total() == 40
     assert set(seen) == {0, 1}
     vnet.set_frontend("192.0.2.20", [])
-    with pytest.raises(OSError, match=r"timed out"):
-        quick = lab.socket_in(alice.netns, socket.AF_INET, socket.SOCK_STREAM)
-        with quick:
-            quick.settimeout(0.3)
-            quick.connect(("192.0.2.20", 80))
+    with lab.socket_in(alice.netns, socket.AF_INET, socket.SOCK_STREAM) as unanswered:
+        unanswered.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            unanswered.connect(("192.0.2.20", 80))
     vnet.remove_frontend("192.0.2.20")
 
 
@@ -100,7 +99,7 @@ def test_clients_cannot_reach_the_vnet_directly(lab: Fabric) -> None:
     bob = lab.ensure_client("bob")
     vnet = lab.ensure_vnet("c1", "192.0.2.10")
     node = vnet.add_node("node-0", 0)
-    with pytest.raises(OSError, match="unreachable|No route"):
+    with pytest.raises(OSError, match=r"unreachable|No route"):
         connect(lab, bob.netns, (node.ip, 22))
 
 

@@ -49,7 +49,7 @@ class Lab:
         return self.api.get("pods", name, "default").get("status", {})
 
     def state(self, name: str) -> Obj:
-        return (self.status(name).get("containerStatuses") or [{}])[0]
+        return (self.status(name).get("containerStatuses") or [{"state": {}}])[0]
 
     def ready(self, name: str) -> bool:
         conditions = {c["type"]: c["status"] for c in self.status(name).get("conditions", [])}
@@ -65,7 +65,7 @@ class Lab:
     async def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> float:
         started = time.perf_counter()
         while not condition():
-            assert time.perf_counter() - started < seconds, f"did not happen: {self.api.list('pods')}"
+            assert time.perf_counter() - started < seconds, [p["status"] for p in self.api.list("pods")]
             await asyncio.sleep(0.005)
         return time.perf_counter() - started
 
@@ -75,7 +75,8 @@ class Lab:
         lines = await self.nodes.logs("default", name, container, **asked)
         return b"".join([data async for data in lines]).decode()
 
-    async def run(self, name: str, argv: list[str], stdin: bytes | None = None, *, tty: bool = False) -> tuple[int, str]:
+    async def run(self, name: str, argv: list[str], stdin: bytes | None = None, *,
+                  tty: bool = False) -> tuple[int, str]:
         process = await self.nodes.exec("default", name, "main", argv, stdin=stdin is not None, tty=tty)
         if stdin is not None:
             await process.write(stdin)

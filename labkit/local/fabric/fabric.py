@@ -201,8 +201,10 @@ def _ensure_leaf(parent: str, link: str, space: str, address: str, sysctls: tupl
 
 
 def _remove_leaf(space: str) -> None:
-    """Remove a namespace, its link first: the kernel frees namespaces later, at its leisure, and until
-    then the link's other end would stand in the way of a successor of the same name.
+    """Remove a namespace, its link first.
+
+    The kernel frees namespaces later, at its leisure, and until then the link's other end would stand in
+    the way of a successor of the same name.
     """
     with contextlib.suppress(netns.NetworkError, OSError):
         if netns.exists(space) and netns.has_link(space, "eth0"):

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 TOOLS = "/.labkit/bin"
 APPLETS = "/.labkit/busybox"
+_PYTHON = MappingProxyType({"PYTHONUNBUFFERED": "1"})  # a log shows a line when it is printed
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -65,13 +66,11 @@ def _program(module: str) -> tuple[str, ...]:
     return (sys.executable, "-m", f"labkit.local.programs.{module}")
 
 
-def _system(name: str, pattern: str, module: str, *commands: str) -> Image:
+def _system(name: str, pattern: str, module: str, *commands: str, cmd: tuple[str, ...] = ()) -> Image:
     """An image whose first command is one of our programs, under every name that manifests call it by."""
-    return Image(name, pattern, entrypoint=(commands[0],), tools={command: _program(module) for command in commands},
-                 env={"PYTHONUNBUFFERED": "1"})
+    tools = {command: _program(module) for command in commands}
+    return Image(name, pattern, entrypoint=(commands[0],), cmd=cmd, tools=tools, env=_PYTHON)
 
-
-_PYTHON = {"PYTHONUNBUFFERED": "1"}
 
 CATALOGUE: tuple[Image, ...] = (
     Image("labkit/tools", r"labkit/[\w-]+", cmd=("sleep", "infinity"), env=_PYTHON),
@@ -81,7 +80,7 @@ CATALOGUE: tuple[Image, ...] = (
             "check-status"),
     _system("tigera/operator", r"(.*/)?tigera/operator", "tigera_operator", "operator"),
     _system("coredns", r"(.*/)?coredns", "coredns", "coredns"),
-    _system("agnhost", r"(.*/)?agnhost", "agnhost", "agnhost"),
+    _system("agnhost", r"(.*/)?agnhost", "agnhost", "agnhost", cmd=("pause",)),
     _system("echoserver", r"(.*/)?echoserver(-amd64)?", "echoserver", "echoserver"),
     _system("nginx", r"(.*/)?nginx(-unprivileged|-slim)?", "nginx", "nginx"),
     Image("pause", r"(.*/)?pause(-amd64)?", entrypoint=("/pause",), tools={"pause": ("sleep", "infinity")}),
@@ -94,7 +93,8 @@ CATALOGUE: tuple[Image, ...] = (
     Image("networkstatic/iperf3", r"(.*/)?networkstatic/iperf3", entrypoint=("iperf3",)),
     Image("infrabuilder/bench-iperf3", r"(.*/)?infrabuilder/(bench-iperf3|iperf3)", cmd=("iperf3", "--version")),
     Image("infrabuilder/netbench", r"(.*/)?infrabuilder/netbench", cmd=("iperf3", "-s")),
-    _system("infrabuilder/bench-custom-monitor", r"(.*/)?infrabuilder/bench-custom-monitor", "monitor", "monitor"),
+    _system("infrabuilder/bench-custom-monitor", r"(.*/)?infrabuilder/bench-custom-monitor", "monitor",
+            "monitor", "stats.sh"),
 )
 
 

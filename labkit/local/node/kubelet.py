@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
@@ -33,7 +33,7 @@ _pool = ThreadPoolExecutor(4, thread_name_prefix="node")  # bounds how many pods
 class PodFeed:
     """One watch of all pods, for all kubelets of a cluster."""
 
-    _feeds: WeakKeyDictionary[Any, PodFeed] = WeakKeyDictionary()
+    _feeds: ClassVar[WeakKeyDictionary[Any, PodFeed]] = WeakKeyDictionary()
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -276,8 +276,9 @@ class Kubelet:
             try:
                 self._renew()
                 found = self.client.get("nodes", self.name)
-                ready = [c["status"] for c in (found.get("status") or {}).get("conditions") or () if c["type"] == "Ready"]
-                if beats % _STATUS_EVERY == 0 or ready != ["True"]:
+                conditions = (found.get("status") or {}).get("conditions") or ()
+                ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+                if beats % _STATUS_EVERY == 0 or not ready:
                     self._write_status(found)
                 await self._refresh_volumes()
             except ApiError as error:

@@ -10,6 +10,7 @@ Requests and answers are JSON in the packets of a Unix socket; see `runtime` for
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -44,11 +45,11 @@ def main(control: socket.socket) -> None:
     gc.freeze()  # keeps forks from copying what the collector touches
     execs: dict[int, int] = {}
     while True:
-        ready, _, _ = select.select([control, wake_read], [], [])
+        ready, _, _ = select.select([control.fileno(), wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)
             _reap(control, execs)
-        if control in ready:
+        if control.fileno() in ready:
             data, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
             if not data:
                 return
@@ -90,10 +91,8 @@ def _child(control: socket.socket, request: Spec, fds: list[int]) -> NoReturn:
 
 
 def _answer(control: socket.socket, message: Spec) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the daemon may be gone; what runs goes on
         control.sendall(json.dumps(message).encode())
-    except OSError:
-        pass  # the daemon has gone; what runs goes on
 
 
 # A pod's sandbox ------------------------------------------------------------------------------------
@@ -391,10 +390,8 @@ def kill_cgroup(folder: str) -> None:
         except OSError:
             continue
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def _join_cgroup(folder: str) -> None:

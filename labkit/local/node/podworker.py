@@ -52,14 +52,29 @@ class Host(Protocol):
     launcher: Launcher
     recorder: Recorder
 
-    def folder(self, uid: str) -> Path: ...
-    def cgroup(self, uid: str) -> Path: ...
-    def mountpoint(self) -> Path: ...
-    def take_ip(self, uid: str, wanted: str | None = None) -> str: ...
-    def give_ip(self, uid: str) -> None: ...
-    def privileged_view(self) -> tuple[list[sandbox.Mount], dict[str, str]]: ...
-    def host_disk(self) -> Path: ...
-    async def blocking(self, function: Any, *arguments: Any) -> Any: ...
+    def folder(self, uid: str) -> Path:
+        """A pod's files."""
+
+    def cgroup(self, uid: str) -> Path:
+        """A pod's cgroup."""
+
+    def mountpoint(self) -> Path:
+        """An empty folder."""
+
+    def take_ip(self, uid: str, wanted: str | None = None) -> str:
+        """An address for a pod."""
+
+    def give_ip(self, uid: str) -> None:
+        """Take it back."""
+
+    def privileged_view(self) -> tuple[list[sandbox.Mount], dict[str, str]]:
+        """Mounts and environment of a privileged pod."""
+
+    def host_disk(self) -> Path:
+        """The folder that stands for the node's disk."""
+
+    async def blocking(self, function: Any, *arguments: Any) -> Any:
+        """Call in a thread."""
 
 
 class PodWorker:

@@ -24,8 +24,10 @@ class NetexecHandler(BaseHTTPRequestHandler):
     """What netexec answers over HTTP."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one segment: the body must not wait for the head's acknowledgement
+    disable_nagle_algorithm = True
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         """Answer by the path's name."""
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -50,7 +52,7 @@ class NetexecHandler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """/echo answers the body."""
         body = self.rfile.read(int(self.headers.get("content-length", 0))).decode(errors="replace")
         if urlsplit(self.path).path == "/echo":
@@ -125,7 +127,7 @@ def serve_hostname(options: argparse.Namespace) -> None:
     """Answer every request with the pod's name."""
 
     class Handler(NetexecHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self._send(HTTPStatus.OK, socket.gethostname())
 
     QuietServer(("", options.port), Handler).serve_forever()
