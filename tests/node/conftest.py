@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from labkit.local.client import ApiError, Obj
 from labkit.local.fabric import Fabric, netns
 from labkit.local.kubeapi import Api
 from labkit.local.node import Kubelet, Nodes, NodeSettings
+from labkit.local.node.runtime import remove_cgroup
 from labkit.local.paths import LabPaths
 
 
@@ -91,6 +94,9 @@ class Lab:
         asyncio.run(stop())
         self.api.close()
         self.fabric.tear_down()
+        subprocess.run(["umount", self.paths.bpffs], check=True)  # what the daemon does on its way out
+        shutil.rmtree(self.paths.run)
+        assert remove_cgroup(self.paths.cgroup)
 
 
 @pytest.fixture
