@@ -217,7 +217,7 @@ class Cluster:
     def log(self, program: str, node: str = "n1") -> str:
         return (self.home / f"{program}-{node}.log").read_text()
 
-    def until(self, condition, seconds: float = 8.0) -> bool:
+    def until(self, condition, seconds: float = 20.0) -> bool:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if condition():
