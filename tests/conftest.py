@@ -57,6 +57,8 @@ def leftovers(paths: LabPaths) -> list[str]:
             try:
                 words = (entry / "cmdline").read_bytes()
                 cgroup = (entry / "cgroup").read_text()
+                if "\nState:\tZ" in (entry / "status").read_text():
+                    continue  # dead; whoever adopted it has not collected it yet
             except OSError:
                 continue
             if (b"labkit.local" in words and str(paths.home).encode() in words) or paths.prefix in cgroup:

@@ -12,8 +12,10 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,8 @@ class Daemon:
         self._started = time.monotonic()
         self._fabric = Fabric(paths)
 
-    async def run(self, until: asyncio.Event) -> None:
-        """Serve until the event is set."""
+    async def run(self, until: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Serve until the event is set; `ready` is called once."""
         paths = self._paths
         lock = _exclusive(paths)
         listening = listen_on_loopback(self._port)
@@ -120,6 +122,7 @@ class Daemon:
             client_token=secrets.client_token,
             clients=self._clients(),
         ).write(paths)
+        ready()
         log.info("ready on %s after %.2f s", url, time.monotonic() - self._started)
         try:
             await until.wait()
@@ -191,7 +194,22 @@ def _exclusive(paths: LabPaths) -> int:
 
 
 def main(home: str, port: str) -> None:
-    """Run the daemon in this process."""
+    """Leave a daemon behind, and return once it is ready; exit with 1 where it ends before."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        sys.exit(0 if os.read(reading, 1) else 1)
+    os.close(reading)
+    os.setsid()
+
+    def ready() -> None:
+        os.write(writing, b"R")
+        os.close(writing)
+
+    _serve(home, port, ready)
+
+
+def _serve(home: str, port: str, ready: Callable[[], None]) -> None:
     import uvloop
 
     logging.basicConfig(
@@ -204,7 +222,7 @@ def main(home: str, port: str) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await Daemon(LabPaths(Path(home)), int(port)).run(stop)
+        await Daemon(LabPaths(Path(home)), int(port)).run(stop, ready)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

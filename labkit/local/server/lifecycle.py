@@ -126,24 +126,22 @@ def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
     paths.home.chmod(0o700)
     paths.daemon_file.unlink(missing_ok=True)
     with open(paths.log_file, "ab") as log:
-        process = subprocess.Popen(
+        # The process that we start leaves a daemon behind that is nobody's child, and ends once it is ready.
+        started = subprocess.run(
             [sys.executable, "-m", "labkit.local.server", str(paths.home), str(port)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             cwd="/",
+            check=False,
+            timeout=_START_TIMEOUT,
         )
-    deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline:
-        if (info := running(paths)) and info.pid == process.pid:
-            give_to_user(paths.home)
-            return info
-        if process.poll() is not None:
-            break
-        time.sleep(0.02)
-    process.kill()
-    raise errors.StartFailedError(str(paths.log_file), _tail(paths.log_file))
+    info = running(paths)
+    if started.returncode or info is None:
+        raise errors.StartFailedError(str(paths.log_file), _tail(paths.log_file))
+    give_to_user(paths.home)
+    return info
 
 
 def down(paths: LabPaths) -> list[str]:
@@ -245,8 +243,6 @@ def _stop(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_TIMEOUT
         while time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
             os.kill(pid, 0)
             time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
