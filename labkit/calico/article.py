@@ -70,7 +70,7 @@ def _operator(facts: ClusterFacts, kube: Kube) -> Step:
             if found is None:
                 return Evidence(False, "there is no DaemonSet calico-node")
             host = found.env.get("KUBERNETES_SERVICE_HOST")
-            return Evidence(host is None and found.settled,
+            return Evidence(host != facts.api_host and found.settled,
                             f"calico-node: {found.ready} of {found.desired} ready, API at "
                             f"{host or '10.0.0.1'}")
 
