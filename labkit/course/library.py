@@ -84,7 +84,7 @@ def _calico(lab: "Lab") -> str:
 )
 def _service(lab: "Lab") -> str:
     need(lab.kube.find("services", "look", ECHO), "there is no service look in the namespace labkit-echo")
-    slices = lab.kube.list("endpointslices", ECHO, label_selector="kubernetes.io/service-name=look")
+    slices = lab.kube.list("endpointslices.discovery.k8s.io", ECHO, label_selector="kubernetes.io/service-name=look")
     addresses = [a for s in slices for e in s.get("endpoints") or [] for a in e["addresses"]]
     need(len(addresses) == 2, f"it has {len(addresses)} back ends")
     return f"back ends {', '.join(addresses)}"
@@ -181,7 +181,7 @@ def _kept(lab: "Lab") -> str:
     hint="Is the policy there, and is the data plane one that keeps addresses?",
 )
 def _only(lab: "Lab") -> str:
-    policies = lab.kube.list("networkpolicies", ECHO)
+    policies = lab.kube.list("networkpolicies.networking.k8s.io", ECHO)
     need(policies, "there is no NetworkPolicy in the namespace labkit-echo")
     rules = [rule for policy in policies for rule in policy["spec"].get("ingress") or []]
     named = {peer["ipBlock"]["cidr"] for rule in rules for peer in rule.get("from") or [] if "ipBlock" in peer}

@@ -69,7 +69,15 @@ def _program(module: str) -> tuple[str, ...]:
 def _system(name: str, pattern: str, module: str, *commands: str, cmd: tuple[str, ...] = ()) -> Image:
     """An image whose first command is one of our programs, under every name that manifests call it by."""
     tools = {command: _program(module) for command in commands}
+    if module in _WRITE_RULES:
+        tools |= {f"ip{six}tables{verb}": (f"ip{six}tables-legacy{verb}",)
+                  for six in ("", "6") for verb in ("", "-save", "-restore")}
     return Image(name, pattern, entrypoint=(commands[0],), cmd=cmd, tools=tools, env=_PYTHON)
+
+
+# Their real images have a wrapper that picks the iptables which holds the node's rules: `iptables-save` in them
+# shows what they wrote. Ours write by the legacy one (`dataplane.iptables`).
+_WRITE_RULES = ("kube_proxy", "calico_node")
 
 
 CATALOGUE: tuple[Image, ...] = (
