@@ -41,10 +41,11 @@ class Lab:
     Args:
         target: where the APIs are.
         settings: the cluster.
+        beside: this is the cluster that another lab is compared with, so kubectl keeps the other one.
     """
 
-    def __init__(self, target: targets.Target, settings: ClusterSettings) -> None:
-        self.target, self.settings = target, settings
+    def __init__(self, target: targets.Target, settings: ClusterSettings, *, beside: bool = False) -> None:
+        self.target, self.settings, self._beside = target, settings, beside
         self._kube: Kube | None = None
 
     @classmethod
@@ -121,7 +122,7 @@ class Lab:
     @cached_property
     def vanilla(self) -> Lab:
         """The lab of the cluster without Calico that this one is compared with, in the same group."""
-        return Lab(self.target, self.settings.vanilla())
+        return Lab(self.target, self.settings.vanilla(), beside=True)
 
     # Looking
 
@@ -256,7 +257,8 @@ class Lab:
             self.run(self.create_cluster(), reporter)
         elif self._kube is not None and not self._answers():
             self.forget()
-        self.run(self.get_credentials(), reporter)
+        reach = self.get_credentials()
+        self.run(replace(reach, steps=reach.steps[1:]) if self._beside else reach, reporter)
 
     def _answers(self) -> bool:
         """Whether the credentials that we hold are still good: the cluster may have been made anew."""

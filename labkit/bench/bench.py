@@ -39,13 +39,13 @@ class Bench:
         """
         return Arm(name or self._dataplane(), self._kube, self.prepare())
 
-    def flows(self, *, rounds: int = 5, seconds: float = 2.0, cases: Sequence[str] | None = None,
+    def flows(self, *, rounds: int = 5, seconds: int = 2, cases: Sequence[str] | None = None,
               against: Iterable[Bench] = (), rate: str | None = None, on_sample: OnSample | None = None) -> Run:
         """Throughput and CPU of flows between two nodes; rounds of several clusters are interleaved.
 
         Args:
             rounds: at least five for a claim.
-            seconds: of each flow.
+            seconds: of each flow, in whole seconds.
             cases: names of flows ("pod to pod, TCP" …); None means all four.
             against: benches of other clusters, such as `lab.vanilla.bench`; they come first in tables.
             rate: a fixed rate such as "500M", to compare CPU at equal work; None means as fast as it goes.

@@ -55,7 +55,7 @@ class Arm:
     workload: Workload
 
 
-def measure(arm: Arm, flow: Flow, round_: int, seconds: float, rate: str | None) -> Sample:
+def measure(arm: Arm, flow: Flow, round_: int, seconds: int, rate: str | None) -> Sample:
     """One flow, once.
 
     Args:
@@ -97,7 +97,7 @@ def idle(arm: Arm, round_: int, seconds: float) -> Sample:
     return Sample(arm.name, IDLE, round_, metrics, f"sleep {seconds:g}", now())
 
 
-def rounds(arms: Sequence[Arm], flows: Sequence[Flow], count: int, seconds: float, rate: str | None,
+def rounds(arms: Sequence[Arm], flows: Sequence[Flow], count: int, seconds: int, rate: str | None,
            on_sample: OnSample | None) -> list[Sample]:
     """All flows of all arms, round by round, A B then B A: what drifts hits every arm alike.
 

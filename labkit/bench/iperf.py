@@ -33,16 +33,16 @@ class Throughput:
     jitter_ms: float = 0.0
 
 
-def command(host: str, protocol: Protocol, seconds: float, rate: str | None = None) -> list[str]:
+def command(host: str, protocol: Protocol, seconds: int, rate: str | None = None) -> list[str]:
     """The client's command line.
 
     Args:
         host: the server's address.
         protocol: "tcp" or "udp".
-        seconds: how long.
+        seconds: how long; iperf3 reads whole seconds only, and takes less than one for no end.
         rate: bits per second to send, such as "500M"; None means as fast as it goes.
     """
-    words = ["iperf3", "-c", host, "-p", str(PORT), "-t", f"{seconds:g}", "-J"]
+    words = ["iperf3", "-c", host, "-p", str(PORT), "-t", str(max(1, seconds)), "-J"]
     if protocol == "udp":
         # 1400 bytes of payload fit an MTU of 1500 with VXLAN's 50 bytes, so no fragments are measured.
         words += ["-u", "-l", "1400", "-b", rate or "0"]

@@ -243,7 +243,8 @@ class Faults:
         return self._step(fault, apply, mend, absent,
                           f"kubectl delete configmap -n {OPERATOR_NAMESPACE} {ENDPOINT_CONFIGMAP}",
                           f"kubectl apply -f - <<'EOF'\n{json.dumps(manifest)}\nEOF",
-                          lambda: effects.endpoint_in_use(facts, self._kube))
+                          lambda: Evidence(False, "no ConfigMap") if absent()
+                          else effects.endpoint_in_use(facts, self._kube))
 
     # The web application
 
