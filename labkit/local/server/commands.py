@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 
@@ -12,10 +13,11 @@ from labkit.local.paths import LabPaths
 from labkit.local.server import errors, lifecycle, report
 
 
+_CLIENT_NAME = re.compile("[a-z][a-z0-9]{0,11}")
+
+
 @click.command()
-@click.option(
-    "--port", type=click.IntRange(0, 65535), help="Loopback port; 0 takes any free one. [default: 10443]"
-)
+@click.option("--port", type=click.IntRange(0, 65535), help="Loopback port; 0 takes any free one. [default: 10443]")
 def up(port: int | None) -> None:
     """Start the local lab, or find it running."""
     paths, started = LabPaths.default(), time.monotonic()
@@ -88,12 +90,12 @@ def client(name: str, command: tuple[str, ...]) -> None:
         raise errors.NotRunningError
     if os.geteuid() != 0:
         raise errors.NotRootError(f"labkit client {name} {shlex.join(command)}")
-    try:
-        outside = Fabric(paths).ensure_client(name)
-    except ValueError as error:
+    if not _CLIENT_NAME.fullmatch(name):
         raise errors.LabError(
-            f"{name!r} cannot be a client's name: {error}", fix="use a short name of letters and digits."
-        ) from error
+            f"{name!r} cannot be a client's name: it becomes part of a network namespace's.",
+            fix="use up to 12 lower-case letters and digits, such as carol.",
+        )
+    outside = Fabric(paths).ensure_client(name)
     words = ["nsenter", f"--net=/run/netns/{outside.netns}", "--"]
     if (uid := os.environ.get("SUDO_UID")) and (gid := os.environ.get("SUDO_GID")):
         words += ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]

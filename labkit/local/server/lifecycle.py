@@ -262,7 +262,17 @@ def _kill_cgroup(cgroup: Path) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         time.sleep(0.01)
+    # A killed process leaves its cgroup at once, but lives on while the kernel takes its namespaces apart.
+    deadline = time.monotonic() + _STOP_TIMEOUT
+    while any(_alive(pid) for pid in killed) and time.monotonic() < deadline:
+        time.sleep(0.02)
     return len(killed)
+
+
+def _alive(pid: str) -> bool:
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
 
 
 def _remove_cgroup(cgroup: Path) -> None:
