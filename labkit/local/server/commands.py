@@ -57,6 +57,8 @@ def env() -> None:
     values = {
         "LABKIT_TARGET": "local",
         "LABKIT_HOME": str(paths.home),
+        # The file that the library merges credentials into, so that kubectl and notebooks reach the same cluster.
+        "KUBECONFIG": os.environ.get("KUBECONFIG") or str(paths.home / "kubeconfig"),
         "AZURE_SUBSCRIPTION_ID": info.subscription,
         "AZURE_TENANT_ID": info.tenant,
         "IDENTITY_ENDPOINT": info.identity_endpoint,
