@@ -27,7 +27,7 @@ LOOK: Final[dict[str, tuple[str, str, str, str]]] = {
 }
 _ALIASES: Final = {
     "calico_ebpf": "ebpf", "calico ebpf": "ebpf", "azure_cni": "vanilla", "calico_iptables": "iptables",
-    "kube-proxy": "vanilla",
+    "kube-proxy": "vanilla", "kube_proxy_iptables": "vanilla",
 }  # fmt: skip
 _LABELS: Final = {
     "ebpf": "Calico eBPF",
@@ -35,6 +35,7 @@ _LABELS: Final = {
     "iptables": "Calico iptables",
     "calico_iptables": "Calico iptables",
     "vanilla": "kube-proxy",
+    "kube_proxy_iptables": "kube-proxy iptables",
     "azure_cni": "Azure CNI, kube-proxy",
     "ipvs": "kube-proxy IPVS",
 }
@@ -93,9 +94,7 @@ Interval = tuple[float, float, float]
 """Median, low and high end of its interval."""
 
 
-def bars(
-    name: str, title: str, axis: str, series: Mapping[str, Mapping[str, Interval]], *, note: str = ""
-) -> Chart:
+def bars(name: str, title: str, axis: str, series: Mapping[str, Mapping[str, Interval]], *, note: str = "") -> Chart:
     """Draw one group of bars for each category, with intervals.
 
     Args:
@@ -155,9 +154,7 @@ def lines(
     return Chart(name, data, layout, _with(text_table(["series", x_axis, y_axis], rows, title), note))
 
 
-def scatter(
-    name: str, title: str, y_axis: str, series: Mapping[str, Sequence[tuple[float | str, float]]]
-) -> Chart:
+def scatter(name: str, title: str, y_axis: str, series: Mapping[str, Sequence[tuple[float | str, float]]]) -> Chart:
     """Draw single samples as dots, over categories or numbers.
 
     Args:
@@ -184,15 +181,12 @@ def published_bars(name: str, reference: Reference, columns: Sequence[str]) -> C
     """Draw published figures as bars: category in the first column, one series for each named column."""
     categories = [str(value) for value in reference.column(reference.columns[0])]
     series = {
-        column: {c: _point(v) for c, v in zip(categories, reference.column(column), strict=True)}
-        for column in columns
+        column: {c: _point(v) for c, v in zip(categories, reference.column(column), strict=True)} for column in columns
     }
     return bars(name, reference.title, reference.unit, series, note=f"{reference.citation}. {reference.note}")
 
 
-def published_lines(
-    reference: Reference, columns: Sequence[str], *, scale: float = 1.0
-) -> list[dict[str, Any]]:
+def published_lines(reference: Reference, columns: Sequence[str], *, scale: float = 1.0) -> list[dict[str, Any]]:
     """Return published curves as thin traces that stand behind a learner's own.
 
     Args:

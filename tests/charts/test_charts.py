@@ -13,7 +13,7 @@ SERIES = {
 
 def drawn() -> list[charts.Chart]:
     published = charts.published_lines(
-        reference.load("tigera-2020-connect"), ["iptables", "ebpf"], scale=1000
+        reference.load("tigera-2020-connect"), ["kube_proxy_iptables", "ebpf"], scale=1000
     )
     points = {"vanilla": [(10, 40.0), (1000, 90.0)], "ebpf": [(10, 38.0), (1000, 38.5)]}
     return [

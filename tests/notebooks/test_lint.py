@@ -31,9 +31,7 @@ SPOILS = {
     "only assignments": lambda book: cell(book, "parameters").update(source="import os"),
     "exactly one cell": lambda book: cell(book, "parameters").update(metadata={}),
     "absolute path": lambda book: first_code(book).update(source="open('/home/me/x')"),
-    "does not exist": lambda book: book["cells"][0].update(
-        source=book["cells"][0]["source"] + ["[x](nowhere.ipynb)"]
-    ),
+    "does not exist": lambda book: book["cells"][0].update(source=book["cells"][0]["source"] + ["[x](nowhere.ipynb)"]),
     "lines; at most": lambda book: first_code(book).update(source="x = 1\n" * 40),
     "does not parse": lambda book: first_code(book).update(source="x ="),
     "widgets": lambda book: book["metadata"].update(widgets={}),
