@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,21 +106,22 @@ def _execute(file: Path, executed: Path, parameters: dict[str, Any]) -> Notebook
     started = time.monotonic()
     failure = None
     try:
-        papermill.execute_notebook(
-            str(file),
-            str(executed),
-            parameters=parameters,
-            kernel_name="python3",
-            language="python",
-            # Sockets in the file system: nothing listens on TCP, and no kernel warns that it does.
-            config=Config(KernelManager={"transport": "ipc"}),
-            progress_bar=False,
-            log_output=False,
-            cwd=str(file.parent),
-            execution_timeout=CELL_TIMEOUT,
-            request_save_on_cell_execute=False,
-            autosave_cell_every=0,
-        )
+        # Sockets in the file system: nothing listens on TCP, and no kernel warns that it does.
+        with tempfile.TemporaryDirectory(prefix="labkit-") as sockets:
+            papermill.execute_notebook(
+                str(file),
+                str(executed),
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+                progress_bar=False,
+                log_output=False,
+                cwd=str(file.parent),
+                execution_timeout=CELL_TIMEOUT,
+                request_save_on_cell_execute=False,
+                autosave_cell_every=0,
+            )
     except PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}"
         failure = Failure(error.cell_index, error.source, said, _hint(error.evalue, executed))

@@ -1,0 +1,39 @@
+"""What a learner sees: JupyterLab in a real browser. Needs chromium (apt install chromium) and root for the lab."""
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+def run_all(page: Page, url: str) -> None:
+    page.goto(url, wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-Notebook", timeout=60_000)
+    page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=30_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("LABKIT_SCREENSHOTS", tmp_path))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        run_all(page, jupyter.format("03_enable_ebpf.ipynb"))
+        page.wait_for_selector(".lk-step", timeout=90_000)
+        cards = page.locator(".lk-step")
+        assert cards.count() >= 3
+        cards.first.scroll_into_view_if_needed()
+        page.screenshot(path=str(shots / "cards.png"))
+        cards.first.get_by_role("button", name="Check").click()
+        page.wait_for_timeout(1500)
+        assert cards.first.locator(".lk-title").first.inner_text().startswith("1.")
+        page.screenshot(path=str(shots / "checked.png"))
+        browser.close()
