@@ -1,5 +1,7 @@
 """A plan's steps as cards: the HTML that widgets and reports share. Pure."""
 
+import re
+
 from labkit.markup import STATES, Fragment, badge, code, details, escape
 from labkit.plan import Evidence, Plan, PlanResult, State, Step, StepResult
 
@@ -63,4 +65,4 @@ def result(done: PlanResult) -> Fragment:
 
 
 def _prose(text: str) -> str:
-    return escape(text).replace("\n", "<br>")
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace("\n", "<br>")
