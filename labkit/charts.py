@@ -40,10 +40,13 @@ _LABELS: Final = {
     "ipvs": "kube-proxy IPVS",
 }
 _OTHERS: Final = (
-    ("#56B4E9", "-", "dashdot", "cross"),
-    ("#D55E00", "+", "longdash", "x"),
-    ("#777777", "", "dot", "star"),
+    ("#56B4E9", "", "dashdot", "cross"),
+    ("#D55E00", "/", "longdash", "x"),
+    ("#8C8C8C", "\\", "dot", "star"),
+    ("#CC79A7", "x", "dash", "triangle-up"),
+    ("#009E73", ".", "solid", "diamond"),
 )
+_PATTERN: Final = {"fillmode": "overlay", "solidity": 0.2, "fgcolor": "rgba(255,255,255,0.75)"}
 _INK, _GRID = "#757b84", "rgba(128,128,128,0.28)"
 
 
@@ -108,15 +111,18 @@ def bars(name: str, title: str, axis: str, series: Mapping[str, Mapping[str, Int
     for index, (key, values) in enumerate(series.items()):
         colour, pattern, _, _ = look(key, index)
         medians = [values[c][0] for c in values]
-        data.append({
+        trace: dict[str, Any] = {
             "type": "bar", "name": label(key), "x": list(values), "y": medians,
-            "marker": {"color": colour, "pattern": {"shape": pattern, "solidity": 0.25}},
+            "marker": {"color": colour, "pattern": {"shape": pattern} | _PATTERN},
             "error_y": {
                 "type": "data", "symmetric": False, "color": _INK,
                 "array": [max(0.0, values[c][2] - values[c][0]) for c in values],
                 "arrayminus": [max(0.0, values[c][0] - values[c][1]) for c in values],
             },
-        })  # fmt: skip
+        }  # fmt: skip
+        if all(low == high for _, low, high in values.values()):
+            del trace["error_y"]  # published figures have no interval
+        data.append(trace)
     rows = [[label(key), c, *values[c]] for key, values in series.items() for c in values]
     text = text_table(["data plane", "flow", "median", "low", "high"], rows, f"{title}\n{axis}")
     return Chart(name, data, {**_layout(title, "", axis, note), "barmode": "group"}, _with(text, note))
@@ -228,19 +234,27 @@ def _with(text: str, note: str) -> str:
 
 
 def _layout(title: str, x_axis: str, y_axis: str, note: str) -> dict[str, Any]:
+    """Return the layout; the vertical axis' words stand above it, where a formula has room."""
+    wrapped = _broken(note) if note else ""
+    lines = wrapped.count("<br>") + 1 if note else 0
+    below = (60 if x_axis else 28) + 16 * lines
     layout: dict[str, Any] = {
-        "title": {"text": title, "font": {"size": 16}, "x": 0.01, "xanchor": "left"},
+        "title": {
+            "text": f"<b>{title}</b><br><span style='font-size:12px'>{y_axis}</span>",
+            "font": {"size": 15}, "x": 0.01, "xanchor": "left", "y": 0.97, "yanchor": "top",
+        },
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": _INK, "size": 13},
-        "height": 440, "margin": {"l": 70, "r": 20, "t": 60, "b": 90 if note else 60},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "xaxis": {"title": {"text": x_axis}, "gridcolor": _GRID, "zerolinecolor": _GRID},
-        "yaxis": {"title": {"text": y_axis}, "gridcolor": _GRID, "zerolinecolor": _GRID},
+        "height": 420 + 16 * lines, "margin": {"l": 60, "r": 20, "t": 96, "b": below + 8},
+        "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+        "xaxis": {"title": {"text": x_axis, "font": {"size": 12}}, "gridcolor": _GRID, "zerolinecolor": _GRID},
+        "yaxis": {"gridcolor": _GRID, "zerolinecolor": _GRID},
     }  # fmt: skip
     if note:
         layout["annotations"] = [{
-            "text": _broken(note), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": -0.17,
-            "xanchor": "left", "yanchor": "top", "align": "left", "font": {"size": 11, "color": _INK},
+            "text": wrapped, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0,
+            "yshift": -(below - 16 * lines + 6), "xanchor": "left", "yanchor": "top", "align": "left",
+            "font": {"size": 11, "color": _INK},
         }]  # fmt: skip
     return layout
 

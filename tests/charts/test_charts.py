@@ -28,7 +28,7 @@ def test_plotly_accepts_each_figure(chart: charts.Chart) -> None:
     figure = chart.figure()
     assert isinstance(figure, go.Figure)
     assert len(figure.data) == len(chart.data)
-    assert figure.layout.yaxis.title.text
+    assert "<br>" in figure.layout.title.text
 
 
 @pytest.mark.parametrize("chart", drawn(), ids=lambda chart: chart.name)

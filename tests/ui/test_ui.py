@@ -175,7 +175,7 @@ def test_the_document_of_a_run_travels_in_its_chart() -> None:
 
     run = a_run()
     drawn = chart(run, "gbit_per_s")
-    assert drawn.figure().layout.yaxis.title.text.startswith("throughput")
+    assert "throughput at the receiver, Gbit/s" in drawn.figure().layout.title.text
     assert Run.from_json(json.dumps(drawn.result["document"])) == run
 
 
@@ -186,7 +186,7 @@ def test_lines_where_something_was_varied() -> None:
     samples = tuple(Sample("ebpf", f"{x} services", 0, {"connect_us": 40.0}, x=x) for x in (10.0, 1000.0))
     drawn = chart(Run("first-packet", "First packet", samples), "connect_us", log_x=True)
     assert drawn.data[0]["x"] == [10.0, 1000.0]
-    assert drawn.layout["yaxis"]["title"]["text"] == "connect, µs"
+    assert "connect, µs" in drawn.layout["title"]["text"]
 
 
 def test_a_live_chart_only_counts_without_a_front_end() -> None:
