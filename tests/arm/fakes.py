@@ -2,7 +2,7 @@
 
 import asyncio
 
-from labkit.local.arm import ClusterError, ClusterInfo, ClusterSpec
+from labkit.local.arm import ClusterError, ClusterInfo, ClusterSpec, PoolSpec
 
 
 class FakeClusters:
@@ -23,8 +23,8 @@ class FakeClusters:
         self.specs[spec.key] = spec
         return ClusterInfo(spec.key, "192.0.2.10", "192.0.2.11")
 
-    async def scale(self, key: str, pool: str, count: int) -> None:
-        self.calls.append(("scale", key, pool, count))
+    async def scale(self, key: str, pool: PoolSpec) -> None:
+        self.calls.append(("scale", key, pool.name, pool.count))
 
     async def stop(self, key: str) -> None:
         self.calls.append(("stop", key))

@@ -75,9 +75,16 @@ def test_pools_grow_and_shrink(arm):
     extra = {"properties": {"count": 1, "vmSize": "Standard_D2s_v3", "mode": "User"}}
     pools.begin_create_or_update("CalicoDemoRG", "MyCalicoCluster", "extra", extra).result(20)
     assert [p.name for p in pools.list("CalicoDemoRG", "MyCalicoCluster")] == ["nodepool1", "extra"]
+    extra["properties"]["enableNodePublicIP"] = True
+    with pytest.raises(HttpResponseError, match="enableNodePublicIP"):
+        pools.begin_create_or_update("CalicoDemoRG", "MyCalicoCluster", "extra", extra)
     pools.begin_delete("CalicoDemoRG", "MyCalicoCluster", "extra").result(20)
     assert ("scale", "c1", "extra", 0) in arm.clusters.calls
     assert [p.name for p in pools.list("CalicoDemoRG", "MyCalicoCluster")] == ["nodepool1"]
+    pools.begin_create_or_update("CalicoDemoRG", "MyCalicoCluster", "open", extra).result(20)
+    del extra["properties"]["enableNodePublicIP"]  # left out, it stays
+    again = pools.begin_create_or_update("CalicoDemoRG", "MyCalicoCluster", "open", extra).result(20)
+    assert again.enable_node_public_ip
 
 
 def test_put_of_what_is_there_scales_and_tags(arm):

@@ -156,6 +156,7 @@ def create_cluster(
                     "vmSize": "Standard_D2s_v3",
                     "mode": "System",
                     "osType": "Linux",
+                    "enableNodePublicIP": True,
                 }
             ],
             "networkProfile": {

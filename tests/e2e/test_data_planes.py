@@ -205,7 +205,7 @@ def test_node_port_on_either_node(plane):
     name, cluster, namespace = plane
     port = cluster.core.read_namespaced_service("front", namespace).spec.ports[0].node_port
     for node in cluster.core.list_node().items:
-        address = next(a.address for a in node.status.addresses if a.type == "InternalIP")
+        address = next(a.address for a in node.status.addresses if a.type == "ExternalIP")
         seen = wait_for(
             lambda address=address: seen_from_outside(cluster, "bob", f"{address}:{port}"), "an answer", 10
         )

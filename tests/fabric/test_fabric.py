@@ -95,6 +95,37 @@ def test_a_frontend_spreads_connections_and_keeps_the_clients_address(lab: Fabri
     vnet.remove_frontend("192.0.2.20")
 
 
+def test_a_nodes_public_address_is_translated_both_ways(lab: Fabric) -> None:
+    alice = lab.ensure_client("alice")
+    vnet = lab.ensure_vnet("c1", "192.0.2.10")
+    nodes = [vnet.add_node(f"node-{i}", i) for i in (0, 1)]
+    caller = vnet.add_pod(nodes[0], "aaaaaaaa-1", "default", "a", nodes[0].pod_ips[0])
+    publics = ["192.0.2.30", "192.0.2.31"]
+    for public, node in zip(publics, nodes, strict=True):
+        vnet.set_node_public(public, node.ip)
+    lab.ensure_vnet("c1", "192.0.2.10")  # a second daemon keeps the translation
+    with listen(lab, nodes[1].netns, (nodes[1].ip, 80)) as server:
+        for space, seen in ((alice.netns, alice.address), (nodes[0].netns, publics[0]), (caller.netns, "192.0.2.10")):
+            with connect(lab, space, (publics[1], 80)) as client:
+                accepted, peer = server.accept()
+                with accepted:
+                    assert peer[0] == seen
+                    accepted.sendall(b"x" * 100_000)
+                    received = 0
+                    while received < 100_000:
+                        received += len(client.recv(65536))
+    with listen(lab, alice.netns, ("0.0.0.0", 80)) as server, connect(lab, nodes[0].netns, (alice.address, 80)):
+        accepted, peer = server.accept()
+        accepted.close()
+        assert peer[0] == publics[0], "a node leaves by its own public address"
+    vnet.remove_node_public(publics[1])
+    with pytest.raises(OSError, match=r"unreachable|No route"):
+        connect(lab, alice.netns, (publics[1], 80))
+    vnet.set_node_public("192.0.2.32", nodes[0].ip)  # another address in place of the first
+    with listen(lab, nodes[0].netns, (nodes[0].ip, 80)), connect(lab, alice.netns, ("192.0.2.32", 80)):
+        pass
+
+
 def test_clients_cannot_reach_the_vnet_directly(lab: Fabric) -> None:
     bob = lab.ensure_client("bob")
     vnet = lab.ensure_vnet("c1", "192.0.2.10")

@@ -23,6 +23,7 @@ class PoolSpec:
         max_pods: what a node can hold.
         labels: extra labels of its nodes.
         taints: "key=value:Effect", as Azure writes them.
+        enable_node_public_ip: whether each of its nodes has a public address of its own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PoolSpec:
     max_pods: int = 30
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
+    enable_node_public_ip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,8 @@ class Clusters(Protocol):
     async def create(self, spec: ClusterSpec) -> ClusterInfo:
         """Build the cluster, or finish building it; returns once its nodes are there."""
 
-    async def scale(self, key: str, pool: str, count: int) -> None:
-        """Give a pool this many nodes. A pool of a new name is made; 0 takes its last node away."""
+    async def scale(self, key: str, pool: PoolSpec) -> None:
+        """Give a pool as many nodes as it asks for. A pool of a new name is made; 0 takes its last node away."""
 
     async def stop(self, key: str) -> None:
         """Take the nodes away and keep the objects."""

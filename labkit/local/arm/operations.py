@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 from .clusters import ClusterError, Clusters
 from .store import ArmStore, Operation, OperationKind
-from .validation import CLUSTER_TYPE, spec_of
+from .validation import CLUSTER_TYPE, pool_spec, spec_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Operations:
         profiles = resource["properties"]["agentPoolProfiles"]
         for profile in profiles:
             leaving = profile["provisioningState"] == "Deleting"
-            await self._clusters.scale(key, profile["name"], 0 if leaving else profile["count"])
+            pool = pool_spec(profile)
+            await self._clusters.scale(key, replace(pool, count=0) if leaving else pool)
         resource["properties"]["agentPoolProfiles"] = [
             p for p in profiles if p["provisioningState"] != "Deleting"]
 

@@ -144,10 +144,15 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
         _check_unchanged(f"networkProfile.{key}", was["networkProfile"].get(key), network.get(key))
     pools = was["agentPoolProfiles"]
     if asked.get("agentPoolProfiles") is not None:
-        pools = [_pool(p, was["currentKubernetesVersion"], location) for p in asked["agentPoolProfiles"]]
-        if {p["name"] for p in pools} != {p["name"] for p in was["agentPoolProfiles"]}:
+        before = {p["name"]: p for p in was["agentPoolProfiles"]}
+        pools = [_pool({**_kept(before.get(p.get("name"), {})), **p}, was["currentKubernetesVersion"], location)
+                 for p in asked["agentPoolProfiles"]]
+        if {p["name"] for p in pools} != set(before):
             raise bad_request("Adding or removing agent pools through the managed cluster is not allowed "
                               "once it exists. Use the agentPools resource.", "InvalidParameter")
+        for pool in pools:
+            _check_unchanged("agentPoolProfile.enableNodePublicIP",
+                             before[pool["name"]]["enableNodePublicIP"], pool["enableNodePublicIP"])
         _check_pools(pools)
     kept = {**untagged(old), **tags_of(body)} if "tags" in body else old
     return {**kept,
@@ -157,14 +162,21 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
 def pool_profile(name: str, body: Json, cluster: Json) -> Json:
     """The pool profile for a PUT of an agent pool."""
     properties = cluster["properties"]
-    profile = _pool({**(body.get("properties") or {}), "name": name},
-                    properties["currentKubernetesVersion"], cluster["location"])
+    asked = body.get("properties") or {}
     others = [p for p in properties["agentPoolProfiles"] if p["name"] != name]
-    old = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), None)
+    old = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), {})
+    profile = _pool({**_kept(old), **asked, "name": name}, properties["currentKubernetesVersion"],
+                    cluster["location"])
     if old:
-        _check_unchanged("properties.vmSize", old["vmSize"], profile["vmSize"])
+        for key in ("vmSize", *_kept(old)):
+            _check_unchanged(f"properties.{key}", old[key], profile[key])
     _check_pools([*others, profile])
     return profile
+
+
+def _kept(profile: Json) -> Json:
+    """What a pool keeps for its life, where a request leaves it out."""
+    return {key: profile[key] for key in ("enableNodePublicIP",) if key in profile}
 
 
 def spec_of(resource: Json, key: str) -> ClusterSpec:
@@ -176,9 +188,15 @@ def spec_of(resource: Json, key: str) -> ClusterSpec:
         fqdn=properties["fqdn"], network_plugin=network["networkPlugin"],
         network_policy=network["networkPolicy"], service_cidr=network["serviceCidr"],
         dns_service_ip=network["dnsServiceIP"], tags=resource.get("tags") or {},
-        pools=tuple(PoolSpec(
-            p["name"], p["count"], p["vmSize"], p["mode"], p["maxPods"], p.get("nodeLabels") or {},
-            tuple(p.get("nodeTaints") or ())) for p in properties["agentPoolProfiles"]))
+        pools=tuple(pool_spec(profile) for profile in properties["agentPoolProfiles"]))
+
+
+def pool_spec(profile: Json) -> PoolSpec:
+    """What to build for one agent pool, from its profile as it is stored."""
+    return PoolSpec(
+        profile["name"], profile["count"], profile["vmSize"], profile["mode"], profile["maxPods"],
+        profile.get("nodeLabels") or {}, tuple(profile.get("nodeTaints") or ()),
+        bool(profile.get("enableNodePublicIP")))
 
 
 def _pool(asked: Json, version: str, location: str) -> Json:
@@ -212,7 +230,7 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         "osDiskType": "Managed", "kubeletDiskType": "OS", "maxPods": asked.get("maxPods") or 30,
         "type": "VirtualMachineScaleSets", "enableAutoScaling": False, "provisioningState": "Creating",
         "powerState": {"code": "Running"}, "orchestratorVersion": pool_version or version,
-        "currentOrchestratorVersion": version, "enableNodePublicIP": False,
+        "currentOrchestratorVersion": version, "enableNodePublicIP": bool(asked.get("enableNodePublicIP")),
         "mode": asked.get("mode") or "System", "enableEncryptionAtHost": False, "enableUltraSSD": False,
         "osType": "Linux", "osSKU": asked.get("osSKU") or "Ubuntu", "nodeImageVersion": "labkit-local",
         "upgradeSettings": asked.get("upgradeSettings") or {}, "enableFIPS": False,

@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labkit.local.fabric import netns, topology
 from labkit.local.paths import LabPaths
+
+
+_maps_lock = threading.Lock()  # nodes come side by side, and a router's maps are read before they are written
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Fabric:
                 uplink, topology.GATEWAY_MAC, "eth0", topology.mac_of(outbound_ip), router, topology.POD_MTU)])
         netns.ip(self.internet, topology.towards_leaf(uplink, outbound_ip))
         netns.ip(router, topology.router_uplink(outbound_ip))
-        netns.nft(router, topology.router_rules(outbound_ip))
+        netns.nft(router, topology.router_rules(outbound_ip) + topology.node_nat_rules())
         return Vnet(self._paths, cluster, outbound_ip)
 
     def socket_in(self, name: str, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM) -> socket.socket:
@@ -168,8 +172,7 @@ class Vnet:
         """
         links = {topology.node_address(i): topology.node_link(i) for i in self._node_indexes()}
         known = [node for node in node_ips if node in links]
-        uplink = topology.short_link("vnet-", self._cluster)
-        netns.ip(self._internet, [f"route replace {ip}/32 via {self.outbound_ip} dev {uplink} onlink"])
+        netns.ip(self._internet, [self._from_internet(ip)])
         netns.ip(self.netns, [topology.frontend_route(ip, known, [links[node] for node in known])])
 
     def remove_frontend(self, ip: str) -> None:
@@ -177,6 +180,27 @@ class Vnet:
         for space in (self._internet, self.netns):
             with contextlib.suppress(netns.NetworkError):
                 netns.ip(space, [f"route del {ip}/32"])
+
+    def set_node_public(self, ip: str, node_ip: str) -> None:
+        """Give a node a public address of its own; packets from outside keep the client's address."""
+        with _maps_lock:
+            known = netns.nft_map(self.netns, topology.NODE_PUBLICS)
+            kept = {public: node for public, node in known.items() if node != node_ip}
+            netns.nft(self.netns, topology.node_publics(kept | {ip: node_ip}))
+        netns.ip(self._internet, [self._from_internet(ip)])
+
+    def remove_node_public(self, ip: str) -> None:
+        """Take a node's public address back."""
+        with contextlib.suppress(netns.NetworkError):
+            netns.ip(self._internet, [f"route del {ip}/32"])
+        with _maps_lock:
+            known = netns.nft_map(self.netns, topology.NODE_PUBLICS)
+            netns.nft(self.netns, topology.node_publics({k: v for k, v in known.items() if k != ip}))
+
+    def _from_internet(self, ip: str) -> str:
+        """In the internet's namespace: a public address is behind this cluster's router."""
+        uplink = topology.short_link("vnet-", self._cluster)
+        return f"route replace {ip}/32 via {self.outbound_ip} dev {uplink} onlink"
 
     def delete(self) -> None:
         """Remove the cluster's networks: pods, nodes and the router."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import socket
 import subprocess
@@ -132,6 +133,13 @@ def ip_output(name: str, *arguments: str) -> str:
 def nft(name: str, script: str) -> None:
     """Load an nftables script in the namespace, in one transaction."""
     run_inside(name, lambda: _run(["nft", "-f", "-"], script))
+
+
+def nft_map(name: str, which: str) -> dict[str, str]:
+    """What a map of addresses holds, in the namespace; `which` is "family table map"."""
+    text = run_inside(name, lambda: _run(["nft", "-j", "list", "map", *which.split()], ""))
+    entries = [item["map"] for item in json.loads(text)["nftables"] if "map" in item]
+    return {key: value for entry in entries for key, value in entry.get("elem", ())}
 
 
 def _run(argv: list[str], text: str) -> str:

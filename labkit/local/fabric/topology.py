@@ -7,7 +7,7 @@ fabric and Azure CNI arrange it, so no ARP is ever spoken and a first packet cos
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 
 VNET = IPv4Network("10.224.0.0/12")
@@ -34,7 +34,10 @@ FORWARDING = (
     ("ipv4/conf/all/accept_redirects", "0"), ("ipv4/conf/default/accept_redirects", "0"),
     ("ipv4/ip_forward", "1"),
 )
-ROUTER = (*FORWARDING, ("ipv4/fib_multipath_hash_policy", "1"))
+ROUTER = (
+    *FORWARDING, ("ipv4/fib_multipath_hash_policy", "1"),
+    ("ipv4/conf/all/accept_local", "1"),  # a pod that calls a node's public address: out, and in again
+)
 POD = (*HARMLESS, ("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647"))
 
 
@@ -172,6 +175,7 @@ table ip labkit {{
   }}
   chain returned {{
     type filter hook forward priority filter;
+    ct state established accept
     ip saddr != {VNET} iifname "node*" oifname "node*" drop
   }}
   chain outbound {{
@@ -180,3 +184,46 @@ table ip labkit {{
   }}
 }}
 """
+
+
+NODE_PUBLICS = "ip labkit_nodes node_of"
+"""The router's map from nodes' public addresses to their own."""
+
+
+def node_nat_rules() -> str:
+    """The router's second table: nodes' public addresses, one to one and without state.
+
+    It has a table of its own so that loading it again keeps what the maps hold. Only what comes from the
+    internet is led to a node: what a pod sends to a node's public address goes out first, as in Azure.
+    """
+    return f"""
+table ip labkit_nodes {{
+  map node_of {{ type ipv4_addr : ipv4_addr; }}
+  map public_of {{ type ipv4_addr : ipv4_addr; }}
+  chain translate {{
+    type filter hook prerouting priority raw - 1;
+  }}
+}}
+flush chain ip labkit_nodes translate
+table ip labkit_nodes {{
+  chain translate {{
+    iifname "eth0" ip daddr set ip daddr map @node_of
+    iifname "node*" ip daddr != {VNET} ip saddr set ip saddr map @public_of
+  }}
+}}
+"""
+
+
+def node_publics(addresses: Mapping[str, str]) -> str:
+    """Fill both maps, in one transaction.
+
+    Args:
+        addresses: public address to node address.
+    """
+    script = "flush map ip labkit_nodes node_of\nflush map ip labkit_nodes public_of\n"
+    if addresses:
+        inward = ", ".join(f"{public} : {node}" for public, node in addresses.items())
+        outward = ", ".join(f"{node} : {public}" for public, node in addresses.items())
+        script += f"add element ip labkit_nodes node_of {{ {inward} }}\n"
+        script += f"add element ip labkit_nodes public_of {{ {outward} }}\n"
+    return script

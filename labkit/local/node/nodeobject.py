@@ -50,6 +50,7 @@ def node_status(node: NodeNet, settings: NodeSettings, previous: Obj) -> Obj:
     capacity = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": str(settings.max_pods),
                 "ephemeral-storage": "129900528Ki", "hugepages-1Gi": "0", "hugepages-2Mi": "0"}
     now = timestamp()
+    external = [{"type": "ExternalIP", "address": settings.external_ip}] if settings.external_ip else []
     old = {condition["type"]: condition for condition in previous.get("conditions") or ()}
     conditions = []
     for kind, status, reason, message in (
@@ -63,7 +64,8 @@ def node_status(node: NodeNet, settings: NodeSettings, previous: Obj) -> Obj:
         conditions.append({"type": kind, "status": status, "reason": reason, "message": message,
                            "lastHeartbeatTime": now, "lastTransitionTime": changed})
     return {
-        "addresses": [{"type": "InternalIP", "address": node.ip}, {"type": "Hostname", "address": node.name}],
+        "addresses": [{"type": "InternalIP", "address": node.ip}, *external,
+                      {"type": "Hostname", "address": node.name}],
         "capacity": capacity, "allocatable": capacity, "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
         "nodeInfo": {

@@ -16,6 +16,7 @@ class NodeSettings:
         dns_service_ip: the cluster's DNS.
         ca_pem: the authority that signed the API's certificate, for pods.
         bpf_objects: the folder of compiled programs, for privileged pods.
+        external_ip: the node's own public address, where its pool has them.
     """
 
     version: str = "v1.20.2"
@@ -29,5 +30,6 @@ class NodeSettings:
     resolver: str = "168.63.129.16"
     ca_pem: str = ""
     bpf_objects: Path | None = None
+    external_ip: str | None = None
     node_resource_group: str = "MC_labkit"
     subscription: str = "00000000-0000-0000-0000-000000000000"

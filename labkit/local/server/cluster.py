@@ -191,16 +191,21 @@ class Cluster:
         assert self._vnet
         assert self._nodes
         around, spec = self._around, self.spec
+        pool = next(p for p in spec.pools if p.name == node.pool)
         net = await asyncio.to_thread(self._vnet.add_node, node.name, node.slot)
+        external = around.addresses.allocate(self._owner(node.name)) if pool.enable_node_public_ip else None
+        if external:
+            await asyncio.to_thread(self._vnet.set_node_public, external, net.ip)
         settings = NodeSettings(
             version=f"v{spec.kubernetes_version}",
             location=spec.location,
             pool=node.pool,
-            max_pods=next((p.max_pods for p in spec.pools if p.name == node.pool), 30),
-            vm_size=next((p.vm_size for p in spec.pools if p.name == node.pool), "Standard_D2s_v3"),
+            max_pods=pool.max_pods,
+            vm_size=pool.vm_size,
             dns_service_ip=spec.dns_service_ip,
             ca_pem=around.ca_pem.decode(),
             bpf_objects=around.objects,
+            external_ip=external,
             node_resource_group=f"MC_{spec.resource_group}_{spec.name}_{spec.location}",
         )
         kubelet = Kubelet(self.api, net, self._vnet, around.paths, spec.key, settings)
@@ -219,7 +224,14 @@ class Cluster:
         except ApiError as error:
             if error.code != 404:
                 raise
+        if external := kubelet.settings.external_ip:
+            await asyncio.to_thread(self._vnet.remove_node_public, external)
+            self._around.addresses.release(external)
         await asyncio.to_thread(self._vnet.remove_node, name)
+
+    def _owner(self, node: str) -> str:
+        """In whose name a node's public address is kept."""
+        return f"{self.spec.key}/node/{node}"
 
     def _bootstrap(self) -> None:
         """Create the system's objects; those that exist are left as their owner has them."""

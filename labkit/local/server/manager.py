@@ -66,18 +66,12 @@ class ClusterManager:
                 ) from error
             return ClusterInfo(spec.key, cluster.api_address, cluster.outbound_address)
 
-    async def scale(self, key: str, pool: str, count: int) -> None:
-        """Give a pool this many nodes."""
+    async def scale(self, key: str, pool: PoolSpec) -> None:
+        """Give a pool as many nodes as it asks for."""
         async with self._lock(key):
             cluster = self._cluster(key)
-            pools = list(cluster.spec.pools)
-            if pool in {p.name for p in pools}:
-                pools = [replace(p, count=count) if p.name == pool else p for p in pools]
-            else:
-                pools.append(
-                    PoolSpec(pool, count, pools[0].vm_size if pools else "Standard_D2s_v3", mode="User")
-                )
-            cluster.spec = spec = replace(cluster.spec, pools=tuple(p for p in pools if p.count))
+            pools = {p.name: p for p in cluster.spec.pools} | {pool.name: pool}
+            cluster.spec = spec = replace(cluster.spec, pools=tuple(p for p in pools.values() if p.count))
             self._save(spec, running=True)
             places = self._replace_nodes(spec)
             await cluster.set_nodes(places)
