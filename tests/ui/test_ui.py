@@ -218,7 +218,11 @@ def test_watching_counts_answers_silence_and_errors() -> None:
 def test_c_excerpts_are_whole_functions_with_their_comment() -> None:
     from labkit.ui.source import excerpt
 
-    text = 'int other(void);\n\n/* Why. */\nSEC("tc")\nint wanted(struct x *a,\n\t   int b)\n{\n\treturn 1;\n}\n\nint z(void)\n{\n}\n'
+    text = (
+        'tc")\n'
+        "int wanted(struct x *a,\n\t   int b)\n{\n\treturn 1;\n}\n\n"
+        "int z(void)\n{\n}\n'
+    )
     start, body = excerpt(text, "wanted")
     assert start == 3
     assert body.startswith("/* Why. */")
