@@ -143,9 +143,7 @@ def test_no_kernel_no_clicks(monkeypatch: pytest.MonkeyPatch, variable: str) -> 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = "{'plotly', 'ipywidgets', 'kubernetes', 'azure', 'numpy', 'papermill', 'IPython'}"
     code = f"import sys; import labkit; from labkit import ui; print(sorted({heavy} & set(sys.modules)))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
-    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert loaded.stdout.strip() == "[]"
 
 
@@ -218,11 +216,9 @@ def test_watching_counts_answers_silence_and_errors() -> None:
 def test_c_excerpts_are_whole_functions_with_their_comment() -> None:
     from labkit.ui.source import excerpt
 
-    text = (
-        'tc")\n'
-        "int wanted(struct x *a,\n\t   int b)\n{\n\treturn 1;\n}\n\n"
-        "int z(void)\n{\n}\n'
-    )
+    comment = '/* Why. */\nSEC("tc")\n'
+    wanted = "int wanted(struct x *a,\n\t   int b)\n{\n\treturn 1;\n}\n"
+    text = f"int other(void);\n\n{comment}{wanted}\nint z(void)\n{{\n}}\n"
     start, body = excerpt(text, "wanted")
     assert start == 3
     assert body.startswith("/* Why. */")
@@ -243,9 +239,7 @@ def test_answers_are_counted_and_drawn(capsys: pytest.CaptureFixture[str]) -> No
     from labkit.ui import path_of
 
     seen = sourceip.Answer("alice", "203.0.113.10", "192.0.2.9", "10.224.0.4", "echo-1", "n1", "n0", 4.0)
-    kept = sourceip.Answer(
-        "alice", "203.0.113.10", "192.0.2.9", "203.0.113.10", "echo-1", "n1", "client", 4.0
-    )
+    kept = sourceip.Answer("alice", "203.0.113.10", "192.0.2.9", "203.0.113.10", "echo-1", "n1", "client", 4.0)
     silent = sourceip.Refused("bob", "198.51.100.20", "192.0.2.9", "no answer within 1 s", 1000.0)
     show([seen, seen, kept, silent])
     out = capsys.readouterr().out
