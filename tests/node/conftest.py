@@ -78,6 +78,14 @@ class Lab:
         lines = await self.nodes.logs("default", name, container, **asked)
         return b"".join([data async for data in lines]).decode()
 
+    async def says(self, name: str, text: str, seconds: float = 10.0) -> str:
+        """A pod's log, once it has the text."""
+        started = time.perf_counter()
+        while text not in (printed := await self.log(name)):
+            assert time.perf_counter() - started < seconds, printed
+            await asyncio.sleep(0.01)
+        return printed
+
     async def run(self, name: str, argv: list[str], stdin: bytes | None = None, *,
                   tty: bool = False) -> tuple[int, str]:
         process = await self.nodes.exec("default", name, "main", argv, stdin=stdin is not None, tty=tty)

@@ -90,7 +90,7 @@ def test_what_is_missing_is_said_and_repaired(lab: Lab) -> None:
             lambda: lab.state("config")["state"].get("waiting", {}).get("reason") == "CreateContainerConfigError")
         lab.api.create("configmaps", {"metadata": {"name": "words", "namespace": "default"}, "data": {"hello": "hi"}})
         await lab.until(lambda: lab.ready("config"))
-        assert await lab.log("config") == "hi\n"
+        assert await lab.says("config", "\n") == "hi\n"
 
     asyncio.run(scenario())
 
@@ -122,13 +122,35 @@ def test_volumes_environment_and_service_account(lab: Lab) -> None:
                 {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}]}},
         ]})
         await lab.until(lambda: lab.ready("full"))
-        await asyncio.sleep(0.2)
-        printed = await lab.log("full")
+        printed = await lab.says("full", "options ndots")
         ip = lab.status("full")["podIP"]
         assert printed.startswith("1\nsecret\n")
         assert f"full {ip} full-$(UNKNOWN)-$x 10.0.0.1\ntoken\nlab ca\n" in printed
         assert "nameserver 10.0.0.10" in printed
         assert "search default.svc.cluster.local" in printed
+
+    asyncio.run(scenario())
+
+
+def test_volumes_are_mounted_where_the_machine_has_no_such_folder(lab: Lab) -> None:
+    script = """
+        cat /usr/share/nonesuch/html/index.html /usr/share/nonesuch/one.txt
+        ls /usr/share | grep -c . ; touch /usr/share/nonesuch/html/x && echo written; sleep 100"""
+
+    async def scenario() -> None:
+        lab.api.create("configmaps", {"metadata": {"name": "page", "namespace": "default"},
+                                      "data": {"index.html": "<p>hello\n"}})
+        await lab.kubelet.start()
+        lab.pod("web", script, volumeMounts=[
+            {"name": "page", "mountPath": "/usr/share/nonesuch/html"},
+            {"name": "page", "mountPath": "/usr/share/nonesuch/one.txt", "subPath": "index.html"},
+        ], spec={"volumes": [{"name": "page", "configMap": {"name": "page"}}]})
+        await lab.until(lambda: lab.ready("web"))
+        lines = (await lab.says("web", "written")).splitlines()
+        assert lines[:2] == ["<p>hello", "<p>hello"]
+        assert int(lines[2]) == len([n for n in os.listdir("/usr/share") if not n.startswith(".")]) + 1
+        assert lines[3:] == ["written"]
+        assert not os.path.exists("/usr/share/nonesuch")
 
     asyncio.run(scenario())
 

@@ -164,7 +164,7 @@ def pool_profile(name: str, body: Json, cluster: Json) -> Json:
     properties = cluster["properties"]
     asked = body.get("properties") or {}
     others = [p for p in properties["agentPoolProfiles"] if p["name"] != name]
-    old = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), {})
+    old: Json = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), {})
     profile = _pool({**_kept(old), **asked, "name": name}, properties["currentKubernetesVersion"],
                     cluster["location"])
     if old:

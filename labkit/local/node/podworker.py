@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from labkit.local.client import ApiError, Client, Obj
 from labkit.local.fabric import NodeNet, Vnet
 from labkit.local.fabric import netns as network
+from labkit.local.launcher.kernel import start_time
 from labkit.local.node import catalogue, probes, sandbox, status, volumes
 from labkit.local.node.environment import ConfigError, Place, environment, etc_files, expand, hostname
 from labkit.local.node.events import Recorder
-from labkit.local.node.launcher import start_time
 from labkit.local.node.runtime import (
     Launcher,
     PodFiles,

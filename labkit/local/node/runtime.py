@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.local.node import launcher
+from labkit.local import launcher
+from labkit.local.launcher import kernel
 
+_LAUNCHER = str(Path(launcher.__file__).with_name("__main__.py"))
 _REQUEST_TIMEOUT = 20.0
 
 
@@ -121,7 +123,7 @@ class Launcher:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-S", _LAUNCHER, str(theirs.fileno())], pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, start_new_session=True, cwd="/", env={"PATH": os.defpath},
             )
         ours.setblocking(False)
@@ -240,7 +242,7 @@ class PodFiles:
 def same_process(pid: int, started: int) -> bool:
     """Whether a process is still the one that it was."""
     try:
-        return launcher.start_time(pid) == started and _state(pid) != "Z"
+        return kernel.start_time(pid) == started and _state(pid) != "Z"
     except (OSError, ValueError):
         return False
 
@@ -280,7 +282,7 @@ def signal_process(pid: int, number: int = signal.SIGTERM) -> None:
 def kill_cgroup(folder: Path) -> None:
     """Kill every process of a cgroup and of those below it."""
     if folder.is_dir():
-        launcher.kill_cgroup(str(folder))
+        kernel.kill_cgroup(str(folder))
 
 
 def remove_cgroup(folder: Path) -> bool:
