@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import click
 
@@ -53,11 +54,21 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+    except LabError as error:
+        _fail(error)
+    except OSError as error:
+        _fail(LabError(f"{error.filename or 'The system'}: {error.strerror or error}.", "",
+                       "see that the folder exists and is yours to write, and that there is room."))
     except Exception as error:
-        if isinstance(error, LabError) or hasattr(error, "fix"):
-            click.echo(f"labkit: {error}", err=True)
-            sys.exit(1)
-        raise
+        if os.environ.get("LABKIT_DEBUG"):
+            raise
+        _fail(LabError(f"Something that labkit does not expect: {type(error).__name__}: {error}", "",
+                       "run it again with LABKIT_DEBUG=1, and report what it prints."))
+
+
+def _fail(error: Exception) -> NoReturn:
+    click.echo(f"labkit: {error}", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -73,11 +73,12 @@ class Lab:
         Raises:
             TargetError: the target is unknown or does not answer.
         """
+        settings = ClusterSettings(
+            name=cluster, resource_group=resource_group, location=location,
+            kubernetes_version=kubernetes_version, node_count=node_count, node_vm_size=node_vm_size)
         found = targets.open_target(target, subscription=subscription, context=context)
         os.environ.update(found.env)
-        return cls(found, ClusterSettings(
-            name=cluster, resource_group=resource_group, location=location,
-            kubernetes_version=kubernetes_version, node_count=node_count, node_vm_size=node_vm_size))
+        return cls(found, settings)
 
     def __repr__(self) -> str:
         return f"Lab({self.target.name}, {self.settings.name} in {self.settings.resource_group})"

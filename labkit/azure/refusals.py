@@ -18,13 +18,16 @@ _FIXES = {
     "ManagedClusterCountExceedsQuotaLimit": "delete clusters that you no longer need.",
     "MissingSubscriptionRegistration": "register the provider: `az provider register --wait --namespace "
                                        "Microsoft.ContainerService`.",
-    "LocationNotAvailableForResourceType": "choose another location: `az account list-locations -o table`.",
+    "LocationNotAvailable": "choose another location: `az account list-locations -o table`.",
     "LocationNotFound": "choose another location: `az account list-locations -o table`.",
     "AuthorizationFailed": "ask for the role Contributor on the subscription or the group; for credentials "
                            "'Azure Kubernetes Service Cluster Admin Role'.",
     "InvalidAuthenticationToken": "log in again with `az login`; on the local lab start it again.",
     "KubeProxyConfigDisabledBYOCNIOnly": "only clusters without a CNI of Azure's can disable kube-proxy.",
-    "ResourceGroupNotFound": "create the group: `az group create`.",
+    "ResourceGroupNotFound": "look at the group's name, or create it with its cluster: "
+                             "`lab.run(lab.create_cluster())`.",
+    "ResourceNotFound": "look at the name (`az aks list -o table`), or create the cluster: "
+                        "`lab.run(lab.create_cluster())`.",
     "SubscriptionNotFound": "check the subscription's id: `az account list -o table`.",
 }
 

@@ -202,7 +202,7 @@ class Kube:
                 self._settings, ws_client.get_websocket_url(f"{self.host}{path}?{urlencode(query)}"),
                 self._auth(), capture_all=False)
         except Exception as error:  # websocket-client has no common base for what a handshake can raise
-            raise errors.ExecError(f"{said} could not be started.", str(error)[:300],
+            raise errors.ExecError(f"{said} could not be started.", refusals.handshake(error),
                                    f"look at the pod: `{self.kubectl} -n {namespace} describe pod {pod}`.",
                                    ) from error
         with contextlib.closing(session):

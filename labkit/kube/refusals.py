@@ -55,6 +55,16 @@ def unreachable(host: str, error: Exception) -> errors.UnreachableError:
         "a firewall is in between.")
 
 
+def handshake(error: Exception) -> str:
+    """Why a WebSocket did not open: the message of the Status in the server's answer, where there is one.
+
+    Args:
+        error: what the WebSocket library raised.
+    """
+    body = getattr(error, "resp_body", None)
+    return error_of(getattr(error, "status_code", 0), body).what if body else str(error)[:300]
+
+
 def _innermost(error: BaseException) -> str:
     while (cause := getattr(error, "reason", None) or error.__cause__) and isinstance(cause, BaseException):
         error = cause

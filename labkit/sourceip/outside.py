@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from labkit.errors import TargetError
 from labkit.targets import OutsideClient
 
 
@@ -40,6 +41,9 @@ def get(client: OutsideClient, host: str, port: int, *paths: str, timeout: float
         port: its port.
         paths: what to ask for, one after the other on the same connection.
         timeout: seconds; a policy that denies drops packets, so silence is what a denial looks like.
+
+    Raises:
+        TargetError: the client's proxy does not know us: nothing was asked.
     """
     connection = _connection(client, host, port, timeout)
     texts: list[str] = []
@@ -59,6 +63,10 @@ def get(client: OutsideClient, host: str, port: int, *paths: str, timeout: float
     except TimeoutError:
         return Reply((), time.monotonic() - begin, f"no answer within {timeout:g} s")
     except (OSError, http.client.HTTPException) as error:
+        if "407" in str(error):  # http.client has no class for what a tunnel answers
+            raise TargetError(
+                f"The lab does not let us connect as {client.name}.", str(error),
+                "the lab was started anew: open it again with `Lab.open()`.") from error
         return Reply((), time.monotonic() - begin, str(error) or type(error).__name__)
     finally:
         connection.close()

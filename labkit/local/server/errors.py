@@ -5,12 +5,14 @@ from __future__ import annotations
 from labkit.errors import LabError
 
 __all__ = [
+    "HomeError",
     "LabError",
     "MissingToolError",
     "NotRootError",
     "NotRunningError",
     "PortInUseError",
     "StartFailedError",
+    "StartTimeoutError",
 ]
 
 
@@ -46,11 +48,31 @@ class PortInUseError(LabError):
         )
 
 
+class HomeError(LabError):
+    """The lab's folder cannot be made or written."""
+
+    def __init__(self, home: str, reason: str) -> None:
+        super().__init__(
+            f"The lab cannot keep its things in {home}.", reason,
+            "set LABKIT_HOME to a folder that can be written, or unset it for ~/.labkit/local.",
+        )
+
+
 class NotRunningError(LabError):
     """No daemon answers."""
 
     def __init__(self) -> None:
         super().__init__("The local lab is not running.", fix="start it with `sudo labkit up`.")
+
+
+class StartTimeoutError(LabError):
+    """The daemon runs, but was not ready in time."""
+
+    def __init__(self, seconds: float, log: str) -> None:
+        super().__init__(
+            f"The lab's daemon was not ready after {seconds:.0f} seconds, so it was stopped again.",
+            fix=f"look whether the machine is busy (`uptime`), read {log}, then run `labkit up` again.",
+        )
 
 
 class StartFailedError(LabError):

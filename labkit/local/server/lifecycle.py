@@ -24,7 +24,7 @@ from labkit.local.server import errors
 from labkit.local.server.tls import write_private
 
 DEFAULT_PORT = 10443
-_START_TIMEOUT = 20.0  # seconds; a start takes about one
+_START_TIMEOUT = 40.0  # seconds; a start takes about one, more with clusters to bring back
 _STOP_TIMEOUT = 10.0
 _TOOLS = {  # program -> Debian's package
     "iptables-restore": "iptables",
@@ -93,9 +93,6 @@ def running(paths: LabPaths) -> DaemonInfo | None:
     """The running daemon, or None. A file that a killed daemon left does not count."""
     try:
         info = DaemonInfo(**json.loads(paths.daemon_file.read_text()))
-        os.kill(info.pid, 0)
-        command = Path(f"/proc/{info.pid}/cmdline").read_bytes()
-    except PermissionError:  # alive, and root's: we are its user
         command = Path(f"/proc/{info.pid}/cmdline").read_bytes()
     except (OSError, ValueError, TypeError):
         return None
@@ -120,25 +117,32 @@ def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
     if missing:
         raise errors.MissingToolError(missing)
     if port is None:
-        port = int(os.environ.get("LABKIT_PORT", DEFAULT_PORT))
+        port = _port_of(os.environ.get("LABKIT_PORT") or str(DEFAULT_PORT))
     _check_port(port)
-    paths.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    paths.home.chmod(0o700)
+    try:
+        paths.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        paths.home.chmod(0o700)
+    except OSError as error:
+        raise errors.HomeError(str(paths.home), error.strerror or str(error)) from error
     paths.daemon_file.unlink(missing_ok=True)
     with open(paths.log_file, "ab") as log:
         # The process that we start leaves a daemon behind that is nobody's child, and ends once it is ready.
-        started = subprocess.run(
-            [sys.executable, "-m", "labkit.local.server", str(paths.home), str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            check=False,
-            timeout=_START_TIMEOUT,
-        )
+        try:
+            code = subprocess.call(
+                [sys.executable, "-m", "labkit.local.server", str(paths.home), str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                timeout=_START_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired as error:
+            for pid in _daemons(paths):
+                _stop(pid)
+            raise errors.StartTimeoutError(_START_TIMEOUT, str(paths.log_file)) from error
     info = running(paths)
-    if started.returncode or info is None:
+    if code or info is None:
         raise errors.StartFailedError(str(paths.log_file), _tail(paths.log_file))
     give_to_user(paths.home)
     return info
@@ -204,6 +208,12 @@ def give_to_user(path: Path) -> None:
     for entry in (path.parent, path, *path.rglob("*")):
         if entry.stat().st_uid == 0 and entry != Path("/"):
             os.chown(entry, int(uid), int(gid), follow_symlinks=False)
+
+
+def _port_of(text: str) -> int:
+    if text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    raise errors.LabError(f"LABKIT_PORT is {text!r}.", "a port is a number from 0 to 65535.", "mend or unset it.")
 
 
 def _check_port(port: int) -> None:
