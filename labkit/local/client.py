@@ -54,8 +54,11 @@ class Subscription(Protocol):
 
 
 class Client(Protocol):
-    """The verbs. `resource` is "pods", "deployments.apps", "endpointslices.discovery.k8s.io" and so on:
-    plural, and the group where there is one. Every verb raises ApiError."""
+    """The verbs, each of which raises ApiError.
+
+    `resource` is "pods", "deployments.apps", "endpointslices.discovery.k8s.io" and so on: plural, and the
+    group where there is one.
+    """
 
     def get(self, resource: str, name: str, namespace: str | None = None) -> Obj:
         """Read one object."""

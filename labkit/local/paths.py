@@ -45,7 +45,7 @@ class LabPaths:
         return f"labkit-{self.lab_id}"
 
     def netns(self, *parts: str) -> str:
-        """The name of a network namespace: netns("c1", "vnet") is "labkit-ab12-c1-vnet"."""
+        """Name a network namespace; ("c1", "vnet") gives "labkit-ab12-c1-vnet"."""
         return "-".join((self.prefix, *parts))
 
     @property
@@ -65,6 +65,7 @@ class LabPaths:
 
     @property
     def database(self) -> Path:
+        """The state: ARM resources and Kubernetes objects."""
         return self.home / "lab.db"
 
     @property
@@ -74,10 +75,12 @@ class LabPaths:
 
     @property
     def ca_file(self) -> Path:
+        """The authority that signs the lab's certificate."""
         return self.home / "ca.pem"
 
     @property
     def log_file(self) -> Path:
+        """What the daemon says."""
         return self.home / "daemon.log"
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -31,7 +32,7 @@ class NetexecHandler(BaseHTTPRequestHandler):
         """Answer by the path's name."""
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        answers = {
+        answers: dict[str, Callable[[], str]] = {
             "/": lambda: f"NOW: {time.strftime('%Y-%m-%d %H:%M:%S %z', time.gmtime())}",
             "/clientip": lambda: f"{self.client_address[0]}:{self.client_address[1]}",
             "/echo": lambda: query.get("msg", ""),

@@ -35,7 +35,7 @@ class NginxHandler(SimpleHTTPRequestHandler):
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments, directory=str(ROOT))  # type: ignore[arg-type]
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """The welcome page where no volume put an index there."""
         if self.path.split("?")[0] in ("/", "/index.html") and not (ROOT / "index.html").exists():
             self.send_response(200)
@@ -50,7 +50,8 @@ class NginxHandler(SimpleHTTPRequestHandler):
         """'203.0.113.10 - - [time] "GET / HTTP/1.1" 200 …'."""
         now = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime())
         agent = self.headers.get("user-agent", "-") if hasattr(self, "headers") else "-"
-        print(f'{self.client_address[0]} - - [{now}] "{self.requestline}" {getattr(code, "value", code)} {size} "-" "{agent}" "-"', flush=True)
+        who, status = self.client_address[0], getattr(code, "value", code)
+        print(f'{who} - - [{now}] "{self.requestline}" {status} {size} "-" "{agent}" "-"', flush=True)
 
     def log_message(self, format: str, *args: object) -> None:
         """Errors go to standard error."""

@@ -12,7 +12,6 @@ import click
 from labkit.local.paths import LabPaths
 from labkit.local.server import errors, lifecycle, report
 
-
 _CLIENT_NAME = re.compile("[a-z][a-z0-9]{0,11}")
 
 
@@ -59,6 +58,7 @@ def env() -> None:
         "LABKIT_HOME": str(paths.home),
         # The file that the library merges credentials into, so that kubectl and notebooks reach the same cluster.
         "KUBECONFIG": os.environ.get("KUBECONFIG") or str(paths.home / "kubeconfig"),
+        "LABKIT_ARM_URL": info.url,  # an SDK's base_url; az learns it from its cloud
         "AZURE_SUBSCRIPTION_ID": info.subscription,
         "AZURE_TENANT_ID": info.tenant,
         "IDENTITY_ENDPOINT": info.identity_endpoint,

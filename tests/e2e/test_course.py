@@ -1,0 +1,76 @@
+"""The course itself: every notebook, in order, on one lab; what one run leaves must not break the next."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["-p", "rounds", "1", "-p", "seconds", "1", "-p", "connects", "100", "-p", "counts", "[10, 300]"]
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_by_papermill_twice_in_a_row(tmp_path, time):
+    done = subprocess.run(
+        [sys.executable, "-m", "labkit.cli", "run", "-o", str(tmp_path), *QUICK],
+        text=True,
+        capture_output=True,
+        timeout=400,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (results,) = tmp_path.iterdir()
+    executed = sorted(p.name for p in results.glob("*.ipynb"))
+    assert executed == sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))
+    page = (results / "report.html").read_text()
+    assert "Plotly.newPlot" in page
+    assert 'src="http' not in page, "the report must open offline"
+    flows = json.loads((results / "04_benchmark-flows.json").read_text())
+    assert {s["case"] for s in flows["samples"]} >= {"pod to pod, TCP", "pod to service, UDP"}
+
+
+@pytest.mark.usefixtures("daemon")
+def test_by_nbval(tmp_path):
+    """Each cell runs, and outputs that are stored must come again."""
+    environment = os.environ | {
+        "LABKIT_HEADLESS": "1",
+        "LABKIT_PROGRESS": str(tmp_path / "progress.json"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+        + ["--nbval-sanitize-with", "tests/notebooks/sanitize.cfg", "--nbval-cell-timeout", "180"]
+        + ["-W", "ignore", "notebooks"],
+        text=True,
+        capture_output=True,
+        timeout=500,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_run_names_the_failing_cell_and_a_hint(tmp_path, daemon):
+    """A notebook that fails ends the run with its cell, and the exit code tells."""
+    done = subprocess.run(
+        [sys.executable, "-m", "labkit.cli", "run", "-o", str(tmp_path), "01", "-p", "kubernetes_version", "0.9.9"],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "01_create_the_cluster, cell" in done.stderr
+    assert "hint:" in done.stderr
+    assert "0.9.9" in done.stderr
