@@ -120,6 +120,12 @@ class Lab:
             self._kube.close()
         self._kube = None
 
+    def close(self) -> None:
+        """Close the connections to both APIs; the next use opens them again."""
+        self.forget()
+        if "azure" in self.__dict__:
+            self.azure.close()
+
     @cached_property
     def vanilla(self) -> Lab:
         """The lab of the cluster without Calico that this one is compared with, in the same group."""

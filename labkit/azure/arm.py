@@ -35,6 +35,13 @@ class Azure:
         self._aks_client: Any = None
         self._groups_client: Any = None
 
+    def close(self) -> None:
+        """Close what is open; the next use opens it again."""
+        for client in (self._aks_client, self._groups_client):
+            if client is not None:
+                client.close()
+        self._aks_client = self._groups_client = None
+
     # Resource groups
 
     def group(self, name: str) -> Resource | None:

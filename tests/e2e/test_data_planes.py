@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 
 import pytest
 
 from tests.e2e import support
+from tests.e2e.planes import switch
 from tests.e2e.support import TestCluster, pod, service, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -18,66 +18,6 @@ def vanilla(daemon, lab_paths, tmp_path_factory):
     made = support.create_cluster(daemon, lab_paths, tmp_path_factory.mktemp("vanilla"), policy="none")
     yield made
     support.delete_cluster(made)
-
-
-def switch(cluster: TestCluster, ebpf: bool) -> None:
-    """The article's switch; on a 1.20 cluster kube-proxy is patched away with it."""
-    selector = {"non-calico": "true"} if ebpf else {"non-calico": None}
-    endpoint = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "kubernetes-services-endpoint", "namespace": "tigera-operator"},
-        "data": {"KUBERNETES_SERVICE_HOST": fqdn(cluster), "KUBERNETES_SERVICE_PORT": "443"},
-    }
-    cluster.apply(endpoint)
-    cluster.kubectl("delete", "pod", "-n", "tigera-operator", "-l", "k8s-app=tigera-operator")
-    wait_for(lambda: rolled(cluster), "calico-node runs with the API's name", 60)
-    if not ebpf:
-        cluster.kubectl(
-            "patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":false}}'
-        )
-    cluster.kubectl(
-        "patch",
-        "ds",
-        "-n",
-        "kube-system",
-        "kube-proxy",
-        "-p",
-        json.dumps({"spec": {"template": {"spec": {"nodeSelector": selector}}}}),
-    )
-    if ebpf:
-        cluster.kubectl(
-            "patch", "felixconfiguration", "default", "--type=merge", "-p", '{"spec":{"bpfEnabled":true}}'
-        )
-    wait_for(
-        lambda: data_planes(cluster) == {"Calico eBPF" if ebpf else "Calico iptables"},
-        "all nodes have switched",
-        30,
-    )
-    if not ebpf:
-        wait_for(cluster.system_ready, "kube-proxy is back", 30)
-
-
-def fqdn(cluster: TestCluster) -> str:
-    return str(cluster.aks.managed_clusters.get(cluster.group, cluster.name).fqdn)
-
-
-def rolled(cluster: TestCluster) -> bool:
-    pods = cluster.core.list_namespaced_pod("calico-system", label_selector="k8s-app=calico-node").items
-    envs = [{e.name: e.value for e in p.spec.containers[0].env} for p in pods]
-    return (
-        len(pods) == len(cluster.nodes())
-        and all(e.get("KUBERNETES_SERVICE_HOST") == fqdn(cluster) for e in envs)
-        and cluster.system_ready()
-    )
-
-
-def data_planes(cluster: TestCluster) -> set[str]:
-    from labkit.local.server import report
-
-    state = report.fetch(cluster.paths, cluster.info)
-    mine = next(c for c in state["clusters"] if c["name"] == cluster.name)
-    return {n["data_plane"] for n in mine["nodes"]}
 
 
 @pytest.fixture(scope="module", params=["vanilla", "iptables", "ebpf"])

@@ -1,0 +1,137 @@
+"""The lane to eBPF on a cluster as AKS makes it today: there, left alone, refused by hand, and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from labkit import Lab
+from labkit.calico import effects
+from labkit.calico.facts import STATUSES
+from tests.e2e import planes, support
+from tests.e2e.planes import FELIX, curl, curl_from, node_pods
+from tests.e2e.support import TestCluster, pod, service, wait_for
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+ALICE = "203.0.113.10"
+REFUSAL = (
+    'Unable to set bpfEnabled: FelixConfiguration "default" has been modified by someone else, '
+    "refusing to override potential user configuration."
+)
+
+
+@contextmanager
+def lab_of(cluster: TestCluster) -> Iterator[Lab]:
+    opened = Lab.open("local", cluster=cluster.name, resource_group=cluster.group)
+    yield opened
+    opened.close()
+
+
+def conditions(lab: Lab) -> dict[str, tuple[str, str]]:
+    found = lab.kube.get(STATUSES, "calico").get("status", {}).get("conditions") or []
+    return {c["type"]: (c["status"], f"{c.get('reason', '')} {c.get('message', '')}".strip()) for c in found}
+
+
+def serve(cluster: TestCluster, namespace: str) -> str:
+    """A server on the second node, callers on both, and a load balancer in front; its address."""
+    first, second = cluster.nodes()
+    ports = (("TCP", 80, 8080), ("UDP", 81, 8081))
+    cluster.apply(
+        pod("server", namespace, node=second, args=["netexec", "--http-port=8080"], ready_port=8080),
+        pod("far", namespace, node=first, args=["pause"]),
+        pod("near", namespace, node=second, args=["pause"]),
+        service("front", namespace, app="server", kind="LoadBalancer", ports=ports),
+    )
+
+    def address() -> str:
+        assert all(planes.is_ready(p) for p in cluster.core.list_namespaced_pod(namespace).items)
+        front = cluster.core.read_namespaced_service("front", namespace).status.load_balancer.ingress
+        return front[0].ip if front else ""
+
+    return str(wait_for(address, "the workload is there"))
+
+
+def flows(cluster: TestCluster, namespace: str, address: str) -> dict[str, str]:
+    """Who answers in the cluster, and whom the server sees, each on new connections."""
+    cluster_ip = cluster.core.read_namespaced_service("front", namespace).spec.cluster_ip
+    server = cluster.core.read_namespaced_pod("server", namespace).status.pod_ip
+    seen = {curl_from(cluster, "alice", f"http://{address}/clientip").rpartition(":")[0] for _ in range(6)}
+    return {
+        "pod": curl(cluster, namespace, "far", f"http://{server}:8080/hostname"),
+        "near": curl(cluster, namespace, "near", f"http://{cluster_ip}/hostname"),
+        "far": curl(cluster, namespace, "far", f"http://{cluster_ip}/hostname"),
+        "name": curl(cluster, namespace, "far", f"http://front.{namespace}/hostname"),
+        "outside": ",".join(sorted(seen)),
+    }
+
+
+WORKING = {"pod": "server", "near": "server", "far": "server", "name": "server", "outside": ALICE}
+
+
+@pytest.fixture(scope="module")
+def today(daemon, lab_paths, tmp_path_factory):
+    """A cluster as AKS makes it today."""
+    made = support.create_cluster(daemon, lab_paths, tmp_path_factory.mktemp("today"), version="1.36.2")
+    yield made
+    began = time.monotonic()
+    support.delete_cluster(made)
+    assert time.monotonic() - began < 15, "deletion stalls"
+
+
+@pytest.fixture
+def todays_lab(today):
+    with lab_of(today) as opened:
+        yield opened
+
+
+def test_todays_lane(today, todays_lab):
+    """The operator switches, kube-proxy stays, and the add-on manager leaves all of it alone."""
+    lab = todays_lab
+    before = {p.metadata.uid for p in node_pods(today)}
+    with today.namespace() as namespace:
+        address = serve(today, namespace)
+        plan = lab.enable_ebpf()
+        assert [s.id for s in plan.steps] == ["endpoint", "kube-proxy", "bpf"]
+        lab.run(plan)
+        installation = lab.kube.get("installations.operator.tigera.io", "default")
+        felix = lab.kube.get(FELIX, "default")
+        assert installation["spec"]["calicoNetwork"]["linuxDataplane"] == "BPF"
+        assert felix["spec"]["bpfEnabled"] is True
+        assert felix["metadata"]["annotations"]["operator.tigera.io/bpfEnabled"] == "true"
+        assert planes.data_planes(today) == {"Calico eBPF"}
+        assert before.isdisjoint({p.metadata.uid for p in node_pods(today)}), "calico-node has rolled out"
+        proxies = today.core.list_namespaced_pod("kube-system", label_selector="component=kube-proxy").items
+        assert len(proxies) == 2
+        assert all(map(planes.is_ready, proxies))
+        wait_for(lambda: flows(today, namespace, address) == WORKING, "every flow works", 20)
+
+        # Somebody follows the article: the add-on manager takes kube-proxy back, and nothing else.
+        planes.patch_kube_proxy(today, away=True)
+        wait_for(lambda: effects.kube_proxy_runs(lab.kube).ok, "kube-proxy is back", 90, 1)
+        assert lab.kube.get("installations.operator.tigera.io", "default")["spec"] == installation["spec"]
+        assert lab.kube.get(FELIX, "default")["spec"] == felix["spec"]
+        assert flows(today, namespace, address) == WORKING
+
+        lab.run(lab.disable_ebpf())
+        assert planes.data_planes(today) == {"Calico iptables"}
+        felix = lab.kube.get(FELIX, "default")
+        assert felix["metadata"]["annotations"]["operator.tigera.io/bpfEnabled"] == "false"
+        assert not {"bpfKubeProxyHealthzPort", "bpfKubeProxyIptablesCleanupEnabled"} & felix["spec"].keys()
+        seen = flows(today, namespace, address)
+        assert {**seen, "outside": ALICE} == WORKING
+        assert ALICE not in seen["outside"]
+
+
+def test_todays_operator_refuses_a_hand_set_field(today, todays_lab):
+    lab = todays_lab
+    planes.patch_felix(today, bpfEnabled=True)
+    wait_for(lambda: conditions(lab)["Degraded"][0] == "True", "the operator is Degraded")
+    assert REFUSAL in conditions(lab)["Degraded"][1]
+    wait_for(lambda: planes.data_planes(today) == {"Calico eBPF"}, "Felix takes it all the same")
+    planes.patch_felix(today, bpfEnabled=False)
+    wait_for(lambda: conditions(lab)["Degraded"][0] == "False", "the operator is content again")
+    wait_for(lambda: planes.data_planes(today) == {"Calico iptables"}, "Felix has gone back")
