@@ -89,6 +89,14 @@ def make_certificate(folder: Path) -> Path:
     return path
 
 
+def hang_up(api: Api, server: uvicorn.Server) -> None:
+    """Stop at once: a client that left its socket open would keep TLS waiting for its goodbye."""
+    api._http.close()
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    server.should_exit = True
+
+
 def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -119,7 +127,6 @@ def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(KUBECONFIG.format(url=url, token=TOKEN, ca=certificate))
     yield Served(api, url, certificate, loop, kubeconfig)
-    loop.call_soon_threadsafe(api._http.close)
-    server.should_exit = True
+    loop.call_soon_threadsafe(hang_up, api, server)
     thread.join(5)
     listening.close()

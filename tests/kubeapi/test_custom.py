@@ -11,7 +11,8 @@ from .test_verbs import refusal
 
 WIDGETS = {
     "metadata": {"name": "widgets.example.com"},
-    "spec": {"group": "example.com", "scope": "Cluster", "names": {"plural": "widgets", "kind": "Widget"}, "versions": [{
+    "spec": {"group": "example.com", "scope": "Cluster",
+             "names": {"plural": "widgets", "kind": "Widget"}, "versions": [{
         "name": "v1", "served": True, "storage": True, "subresources": {"status": {}},
         "schema": {"openAPIV3Schema": {"type": "object", "properties": {
             "spec": {"type": "object", "required": ["size"], "properties": {

@@ -18,7 +18,8 @@ def test_strategic_merge_merges_lists_by_their_keys() -> None:
         "tolerations": [{"key": "k"}], "nodeSelector": {"x": "y"}}}
     out = strategic_merge(pod, {"spec": {
         "$setElementOrder/containers": [{"name": "c"}, {"name": "a"}],
-        "containers": [{"name": "a", "image": "2", "env": [{"name": "X", "$patch": "delete"}, {"name": "Z", "value": "3"}],
+        "containers": [{"name": "a", "image": "2", "env": [
+            {"name": "X", "$patch": "delete"}, {"name": "Z", "value": "3"}],
                         "ports": [{"containerPort": 443, "name": "tls"}]},
                        {"name": "b", "$patch": "delete"}, {"name": "c", "image": "9"}],
         "tolerations": [{"key": "other"}], "nodeSelector": {"x": None, "n": "m"}}}, "Pod")
@@ -51,7 +52,8 @@ def test_json_patch(api: Api) -> None:
         {"op": "test", "path": "/spec/replicas", "value": 1},
         {"op": "replace", "path": "/spec/replicas", "value": 4}], "default", type="json")
     assert out["spec"]["replicas"] == 4
-    error = refusal(api.patch, "deployments.apps", "web", [{"op": "remove", "path": "/spec/none"}], "default", type="json")
+    error = refusal(api.patch, "deployments.apps", "web", [{"op": "remove", "path": "/spec/none"}], "default",
+                    type="json")
     assert (error.code, error.reason) == (422, "Invalid")
     assert refusal(api.patch, "deployments.apps", "web", [{"op": "dance"}], "default", type="json").code == 400
 

@@ -176,7 +176,8 @@ def test_restart_keeps_objects_and_versions_grow(tmp_path: Path) -> None:
     assert "already allocated" in refusal(second.create, "services", service(
         "b", type="NodePort", ports=[{"port": 80, "nodePort": 30080}]), "default").message
     user = second.user_of(token)
-    assert user and user.name == "system:serviceaccount:default:sa"
+    assert user
+    assert user.name == "system:serviceaccount:default:sa"
     second.delete("serviceaccounts", "sa", "default")
     assert second.user_of(token) is None
     assert second.user_of(token[:-2] + "xx") is None

@@ -15,6 +15,7 @@ from .backend import NodeBackend
 from .http import HttpSurface
 from .kinds import Kind, Served
 from .machinery import DeleteOptions, Machinery
+from .openapi import Documents
 from .selectors import exact_name, predicate
 from .store import Event
 from .watching import Deliveries, LocalSubscription, seen_through
@@ -48,6 +49,7 @@ class Api:
         self.machinery = Machinery(db, cluster, version=version, service_cidr=service_cidr, node_ports=node_ports)
         add_builtin_versions(self.machinery.registry, self.machinery.minor)
         self.tokens = ServiceAccountTokens(self.machinery.store)
+        self.openapi = Documents(self.machinery.registry, version)
         self._deliveries = Deliveries()
         self._http = HttpSurface(self)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.local.client import Obj
 
-from . import errors, openapi
+from . import errors
 from .kinds import REVIEW_RESOURCES, Served
 from .request import Reply, Request, json_reply
 
@@ -46,7 +46,7 @@ def version_info(version: str) -> Obj:
             "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "labkit", "platform": "linux/amd64"}
 
 
-def answer(api: Api, request: Request, parts: list[str]) -> Reply | None:
+def answer(api: Api, request: Request, parts: list[str]) -> Any:
     """The answer to a path that is about the API itself; None for any other path."""
     registry = api.machinery.registry
     match parts:
@@ -72,7 +72,7 @@ def answer(api: Api, request: Request, parts: list[str]) -> Reply | None:
         case ["apis", group, version]:
             return _resource_list(api, request, group, version)
         case ["openapi", *rest]:
-            return openapi.answer(api, request, rest)
+            return api.openapi.answer(request, rest)
     return None
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from labkit.local.client import ApiError, Obj
 
-from . import apply, discovery, errors, lists, patches, reviews, subresources, websockets
+from . import apply, decoding, discovery, errors, lists, patches, reviews, subresources, websockets
 from .kinds import REVIEW_RESOURCES, Served
 from .request import Receive, Reply, Request, Send, decode, error_reply, json_reply, read_body
 from .store import Entry
@@ -65,6 +67,8 @@ class HttpSurface:
             log.exception("%s %s", request.method, request.path)
             answer = error_reply(ApiError(500, "InternalError", f"Internal error occurred: {error}"))
         if isinstance(answer, Reply):
+            if request.warnings:
+                answer = replace(answer, headers=(*answer.headers, *request.warning_headers()))
             await answer.send(send)
         elif isinstance(answer, Watch):
             self._watches.add(answer)
@@ -198,13 +202,14 @@ class HttpSurface:
         if type_ is None:
             raise errors.unsupported_media_type(tuple(patches.CONTENT_TYPES)[:4])
         patch = decode(body, content_type)
+        check = None if sub == "scale" else partial(self._settle, served, request)
         if type_ == "apply" and not request.query.get("fieldManager"):
             raise ApiError(422, "Invalid", 'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is'
                            " required for apply patch")
         entry, created = patches.patch_object(
             self._api.machinery, served.kind, namespace, name, patch, type_, sub=sub, manager=request.manager,
             force=request.flag("force") if "force" in request.query else False, dry_run=request.dry_run,
-            served=served)
+            served=served, check=check)
         if sub == "scale":
             return json_reply(subresources.scale_of(served.kind, entry.obj))
         return self._entry(served, entry, 201 if created else 200)
@@ -256,7 +261,20 @@ class HttpSurface:
             if version and version != served.api_version:
                 raise errors.bad_request(f"the API version in the data ({version}) does not match the expected API"
                                          f" version ({served.api_version})")
+            self._settle(served, request, obj)
         return obj
+
+    def _settle(self, served: Served, request: Request, obj: Obj) -> None:
+        """Drop fields that the kind does not have; refuse or tell of them, as the request asks."""
+        mode = request.query.get("fieldValidation") or "Ignore"
+        if mode not in ("Ignore", "Warn", "Strict"):
+            raise ApiError(422, "Invalid", 'CreateOptions.meta.k8s.io "" is invalid: fieldValidation: Unsupported'
+                           f' value: {errors.go_value(mode)}: supported values: "", "Ignore", "Strict", "Warn"')
+        if unknown := decoding.settle(served, obj):
+            if mode == "Strict":
+                raise decoding.strict_error(served, unknown)
+            if mode == "Warn":
+                request.warnings += decoding.unknown_texts(unknown)
 
     # WebSocket
 

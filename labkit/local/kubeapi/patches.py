@@ -10,7 +10,7 @@ from jsonpointer import JsonPointerException
 
 from labkit.local.client import ApiError, Obj, copy_of
 
-from . import apply, errors, subresources
+from . import apply, decoding, errors, subresources
 from .kinds import Kind, Served
 from .machinery import Machinery
 from .store import Entry
@@ -75,6 +75,16 @@ def _must_be_object(patch: Any) -> None:
                                  " of type map[string]interface {}")
 
 
+def _must_be_declared(served: Served, namespace: str, name: str, applied: Any) -> None:
+    """An apply never drops fields: it refuses what the kind does not have."""
+    if isinstance(applied, dict) and (unknown := decoding.settle(served, applied)):
+        fields = "\n".join(f".{path}: field not declared in schema" for path in unknown)
+        where = f"{namespace}/{name}" if namespace else f"/{name}"
+        about = f"{served.group}/{served.version}" if served.group else f"/{served.version}"
+        raise ApiError(500, "", f"failed to create typed patch object ({where}; {about}, Kind={served.kind.kind}):"
+                       f" {fields if len(unknown) == 1 else 'errors:' + chr(10) + fields}")
+
+
 def _object(obj: Any) -> Obj:
     if not isinstance(obj, dict) or not isinstance(obj.get("metadata"), dict):
         raise errors.bad_request("the patched object is no Kubernetes object")
@@ -83,10 +93,15 @@ def _object(obj: Any) -> Obj:
 
 def patch_object(machinery: Machinery, kind: Kind, namespace: str, name: str, patch: Any, type_: str, *,
                  sub: str | None = None, manager: str = "unknown", force: bool = False, dry_run: bool = False,
-                 served: Served | None = None) -> tuple[Entry, bool]:
-    """Patch an object: the entry, and whether it was created (an apply creates what is missing)."""
+                 served: Served | None = None,
+                 check: Callable[[Obj], None] | None = None) -> tuple[Entry, bool]:
+    """Patch an object: the entry, and whether it was created (an apply creates what is missing).
+
+    `check` sees the patched object, at the version that is served, and may raise or tidy it.
+    """
     served = served or Served(kind, kind.group, kind.version)
     if type_ == "apply":
+        _must_be_declared(served, namespace, name, patch)
         return apply.server_side_apply(machinery, served, namespace, name, patch, sub=sub, manager=manager,
                                        force=force, dry_run=dry_run)
     change = editor(kind, patch, type_)
@@ -97,6 +112,8 @@ def patch_object(machinery: Machinery, kind: Kind, namespace: str, name: str, pa
             return subresources.set_scale(kind, obj, scale)
         before = copy_of(obj) if obj["metadata"].get("managedFields") else None
         out = change(served.to_wire(obj)) if served.to_wire else change(obj)
+        if check is not None:
+            check(out)
         obj = served.from_wire(out) if served.from_wire else out
         if before is not None:
             apply.note_update(before, obj, manager, sub, served.api_version)

@@ -57,7 +57,7 @@ class PodStrategy(Strategy):
         wanted = spec.get("automountServiceAccountToken")
         if wanted is None:
             wanted = account is None or account.obj.get("automountServiceAccountToken", True)
-        containers = [c for c in (*spec.get("initContainers", ()), *spec["containers"])
+        containers = [c for c in (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
                       if all(m.get("mountPath") != _TOKEN_PATH for m in c.get("volumeMounts", ()))]
         if not wanted or not containers:
             return

@@ -41,6 +41,7 @@ class Request:
     query_lists: list[tuple[str, str]]
     headers: dict[bytes, bytes]
     subprotocols: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, scope: Any) -> Request:
@@ -83,6 +84,11 @@ class Request:
             return int(value)
         except ValueError:
             raise errors.bad_request(f'strconv.ParseInt: parsing "{value}": invalid syntax') from None
+
+    def warning_headers(self) -> list[tuple[bytes, bytes]]:
+        """What the answer tells beside itself; kubectl prints it as "Warning: …"."""
+        quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in self.warnings)
+        return [(b"warning", f'299 - "{text}"'.encode()) for text in quoted]
 
     @property
     def manager(self) -> str:
@@ -157,9 +163,10 @@ class Reply:
 
     async def send(self, send: Send) -> None:
         """Send it."""
-        await send({"type": "http.response.start", "status": self.code, "headers": [
-            (b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)),
-            (b"cache-control", b"no-cache, private"), *self.headers]})
+        headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body)), *self.headers]
+        if not any(name == b"cache-control" for name, _ in self.headers):
+            headers.append((b"cache-control", b"no-cache, private"))
+        await send({"type": "http.response.start", "status": self.code, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
