@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -231,7 +233,8 @@ def test_pods_survive_the_daemon_and_are_adopted(lab: Lab) -> None:
         await lab.kubelet.start()
         lab.pod("survivor", "echo started; sleep 1000")
         lab.pod("ends-meanwhile", "sleep 0.4; exit 3", spec={"restartPolicy": "Never"})
-        await lab.until(lambda: lab.ready("survivor") and lab.ready("ends-meanwhile"))
+        lab.pod("crashes-meanwhile", "sleep 0.4; exit 4")
+        await lab.until(lambda: all(lab.ready(n) for n in ("survivor", "ends-meanwhile", "crashes-meanwhile")))
         worker = lab.kubelet.worker("default", "survivor")
         assert worker
         pid, ip = worker.running["main"].pid, lab.status("survivor")["podIP"]
@@ -242,7 +245,16 @@ def test_pods_survive_the_daemon_and_are_adopted(lab: Lab) -> None:
         await asyncio.sleep(0.5)
         os.kill(pid, 0)
         lab.kubelet = lab.make_kubelet()
+        seen: list[bool] = []
+        watch = lab.api.watch("pods", lambda _, pod: seen.append(lab.ready("survivor")) if pod["metadata"]["name"] ==
+                              "survivor" else None)
         await lab.kubelet.start()
+        await lab.until(lambda: "terminated" in (lab.state("crashes-meanwhile").get("lastState") or {}))
+        assert lab.state("crashes-meanwhile")["restartCount"] == 1
+        assert lab.state("crashes-meanwhile")["lastState"]["terminated"]["exitCode"] == 4
+        watch.close()
+        assert seen
+        assert all(seen), "a pod that runs stays ready while its node's agent starts again"
         await lab.until(lambda: lab.status("ends-meanwhile").get("phase") == "Failed")
         assert lab.state("ends-meanwhile")["state"]["terminated"]["exitCode"] == 3
         await lab.until(lambda: (w := lab.kubelet.worker("default", "survivor")) is not None and "main" in w.running)
@@ -257,6 +269,72 @@ def test_pods_survive_the_daemon_and_are_adopted(lab: Lab) -> None:
         await lab.until(lambda: lab.gone("survivor"))
 
     asyncio.run(second(*asyncio.run(first())))
+
+
+def test_a_pod_on_the_nodes_network(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("host", "hostname; cat /sys/class/net/eth0/address; sleep 100", spec={"hostNetwork": True})
+        await lab.until(lambda: lab.ready("host"))
+        assert lab.status("host")["podIP"] == lab.net.ip
+        printed = (await lab.says("host", ":")).splitlines()
+        assert printed[0] == lab.net.name
+        code, addresses = await lab.run("host", ["ip", "-4", "-o", "addr", "show", "dev", "eth0"])
+        assert code == 0
+        assert f"{lab.net.ip}/16" in addresses
+
+    asyncio.run(scenario())
+
+
+def test_a_log_is_followed_until_its_container_ends(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("talks", "for i in 1 2 3; do echo $i; sleep 0.1; done", spec={"restartPolicy": "Never"})
+        await lab.until(lambda: "running" in lab.state("talks")["state"])
+        async with asyncio.timeout(5):
+            assert await lab.log("talks", follow=True) == "1\n2\n3\n"
+
+    asyncio.run(scenario())
+
+
+def test_a_hook_runs_before_a_container_is_stopped(lab: Lab) -> None:
+    script = "trap 'echo term; exit 0' TERM; while true; do sleep 0.02; done"
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/root/tmp/seen; sleep 0.2"]}}}
+
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("hooked", script, lifecycle=hook, spec={"terminationGracePeriodSeconds": 5})
+        await lab.until(lambda: lab.ready("hooked"))
+        followed = asyncio.ensure_future(lab.log("hooked", follow=True))
+        await asyncio.sleep(0.05)
+        lab.api.delete("pods", "hooked", "default")
+        took = await lab.until(lambda: lab.gone("hooked"))
+        assert 0.2 < took < 4, "the hook first, then the signal, and no waiting for the rest of the grace period"
+        assert await followed == "term\n"
+
+    asyncio.run(scenario())
+
+
+def test_a_token_is_renewed_before_it_ends(lab: Lab) -> None:
+    async def scenario() -> None:
+        lab.kubelet.settings = replace(lab.kubelet.settings, token_seconds=3600)
+        await lab.kubelet.start()
+        lab.pod("holder", volumeMounts=[{"name": "sa", "mountPath": "/token"}], spec={"volumes": [
+            {"name": "sa", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]})
+        await lab.until(lambda: lab.ready("holder"))
+        worker = lab.kubelet.worker("default", "holder")
+        assert worker
+        before = (await lab.run("holder", ["cat", "/token/token"]))[1]
+        await worker.refresh_volumes()
+        assert (await lab.run("holder", ["cat", "/token/token"]))[1] == before
+        worker.sandbox._renew_after = time.time() - 1
+        await asyncio.sleep(1.1)  # tokens of one second are the same
+        await worker.refresh_volumes()
+        after = (await lab.run("holder", ["cat", "/token/token"]))[1]
+        assert after != before
+        assert lab.api.tokens.check(after)
+
+    asyncio.run(scenario())
 
 
 def test_node_registers_like_an_aks_node(lab: Lab) -> None:

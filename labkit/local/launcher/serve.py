@@ -28,7 +28,10 @@ def main(control: socket.socket) -> None:
             os.read(wake_read, 4096)
             _reap(control, execs)
         if control.fileno() in ready:
-            data, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
+            try:
+                data, fds, _, _ = socket.recv_fds(control, 1 << 20, 4)
+            except ConnectionResetError:  # the daemon was killed before it read an answer
+                return
             if not data:
                 return
             request = json.loads(data)

@@ -90,9 +90,9 @@ class Nodes:
             ApiError: when the pod does not run or nothing listens.
         """
         _, worker = self._find(namespace, pod)
-        if worker is None or not worker.netns:
+        if worker is None or not worker.sandbox.netns:
             raise ApiError(400, "BadRequest", f'pod "{pod}" is not running')
-        sock = await asyncio.to_thread(netns.socket_in, worker.netns, socket.AF_INET, socket.SOCK_STREAM)
+        sock = await asyncio.to_thread(netns.socket_in, worker.sandbox.netns, socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))

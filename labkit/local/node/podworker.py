@@ -11,28 +11,14 @@ import socket
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from labkit.local.client import ApiError, Client, Obj
-from labkit.local.fabric import NodeNet, Vnet
+from labkit.local.client import ApiError, Obj
 from labkit.local.fabric import netns as network
-from labkit.local.launcher.kernel import start_time
-from labkit.local.node import catalogue, probes, sandbox, status, volumes
-from labkit.local.node.environment import ConfigError, Place, environment, etc_files, expand, hostname
-from labkit.local.node.events import Recorder
-from labkit.local.node.runtime import (
-    Launcher,
-    PodFiles,
-    Running,
-    SandboxError,
-    kill_cgroup,
-    process_end,
-    remove_cgroup,
-    same_process,
-    signal_process,
-)
-from labkit.local.node.settings import NodeSettings
+from labkit.local.node import catalogue, health, probes, sandbox, status, volumes
+from labkit.local.node.environment import ConfigError, environment, etc_files, expand, hostname
+from labkit.local.node.podsandbox import Host, PodSandbox
+from labkit.local.node.runtime import Running, SandboxError, kill_cgroup, process_end, signal_process
 from labkit.local.node.status import ContainerState, Ended
 from labkit.local.node.streams import Exec, collect
 
@@ -40,41 +26,6 @@ log = logging.getLogger(__name__)
 
 _CONFIG_RETRY = 1.0  # seconds until something that was missing is looked for again
 _PULL_RETRY = (10.0, 300.0)
-
-
-class Host(Protocol):
-    """What a pod asks of its node."""
-
-    client: Client
-    node: NodeNet
-    vnet: Vnet
-    settings: NodeSettings
-    launcher: Launcher
-    recorder: Recorder
-
-    def folder(self, uid: str) -> Path:
-        """A pod's files."""
-
-    def cgroup(self, uid: str) -> Path:
-        """A pod's cgroup."""
-
-    def mountpoint(self) -> Path:
-        """An empty folder."""
-
-    def take_ip(self, uid: str, wanted: str | None = None) -> str:
-        """An address for a pod."""
-
-    def give_ip(self, uid: str) -> None:
-        """Take it back."""
-
-    def privileged_view(self) -> tuple[list[sandbox.Mount], dict[str, str]]:
-        """Mounts and environment of a privileged pod."""
-
-    def host_disk(self) -> Path:
-        """The folder that stands for the node's disk."""
-
-    async def blocking(self, function: Any, *arguments: Any) -> Any:
-        """Call in a thread."""
 
 
 class PodWorker:
@@ -89,8 +40,8 @@ class PodWorker:
         self._host, self.pod = host, pod
         meta, spec = pod["metadata"], pod["spec"]
         self.uid, self.name, self.namespace = meta["uid"], meta["name"], meta["namespace"]
-        self.files = PodFiles(host.folder(self.uid))
-        self._on_host = bool(spec.get("hostNetwork"))
+        self.sandbox = PodSandbox(host, pod)
+        self.files = self.sandbox.files
         self._policy = spec.get("restartPolicy", "Always")
         self.states: dict[str, ContainerState] = {}
         for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
@@ -99,10 +50,7 @@ class PodWorker:
         self.running: dict[str, Running] = {}
         self._initialised = not spec.get("initContainers")
         self._started = pod.get("status", {}).get("startTime") or status.timestamp()
-        self._ip = ""
-        self._pause = 0
-        self.netns = ""
-        self._volumes: dict[str, str] = {}
+        self._found: dict[str, Running] = {}  # of a former daemon
         self.ended = False
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,22 +100,21 @@ class PodWorker:
     async def _live(self) -> None:
         if self.pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             return  # nothing runs; its object and its logs stay until it is deleted
-        await self._ensure_sandbox()
-        self._publish()
+        adopted = await self._ensure_sandbox()
+        for container in self.pod["spec"]["containers"]:
+            self._recall(container, "containerStatuses")
+        if not adopted:
+            self._publish()
         for container in self.pod["spec"].get("initContainers") or ():
+            self._recall(container, "initContainerStatuses")
             if not await self._run_init(container):
-                await self._stop_sandbox()
+                await self.sandbox.remove()
                 return
         self._initialised = True
         for container in self.pod["spec"]["containers"]:
             self._spawn(self._run_container(container))
         await asyncio.gather(*self._tasks)
-        await self._stop_sandbox()
-
-    async def _stop_sandbox(self) -> None:
-        """All containers are done: free the network and the address, keep the logs."""
-        await self._host.blocking(self._remove_sandbox)
-        self._host.give_ip(self.uid)
+        await self.sandbox.remove()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -177,18 +124,15 @@ class PodWorker:
 
     # Sandbox ------------------------------------------------------------------------------------
 
-    @property
-    def place(self) -> Place:
-        """Where the pod runs."""
-        return Place(self._ip, self._host.node.ip, self._host.node.name)
-
-    async def _ensure_sandbox(self) -> None:
+    async def _ensure_sandbox(self) -> bool:
+        """Find the sandbox or make it; whether it was there."""
         delay = 0.5
         while True:
             try:
-                if not await self._adopt():
-                    await self._create_sandbox()
-                return
+                if await self.sandbox.adopt():
+                    return True
+                await self.sandbox.create()
+                return False
             except (ConfigError, SandboxError, OSError) as error:
                 reason = "FailedMount" if isinstance(error, ConfigError) else "FailedCreatePodSandBox"
                 self._event(reason, f"MountVolume.SetUp failed: {error}" if isinstance(error, ConfigError)
@@ -196,98 +140,31 @@ class PodWorker:
                 await asyncio.sleep(delay)
                 delay = min(delay * 1.5, 10.0)
 
-    async def _adopt(self) -> bool:
-        facts = self.files.sandbox()
-        if not facts or not same_process(facts["pause"], facts["pause_start"]):
-            return False
-        self._pause, self.netns, self._volumes = facts["pause"], facts["netns"], facts["volumes"]
-        self._ip = facts["ip"] if self._on_host else self._host.take_ip(self.uid, facts["ip"])
-        if not self._on_host:
-            await self._host.blocking(self._host.vnet.add_pod, self._host.node, self.uid, self.namespace, self.name,
-                                      self._ip)
-        return True
-
-    async def _create_sandbox(self) -> None:
-        host = self._host
-        token = self._service_account_tokens()
-        lookup = self._snapshot()
-        if self._on_host:
-            self._ip, self.netns = host.node.ip, host.node.netns
-        else:
-            self._ip = host.take_ip(self.uid)
-
-        def prepare() -> dict[str, str]:
-            kill_cgroup(host.cgroup(self.uid))
-            self.files.prepare()
-            if not self._on_host:
-                net = host.vnet.add_pod(host.node, self.uid, self.namespace, self.name, self._ip)
-                self.netns = net.netns
-            return volumes.materialise(self.pod, self.place, self._surroundings(lookup, token))
-
-        self._volumes = await host.blocking(prepare)
-        answer = await host.launcher.request("sandbox", {
-            "cgroup": str(host.cgroup(self.uid)), "netns": str(network.path_of(self.netns)),
-            "hostname": host.node.name if self._on_host else hostname(self.pod)})
-        self._pause = answer["pid"]
-        self.files.record({"pause": self._pause, "pause_start": start_time(self._pause), "ip": self._ip,
-                           "netns": self.netns, "volumes": self._volumes, "namespace": self.namespace,
-                           "name": self.name})
-
     async def refresh_volumes(self) -> None:
-        """Bring ConfigMaps and Secrets that changed into the files of the running pod."""
-        kinds = {key for volume in self.pod["spec"].get("volumes") or () for key in volume}
-        if self.running and kinds & {"configMap", "secret"}:
-            around = self._surroundings(self._snapshot(), {})
-            await self._host.blocking(volumes.refresh, self.pod, self.place, around)
+        """Bring changes of what volumes are made from into the files of the running pod."""
+        if self.running:
+            await self.sandbox.refresh()
 
-    def _surroundings(self, found: dict[tuple[str, str], Obj], token: dict[str, str]) -> volumes.Surroundings:
-        view, _ = self._host.privileged_view()
-        return volumes.Surroundings(
-            self.files.folder / "volumes", self._host.host_disk(), lambda kind, name: found.get((kind, name)), token,
-            self._host.settings.ca_pem, tuple(mount.source for mount in view))
-
-    def _service_account_tokens(self) -> dict[str, str]:
-        """A token for each audience that the pod's volumes ask for; the API is asked in its own thread."""
-        result: dict[str, str] = {}
-        for volume in self.pod["spec"].get("volumes") or ():
-            for source in (volume.get("projected") or {}).get("sources") or ():
-                if request := source.get("serviceAccountToken"):
-                    audience = request.get("audience", "")
-                    result[audience] = self._token(audience, request.get("expirationSeconds", 3600))
-        return result
-
-    def _token(self, audience: str, seconds: int) -> str:
-        spec: Obj = {"expirationSeconds": max(seconds, 30 * 86400),  # nobody renews it while the daemon is down
-                     "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": self.name, "uid": self.uid}}
-        if audience:
-            spec["audiences"] = [audience]
-        account = self.pod["spec"].get("serviceAccountName") or "default"
-        try:
-            answer = self._host.client.create(
-                "serviceaccounts/token", {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
-                                          "metadata": {"name": account}, "spec": spec}, self.namespace)
-        except ApiError as error:
-            raise ConfigError(f"failed to fetch token: {error.message}") from error
-        return str(answer["status"]["token"])
-
-    def _snapshot(self) -> dict[tuple[str, str], Obj]:
-        """The ConfigMaps and Secrets that the pod's volumes name, read here because the API has one thread."""
-        found: dict[tuple[str, str], Obj] = {}
-        for volume in self.pod["spec"].get("volumes") or ():
-            parts = [volume, *((volume.get("projected") or {}).get("sources") or ())]
-            for part in parts:
-                for key, resource in (("configMap", "configmaps"), ("secret", "secrets")):
-                    if source := part.get(key):
-                        name = source.get("name") or source.get("secretName", "")
-                        if obj := self._lookup(resource, name):
-                            found[resource, name] = obj
-        return found
-
-    def _lookup(self, resource: str, name: str) -> Obj | None:
-        try:
-            return self._host.client.get(resource, name, self.namespace)
-        except ApiError:
-            return None
+    def _recall(self, container: Obj, key: str) -> None:
+        """Take up what a former daemon knew of a container, so that its status goes on without a gap."""
+        name = container["name"]
+        attempts = self.files.attempts(name)
+        if not attempts:
+            return
+        attempt = attempts[-1]
+        running, ended = self.files.running(name, attempt), self.files.exit(name, attempt)
+        if not running and not ended:  # its end was not seen: the next attempt; or it never came to run: this one
+            started = self.files.has_run(name, attempt)
+            self.states[name] = replace(self.states[name], restarts=attempt + started)
+            return
+        state = replace(self.states[name], restarts=attempt)
+        if before := self.files.exit(name, attempt - 1):
+            state = replace(state, last=Ended(before.code, before.signal, before.started, before.finished))
+        self._found[name] = running or Running(0, 0, ended.started if ended else 0.0)
+        state = state.running(self._found[name].started, f"labkit://{self.uid}/{name}/{attempt}")
+        previous = self._previous_status(key, name)
+        self.states[name] = replace(state, ready=bool(running and previous.get("ready")),
+                                    started=bool(running and previous.get("started")))
 
     # Containers ---------------------------------------------------------------------------------
 
@@ -347,17 +224,9 @@ class PodWorker:
     async def _start_or_adopt(self, container: Obj) -> Running:
         """A container that a former daemon started, or a new one."""
         name = container["name"]
-        attempts = self.files.attempts(name)
-        if attempts and name not in self.running and self.states[name].restarts == 0:
-            attempt = attempts[-1]
-            self._set(replace(self.states[name], restarts=attempt))
-            running = self.files.running(name, attempt)
-            if running or self.files.exit(name, attempt):  # still runs, or ended while nobody looked
-                running = running or Running(0, 0, 0.0)
-                self.running[name] = running
-                self._set(self.states[name].running(running.started or time.time(), self._id(name)))
-                return running
-            self._set(replace(self.states[name], restarts=attempt + 1))
+        if found := self._found.pop(name, None):
+            self.running[name] = found
+            return found
         wait = 0.0
         while True:
             image = catalogue.find(container["image"])
@@ -412,9 +281,9 @@ class PodWorker:
                **sandbox.package_environment(), **image.env}
         if container.get("tty"):
             env["TERM"] = "xterm"
-        if who.privileged and self._on_host:
+        if who.privileged and self.sandbox.on_host:
             env |= host.privileged_view()[1]
-        env |= environment(self.pod, container, self.place, self._lookup)
+        env |= environment(self.pod, container, self.sandbox.place, self.sandbox.lookup)
         words = image.command(container.get("command") or (), container.get("args") or ())
         argv = [expand(word, env) for word in words]
         if not argv:
@@ -427,8 +296,8 @@ class PodWorker:
     async def _start_container(self, container: Obj, image: catalogue.Image) -> Running:
         host, name = self._host, container["name"]
         process, who = self._process(container, image)
-        mounts = volumes.mounts(container, self._volumes, process["env"])
-        if who.privileged and self._on_host:
+        mounts = volumes.mounts(container, self.sandbox.volumes, process["env"])
+        if who.privileged and self.sandbox.on_host:
             taken = {mount.target for mount in mounts}
             mounts += [mount for mount in host.privileged_view()[0] if mount.target not in taken]
         attempt = self.states[name].restarts
@@ -440,9 +309,9 @@ class PodWorker:
         log_file = folder / f"{attempt}.log"
         log_file.touch()
         answer = await host.launcher.request("container", {
-            **process, **sandbox.root(image, who, mounts, etc_files(self.pod, self.place, host.settings),
+            **process, **sandbox.root(image, who, mounts, etc_files(self.pod, self.sandbox.place, host.settings),
                                       host.mountpoint()),
-            "pause": self._pause, "cgroup": str(host.cgroup(self.uid) / name), "stdin": self._stdin(container),
+            "pause": self.sandbox.pause, "cgroup": str(self.sandbox.cgroup / name), "stdin": self._stdin(container),
             "tty": bool(container.get("tty")), "log": str(log_file),
             "state": str(folder / f"{attempt}.state"), "exit": str(folder / f"{attempt}.exit")})
         return Running(answer["pid"], answer["shim"], answer["started"])
@@ -471,56 +340,22 @@ class PodWorker:
 
     async def _watch_health(self, container: Obj, running: Running) -> None:
         name = container["name"]
-        target = probes.Target(
-            self._ip, {p["name"]: p["containerPort"] for p in container.get("ports") or () if "name" in p},
-            lambda argv, timeout: self._probe_command(name, argv, timeout), self._node_socket)
+        ports = {p["name"]: p["containerPort"] for p in container.get("ports") or () if "name" in p}
+        target = probes.Target(self.sandbox.ip, ports, lambda argv, timeout: self._probe_command(name, argv, timeout),
+                               self._node_socket)
 
-        def unhealthy(kind: str) -> Any:
-            return lambda message: self._container_event(
-                container, "Unhealthy", f"{kind} probe failed: {message}", normal=False)
-
-        def ready(value: bool) -> None:
-            self._set(replace(self.states[name], ready=value, started=True))
-
-        async def fail(kind: str) -> None:
-            self._container_event(container, "Killing",
-                                  f"Container {name} failed {kind} probe, will be restarted")
+        async def restart(kind: str) -> None:
+            self._container_event(container, "Killing", f"Container {name} failed {kind} probe, will be restarted")
             await self._stop_container(container, running, self._grace())
 
-        startup, readiness, liveness = (container.get(f"{kind}Probe") for kind in ("startup", "readiness", "liveness"))
-        if startup and not await probes.until_success(startup, target, unhealthy("Startup")):
-            await fail("startup")
-            return
-        if not readiness:
-            ready(True)
-        else:
-            self._set(replace(self.states[name], started=True))
-        tasks: list[Coroutine[Any, Any, None]] = []
-        if readiness:
-            tasks.append(self._watch_readiness(readiness, target, ready, unhealthy("Readiness")))
-        if liveness:
-            dead = asyncio.Event()
-            tasks.append(self._watch_liveness(liveness, target, dead, unhealthy("Liveness")))
-            tasks.append(self._when(dead, lambda: fail("liveness")))
-        if tasks:
-            await asyncio.gather(*tasks)
-
-    @staticmethod
-    async def _watch_readiness(probe: Obj, target: probes.Target, ready: Any, failed: Any) -> None:
-        endless = {**probe, "failureThreshold": 1 << 30}
-        await probes.until_success(endless, target, failed)
-        ready(True)
-        await probes.watch({**probe, "initialDelaySeconds": 0}, target, ready, failed, good=True)
-
-    @staticmethod
-    async def _watch_liveness(probe: Obj, target: probes.Target, dead: asyncio.Event, failed: Any) -> None:
-        await asyncio.sleep(probe.get("initialDelaySeconds", 0))
-        await probes.watch(probe, target, lambda good: None if good else dead.set(), failed, good=True)
-
-    @staticmethod
-    async def _when(event: asyncio.Event, action: Any) -> None:
-        await event.wait()
-        await action()
+        then = health.Consequences(
+            started=lambda: self._set(replace(self.states[name], started=True)),
+            ready=lambda value: self._set(replace(self.states[name], ready=value)),
+            unhealthy=lambda kind, message: self._container_event(
+                container, "Unhealthy", f"{kind} probe failed: {message}", normal=False),
+            restart=restart)
+        state = self.states[name]
+        await health.look_after(container, target, then, started=state.started, ready=state.ready)
 
     async def _node_socket(self) -> Any:
         return await self._host.blocking(network.socket_in, self._host.node.netns, socket.AF_INET, socket.SOCK_STREAM)
@@ -556,7 +391,7 @@ class PodWorker:
         first = f"{catalogue.TOOLS}/{own}" if own in image.tools and argv[0].startswith("/") else argv[0]
         env = process["env"] | ({"TERM": "xterm"} if tty else {})
         spec = {**process, "argv": [first, *argv[1:]], "env": env, "pid": running.pid,
-                "cgroup": str(self._host.cgroup(self.uid) / name)}
+                "cgroup": str(self.sandbox.cgroup / name)}
         return await Exec.start(self._host.launcher, spec, stdin=stdin, tty=tty)
 
     # The end ------------------------------------------------------------------------------------
@@ -576,7 +411,7 @@ class PodWorker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process_end(running.shim), max(deadline - time.monotonic(), 0.01))
             return
-        kill_cgroup(self._host.cgroup(self.uid) / container["name"])
+        kill_cgroup(self.sandbox.cgroup / container["name"])
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process_end(running.shim), 5)
 
@@ -599,19 +434,9 @@ class PodWorker:
             self._host.client.delete("pods", self.name, self.namespace, grace_period=0, uid=self.uid)
 
     async def _tear_down(self) -> None:
-        await self._stop_sandbox()
+        await self.sandbox.remove()
         await self._host.blocking(self.files.remove)
         self.ended = True
-
-    def _remove_sandbox(self) -> None:
-        cgroup = self._host.cgroup(self.uid)
-        kill_cgroup(cgroup)
-        if not self._on_host:
-            self._host.vnet.remove_pod(self.uid)
-        for _ in range(200):  # the kernel needs a moment for what was killed
-            if remove_cgroup(cgroup):
-                break
-            time.sleep(0.01)
 
     # Status -------------------------------------------------------------------------------------
 
@@ -627,7 +452,7 @@ class PodWorker:
         new = status.pod_status(
             self.pod, init=[self.states[c["name"]] for c in spec.get("initContainers") or ()],
             main=[self.states[c["name"]] for c in spec["containers"]], initialised=self._initialised,
-            host_ip=self._host.node.ip, pod_ip=self._ip, start_time=self._started)
+            host_ip=self._host.node.ip, pod_ip=self.sandbox.ip, start_time=self._started)
         if new == self._published:
             return
         try:

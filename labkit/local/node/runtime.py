@@ -219,6 +219,10 @@ class PodFiles:
             return None
         return Exit(facts["code"], facts["signal"], facts["started"], facts["finished"])
 
+    def has_run(self, name: str, attempt: int) -> bool:
+        """Whether an attempt came as far as a running process."""
+        return (self.container(name) / f"{attempt}.state").exists()
+
     def running(self, name: str, attempt: int) -> Running | None:
         """An attempt's processes, if its shim is alive."""
         try:

@@ -17,6 +17,7 @@ class NodeSettings:
         ca_pem: the authority that signed the API's certificate, for pods.
         bpf_objects: the folder of compiled programs, for privileged pods.
         external_ip: the node's own public address, where its pool has them.
+        token_seconds: how long service account tokens live at least; a kubelet renews them before.
     """
 
     version: str = "v1.20.2"
@@ -31,5 +32,6 @@ class NodeSettings:
     ca_pem: str = ""
     bpf_objects: Path | None = None
     external_ip: str | None = None
+    token_seconds: int = 30 * 86400
     node_resource_group: str = "MC_labkit"
     subscription: str = "00000000-0000-0000-0000-000000000000"

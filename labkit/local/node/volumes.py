@@ -71,7 +71,8 @@ def _make(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> str:
 def refresh(pod: Obj, place: Place, around: Surroundings) -> None:
     """Bring the files of a running pod up to date with ConfigMaps and Secrets that changed."""
     for volume in pod["spec"].get("volumes") or ():
-        if "configMap" in volume or "secret" in volume:
+        renewed = "projected" in volume and around.token
+        if "configMap" in volume or "secret" in volume or renewed:
             try:
                 _make(volume, pod, place, around)
             except ConfigError:

@@ -1,0 +1,208 @@
+"""A pod's sandbox: its network, its pause process, its volumes. Made, or found as a former daemon left it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from labkit.local.client import ApiError, Client, Obj
+from labkit.local.fabric import NodeNet, Vnet
+from labkit.local.fabric import netns as network
+from labkit.local.launcher.kernel import start_time
+from labkit.local.node import sandbox, volumes
+from labkit.local.node.environment import ConfigError, Place, hostname
+from labkit.local.node.events import Recorder
+from labkit.local.node.runtime import Launcher, PodFiles, kill_cgroup, remove_cgroup, same_process
+from labkit.local.node.settings import NodeSettings
+
+_RENEW_AT = 0.8  # of a token's life, as kubelets do
+
+
+class Host(Protocol):
+    """What a pod asks of its node."""
+
+    client: Client
+    node: NodeNet
+    vnet: Vnet
+    settings: NodeSettings
+    launcher: Launcher
+    recorder: Recorder
+
+    def folder(self, uid: str) -> Path:
+        """A pod's files."""
+
+    def cgroup(self, uid: str) -> Path:
+        """A pod's cgroup."""
+
+    def mountpoint(self) -> Path:
+        """An empty folder."""
+
+    def take_ip(self, uid: str, wanted: str | None = None) -> str:
+        """An address for a pod."""
+
+    def give_ip(self, uid: str) -> None:
+        """Take it back."""
+
+    def privileged_view(self) -> tuple[list[sandbox.Mount], dict[str, str]]:
+        """Mounts and environment of a privileged pod."""
+
+    def host_disk(self) -> Path:
+        """The folder that stands for the node's disk."""
+
+    async def blocking(self, function: Any, *arguments: Any) -> Any:
+        """Call in a thread."""
+
+
+class PodSandbox:
+    """What a pod's containers share.
+
+    Args:
+        host: its node.
+        pod: its object.
+    """
+
+    def __init__(self, host: Host, pod: Obj) -> None:
+        self._host, self._pod = host, pod
+        meta = pod["metadata"]
+        self._uid, self._name, self._namespace = meta["uid"], meta["name"], meta["namespace"]
+        self.files = PodFiles(host.folder(self._uid))
+        self.on_host = bool(pod["spec"].get("hostNetwork"))
+        self.cgroup = host.cgroup(self._uid)
+        self.ip = ""
+        self.netns = ""
+        self.pause = 0
+        self.volumes: dict[str, str] = {}
+        self._renew_after = 0.0
+
+    @property
+    def place(self) -> Place:
+        """Where the pod runs."""
+        return Place(self.ip, self._host.node.ip, self._host.node.name)
+
+    async def adopt(self) -> bool:
+        """Find it as a former daemon left it; False where nothing of it runs."""
+        facts = self.files.sandbox()
+        if not facts or not same_process(facts["pause"], facts["pause_start"]):
+            return False
+        self.pause, self.netns, self.volumes = facts["pause"], facts["netns"], facts["volumes"]
+        self._renew_after = facts.get("renew_after", 0.0)
+        self.ip = facts["ip"] if self.on_host else self._host.take_ip(self._uid, facts["ip"])
+        if not self.on_host:
+            await self._host.blocking(
+                self._host.vnet.add_pod, self._host.node, self._uid, self._namespace, self._name, self.ip)
+        return True
+
+    async def create(self) -> None:
+        """Make it.
+
+        Raises:
+            ConfigError: an object that a volume is made from is not there.
+            SandboxError, OSError: the kernel or the node refused.
+        """
+        host = self._host
+        around = self._surroundings(self._tokens())
+        if self.on_host:
+            self.ip, self.netns = host.node.ip, host.node.netns
+        else:
+            self.ip = host.take_ip(self._uid)
+
+        def prepare() -> dict[str, str]:
+            kill_cgroup(self.cgroup)
+            self.files.prepare()
+            if not self.on_host:
+                self.netns = host.vnet.add_pod(host.node, self._uid, self._namespace, self._name, self.ip).netns
+            return volumes.materialise(self._pod, self.place, around)
+
+        self.volumes = await host.blocking(prepare)
+        answer = await host.launcher.request("sandbox", {
+            "cgroup": str(self.cgroup), "netns": str(network.path_of(self.netns)),
+            "hostname": host.node.name if self.on_host else hostname(self._pod)})
+        self.pause = answer["pid"]
+        self._record()
+
+    async def refresh(self) -> None:
+        """Bring ConfigMaps and Secrets that changed, and tokens that grow old, into the running pod's files."""
+        kinds = {key for volume in self._pod["spec"].get("volumes") or () for key in volume}
+        if self._renew_after and time.time() > self._renew_after:
+            around = self._surroundings(self._tokens())
+            self._record()
+        elif kinds & {"configMap", "secret"}:
+            around = self._surroundings({})
+        else:
+            return
+        await self._host.blocking(volumes.refresh, self._pod, self.place, around)
+
+    async def remove(self) -> None:
+        """End what runs in it; free its network and its address, keep its files."""
+        await self._host.blocking(self._remove)
+        self._host.give_ip(self._uid)
+
+    def lookup(self, resource: str, name: str) -> Obj | None:
+        """A ConfigMap or Secret of the pod's namespace."""
+        try:
+            return self._host.client.get(resource, name, self._namespace)
+        except ApiError:
+            return None
+
+    def _record(self) -> None:
+        self.files.record({
+            "pause": self.pause, "pause_start": start_time(self.pause), "ip": self.ip, "netns": self.netns,
+            "volumes": self.volumes, "namespace": self._namespace, "name": self._name,
+            "renew_after": self._renew_after})
+
+    def _remove(self) -> None:
+        kill_cgroup(self.cgroup)
+        if not self.on_host:
+            self._host.vnet.remove_pod(self._uid)
+        for _ in range(200):  # the kernel needs a moment for what was killed
+            if remove_cgroup(self.cgroup):
+                break
+            time.sleep(0.01)
+
+    def _surroundings(self, tokens: dict[str, str]) -> volumes.Surroundings:
+        found = self._snapshot()
+        view, _ = self._host.privileged_view()
+        return volumes.Surroundings(
+            self.files.folder / "volumes", self._host.host_disk(), lambda kind, name: found.get((kind, name)), tokens,
+            self._host.settings.ca_pem, tuple(mount.source for mount in view))
+
+    def _snapshot(self) -> dict[tuple[str, str], Obj]:
+        """The ConfigMaps and Secrets that the pod's volumes name, read here because the API has one thread."""
+        found: dict[tuple[str, str], Obj] = {}
+        for volume in self._pod["spec"].get("volumes") or ():
+            for part in (volume, *((volume.get("projected") or {}).get("sources") or ())):
+                for key, resource in (("configMap", "configmaps"), ("secret", "secrets")):
+                    if source := part.get(key):
+                        name = source.get("name") or source.get("secretName", "")
+                        if obj := self.lookup(resource, name):
+                            found[resource, name] = obj
+        return found
+
+    def _tokens(self) -> dict[str, str]:
+        """A token for each audience that the pod's volumes ask for; the API is asked in its own thread."""
+        result: dict[str, str] = {}
+        lives = []
+        for volume in self._pod["spec"].get("volumes") or ():
+            for source in (volume.get("projected") or {}).get("sources") or ():
+                if request := source.get("serviceAccountToken"):
+                    audience = request.get("audience", "")
+                    # A longer life than was asked for: nobody renews a token while the daemon is down.
+                    lives.append(max(request.get("expirationSeconds", 3600), self._host.settings.token_seconds))
+                    result[audience] = self._token(audience, lives[-1])
+        self._renew_after = time.time() + _RENEW_AT * min(lives) if lives else 0.0
+        return result
+
+    def _token(self, audience: str, seconds: int) -> str:
+        spec: Obj = {"expirationSeconds": seconds,
+                     "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": self._name, "uid": self._uid}}
+        if audience:
+            spec["audiences"] = [audience]
+        account = self._pod["spec"].get("serviceAccountName") or "default"
+        try:
+            answer = self._host.client.create(
+                "serviceaccounts/token", {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
+                                          "metadata": {"name": account}, "spec": spec}, self._namespace)
+        except ApiError as error:
+            raise ConfigError(f"failed to fetch token: {error.message}") from error
+        return str(answer["status"]["token"])
