@@ -64,6 +64,8 @@ def test_a_frontend_spreads_connections_and_keeps_the_clients_address(lab: Fabri
     alice = lab.ensure_client("alice")
     assert alice.address == "203.0.113.10"
     assert lab.clients() == [alice]
+    assert lab.client_netns("alice") == alice.netns
+    assert lab.client_netns("nobody") is None
     vnet = lab.ensure_vnet("c1", "192.0.2.10")
     nodes = [vnet.add_node(f"node-{i}", i) for i in (0, 1)]
     vnet.set_frontend("192.0.2.20", [node.ip for node in nodes])

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from labkit.local.fabric import netns, topology
 from labkit.local.paths import LabPaths
 
-
 _maps_lock = threading.Lock()  # nodes come side by side, and a router's maps are read before they are written
 
 
@@ -97,6 +96,11 @@ class Fabric:
         prefix = self._paths.netns("client", "")
         found = ((name.removeprefix(prefix), name, _address_of(name)) for name in netns.names(prefix))
         return [OutsideClient(name, address, space) for name, space, address in found if address]
+
+    def client_netns(self, name: str) -> str | None:
+        """The namespace of an outside client, None where there is no such client; this does not block."""
+        space = self._paths.netns("client", name)
+        return space if "/" not in name and netns.exists(space) else None
 
     def remove_client(self, name: str) -> None:
         """Remove an outside client."""

@@ -152,15 +152,15 @@ class Daemon:
 
     async def _dial(self, name: str, address: str, port: int) -> socket.socket:
         """A connection from an outside client."""
-        found = next((c for c in self._fabric.clients() if c.name == name), None)
-        if found is None:
-            names = ", ".join(c.name for c in self._fabric.clients())
+        space = self._fabric.client_netns(name)
+        if space is None:
+            names = ", ".join(c["name"] for c in await asyncio.to_thread(self._clients))
             raise LookupError(
                 f"The lab has no outside client {name!r}; there are {names}. "
                 f"`sudo labkit client {name} true` makes one."
             )
         connection = await asyncio.to_thread(
-            self._fabric.socket_in, found.netns, socket.AF_INET, socket.SOCK_STREAM
+            self._fabric.socket_in, space, socket.AF_INET, socket.SOCK_STREAM
         )
         connection.setblocking(False)
         try:
@@ -176,7 +176,8 @@ class Daemon:
         if not hmac.compare_digest(given, self._secrets.client_token):
             return PlainTextResponse("the token is missing or wrong", status_code=401)
         lab: dict[str, Any] = {"uptime_seconds": time.monotonic() - self._started, **report.process_use()}
-        return JSONResponse({"lab": lab, "clients": self._clients(), "clusters": self._manager.describe()})
+        clients = await asyncio.to_thread(self._clients)
+        return JSONResponse({"lab": lab, "clients": clients, "clusters": self._manager.describe()})
 
 
 def _guid(paths: LabPaths, what: str) -> str:
