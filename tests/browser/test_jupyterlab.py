@@ -21,6 +21,7 @@ def run_all(page: Page, url: str) -> None:
 
 @pytest.mark.kernel
 @pytest.mark.slow
+@pytest.mark.usefixtures("daemon")
 def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, tmp_path: Path) -> None:
     shots = Path(os.environ.get("LABKIT_SCREENSHOTS", tmp_path))
     with sync_playwright() as playwright:
