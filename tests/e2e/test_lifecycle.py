@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from labkit.local.paths import LabPaths
 from labkit.local.server import errors, lifecycle
 from tests.conftest import leftovers
-from tests.e2e.support import create_cluster, pod, wait_for
+from tests.e2e.support import create_cluster, delete_cluster, pod, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -131,3 +132,19 @@ def test_status_env_and_client(paths):
     assert f"IDENTITY_ENDPOINT={info.url}" in labkit(paths, "env").stdout
     assert "203.0.113.10" in labkit(paths, "client", "alice", "ip", "-4", "addr").stdout
     assert "cannot be a client's name" in labkit(paths, "client", "a/b", "true").stderr
+
+
+def test_a_new_cluster_takes_over_the_addresses_of_deleted_ones(paths, tmp_path):
+    """The API of a deleted cluster leaves nothing on its address, which the next cluster's node may get."""
+    info = lifecycle.up(paths, port=0)
+    for gone in [create_cluster(info, paths, tmp_path, policy="none", count=1) for _ in range(2)]:
+        delete_cluster(gone)
+    made = create_cluster(info, paths, tmp_path, policy="none", count=2)
+    internet = ["ip", "-n", paths.netns("internet"), "-o", "-4", "addr", "show", "dev", "lo"]
+    listed = subprocess.run(internet, text=True, capture_output=True, check=True).stdout
+    assert listed.count("192.0.2.") == 1, "only the living cluster's API"
+    rows = sqlite3.connect(f"file:{paths.database}?mode=ro", uri=True)
+    clusters = {key for (key,) in rows.execute("SELECT DISTINCT cluster FROM kube_objects")}
+    rows.close()
+    assert len(clusters) == 1, "the objects of deleted clusters are gone"
+    assert len(made.nodes()) == 2

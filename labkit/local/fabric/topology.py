@@ -208,7 +208,7 @@ flush chain ip labkit_nodes translate
 table ip labkit_nodes {{
   chain translate {{
     iifname "eth0" ip daddr set ip daddr map @node_of
-    iifname "node*" ip daddr != {VNET} ip saddr set ip saddr map @public_of
+    iifname "node*" ip daddr != {{ {VNET}, {AZURE_RESOLVER} }} ip saddr set ip saddr map @public_of
   }}
 }}
 """

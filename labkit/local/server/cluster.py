@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sqlite3
@@ -128,8 +129,12 @@ class Cluster:
         await asyncio.gather(*(self._remove_node(name) for name in leaving))
         await asyncio.gather(*(self._add_node(p) for p in places if p.name not in self.kubelets))
 
-    async def stop(self, *, kill_pods: bool) -> None:
-        """Stop what runs in this process; with `kill_pods`, also what runs on the nodes."""
+    async def stop(self) -> None:
+        """Stop what runs in this process; pods, network and objects stay for the next daemon."""
+        await self._stop_serving(kill_pods=False)
+        self.api.close()
+
+    async def _stop_serving(self, *, kill_pods: bool) -> None:
         if self._controllers:
             self._controllers.stop()
         await asyncio.gather(
@@ -142,14 +147,20 @@ class Cluster:
         if self._listener:
             await self._listener.close()
         self._service.close()
-        self.api.close()
 
     async def delete(self) -> None:
         """Take the cluster down with its network and its objects."""
-        vnet = self._vnet
-        await self.stop(kill_pods=True)
+        vnet, fabric = self._vnet, self._around.fabric
+        await self._stop_serving(kill_pods=True)
+        self.api.erase()
+        self.api.close()
         if vnet:
             await asyncio.to_thread(vnet.delete)
+        # The address will be given to another: it must not stay on the internet's side as ours.
+        await asyncio.to_thread(fabric.remove_api_address, self.api_address)
+        for parent in (self._around.paths.bpffs, self._around.paths.cgroup):
+            with contextlib.suppress(OSError):  # nodes have removed what they had in it
+                (parent / self.spec.key).rmdir()
         self._around.addresses.release_cluster(self.spec.key)
 
     def describe(self) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class ClusterManager:
     async def close(self) -> None:
         """Stop serving; pods and the network stay for the next daemon."""
         await asyncio.gather(
-            *(c.stop(kill_pods=False) for c in self._clusters.values()), return_exceptions=True
+            *(c.stop() for c in self._clusters.values()), return_exceptions=True
         )
 
     @property
