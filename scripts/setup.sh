@@ -8,22 +8,23 @@
 set -o errexit -o nounset -o pipefail
 cd "$(dirname "$0")/.."
 what=${1:-run}
+purposes=lab; [ "$what" = test ] && purposes="lab test"
 export PATH=$PATH:/usr/sbin:/sbin
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-# program=Debian package, for each program that the lab or its tests start
-programs="ip=iproute2 tc=iproute2 iptables-restore=iptables ipset=ipset conntrack=conntrack nsenter=util-linux
-  setpriv=util-linux busybox=busybox iperf3=iperf3 tcpdump=tcpdump curl=curl clang=clang llvm-strip=llvm bpftool=bpftool openssl=openssl"
-[ "$what" = test ] && programs="$programs chromium=chromium git=git"
-headers="/usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/linux/bpf.h=linux-libc-dev"
-
+# What labkit/machine.tsv names and this machine lacks, for the purposes given, as packages of one column:
+# 2 Debian, 3 Fedora, 4 Arch.
 missing_packages() {
-  local pair
-  for pair in $programs; do command -v "${pair%%=*}" >/dev/null || echo "${pair#*=}"; done
-  for pair in $headers; do [ -e "${pair%%=*}" ] || echo "${pair#*=}"; done
-  find_python >/dev/null || echo python3
-  "$(find_python || echo false)" -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+  local column=$1 need debian fedora arch purpose; shift
+  while IFS=$'\t' read -r need debian fedora arch purpose; do
+    case " $* " in *" $purpose "*) ;; *) continue ;; esac
+    case $need in /*) [ -e "$need" ] ;; *) command -v "$need" >/dev/null ;; esac && continue
+    local packages=(- - "$debian" "$fedora" "$arch")
+    echo "${packages[$column]}"
+  done < <(grep -v '^#' labkit/machine.tsv)
+  local python; python=$(find_python) || python=false
+  "$python" -c 'import venv, ensurepip' 2>/dev/null || { [ "$column" = 2 ] && echo python3-venv || echo python; }
 }
 
 find_python() {
@@ -35,24 +36,27 @@ find_python() {
 }
 
 install_packages() {
-  local packages
-  packages=$(missing_packages | sort -u | tr '\n' ' ')
-  [ -n "${packages// /}" ] || return 0
-  if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    cat >&2 <<M
-setup: these are missing: $packages
-  Debian, Ubuntu:  sudo apt-get install --no-install-recommends $packages
-  Fedora:          sudo dnf install iproute iproute-tc iptables-nft ipset conntrack-tools util-linux busybox iperf3 tcpdump curl clang llvm bpftool libbpf-devel kernel-headers openssl python3 chromium
-  Arch:            sudo pacman -S iproute2 iptables-nft ipset conntrack-tools util-linux busybox iperf3 tcpdump curl clang llvm bpf libbpf linux-api-headers openssl python chromium
-Install them, then run this again.
-M
+  if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    local packages
+    packages=$(missing_packages 2 $purposes ebpf | sort -u | tr '\n' ' ')
+    [ -n "${packages// /}" ] || return 0
+    say "installing $packages"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update >build/setup.log 2>&1 || die "apt-get update failed, see build/setup.log"
+    # shellcheck disable=SC2086
+    apt-get -q -y install --no-install-recommends $packages >>build/setup.log 2>&1 || die "apt-get install failed, see build/setup.log"
+  elif [ -n "$(missing_packages 2 $purposes)" ]; then
+    say "programs are missing. Install them, then run this again:" >&2
+    name_packages $purposes >&2
     exit 1
   fi
-  say "installing $packages"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get -q update >build/setup.log 2>&1 || die "apt-get update failed, see build/setup.log"
-  # shellcheck disable=SC2086
-  apt-get -q -y install --no-install-recommends $packages >>build/setup.log 2>&1 || die "apt-get install failed, see build/setup.log"
+}
+
+name_packages() {
+  local line
+  for line in "2 Debian, Ubuntu: sudo apt-get install --no-install-recommends" "3 Fedora: sudo dnf install" "4 Arch: sudo pacman -S"; do
+    echo "  ${line#* } $(missing_packages "${line%% *}" "$@" | sort -u | tr '\n' ' ')"
+  done
 }
 
 make_environment() {
@@ -88,17 +92,21 @@ install_kubectl() {
 }
 
 compile_programs() {
-  if command -v clang >/dev/null; then
+  if [ -z "$(missing_packages 2 ebpf)" ]; then
     .venv/bin/python -m labkit.local.dataplane.compile || die "the eBPF programs did not compile"
   else
-    say "clang is missing: the eBPF data plane cannot be built, so notebooks 03 and later stop at their preflight. Install clang and libbpf-dev, then run this again."
+    say "the eBPF data plane cannot be built without these, so notebooks 03 and later stop at their preflight. To mend it, install them and run this again:"
+    name_packages ebpf
   fi
 }
 
-stamp() { { echo "$what"; cat "$0" pyproject.toml constraints.txt; cat labkit/local/dataplane/bpf/*; } | sha256sum | cut -d' ' -f1; }
+stamp() { { cat "$0" pyproject.toml constraints.txt; cat labkit/machine.tsv labkit/local/dataplane/bpf/*; } | sha256sum | cut -d' ' -f1; }
+
+current() { [ "$(cat "build/.setup-$1" 2>/dev/null)" = "$(stamp)" ]; }
 
 mkdir -p build
-if [ "$(cat "build/.setup-$what" 2>/dev/null)" = "$(stamp)" ] && [ -x .venv/bin/labkit ] && [ -z "$(missing_packages)" ]; then exit 0; fi
+# what the tests need includes what a run needs
+if { current "$what" || current test; } && [ -x .venv/bin/labkit ] && [ -z "$(missing_packages 2 $purposes ebpf)" ]; then exit 0; fi
 install_packages
 make_environment
 install_kubectl

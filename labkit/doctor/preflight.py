@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 
+from labkit import machine
 from labkit.azure import Azure, ClusterSettings, versions
 from labkit.calico.facts import version_key
 from labkit.doctor.report import Finding, Report
@@ -19,8 +20,6 @@ _PYTHON = (3, 11)
 _KERNEL = (5, 10)  # what Calico's eBPF data plane asks for
 _PACKAGES = ("kubernetes", "azure-identity", "azure-mgmt-containerservice", "azure-mgmt-resource", "plotly",
              "ipywidgets", "papermill")
-_LOCAL_TOOLS = {"iptables-restore": "iptables", "ipset": "ipset", "conntrack": "conntrack", "ip": "iproute2",
-                "tc": "iproute2", "iperf3": "iperf3", "busybox": "busybox", "nsenter": "util-linux"}
 
 
 def preflight(target: Target, azure: Azure | None, settings: ClusterSettings) -> Report:
@@ -33,7 +32,7 @@ def preflight(target: Target, azure: Azure | None, settings: ClusterSettings) ->
     """
     findings = [_python(), _packages(), _kubectl()]
     if target.name == "local":
-        findings += [_linux(), _root(), _tools(), _clang()]
+        findings += [_linux(), _root(), _tools(), _compiler()]
     if azure is not None:
         findings += list(_azure(azure, settings))
     return Report(f"Preflight for the target {target.name}", tuple(findings))
@@ -80,19 +79,19 @@ def _root() -> Finding:
 
 
 def _tools() -> Finding:
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = {package for tool, package in _LOCAL_TOOLS.items() if not shutil.which(tool, path=path)}
-    return Finding("tools", "Programs of the local lab", "problem" if missing else "ok",
-                   f"missing: {', '.join(sorted(missing))}" if missing else "all found",
+    lacking = machine.missing("lab")
+    return Finding("tools", "Programs of the local lab", "problem" if lacking else "ok",
+                   f"missing: {', '.join(need.name for need in lacking)}" if lacking else "all found",
                    cause="the lab's data planes run the same programs as real nodes.",
-                   cure=f"`sudo apt-get install {' '.join(sorted(missing))}`")
+                   cure=f"`make setup`. {machine.install(lacking)}")
 
 
-def _clang() -> Finding:
-    found = next((tool for tool in ("clang", "clang-14", "clang-16", "clang-19") if shutil.which(tool)), None)
-    return Finding("clang", "Compiler for eBPF programs", "ok" if found else "warning", found or "not found",
+def _compiler() -> Finding:
+    lacking = machine.missing("ebpf")
+    return Finding("compiler", "Compiler and loader of eBPF programs", "warning" if lacking else "ok",
+                   f"missing: {', '.join(need.name for need in lacking)}" if lacking else "all found",
                    symptom="the eBPF data plane cannot be built; everything else works.",
-                   cure="`sudo apt-get install clang libbpf-dev`")
+                   cure=f"`make setup`. {machine.install(lacking)}")
 
 
 def _azure(azure: Azure, settings: ClusterSettings) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from labkit import machine
 from labkit.local.paths import LabPaths
 from labkit.local.server import errors, lifecycle
 from tests.conftest import leftovers
@@ -112,9 +113,11 @@ def test_a_port_in_use_is_named(paths):
 
 
 def test_a_missing_tool_is_named_with_its_package(paths, monkeypatch):
-    monkeypatch.setattr(lifecycle, "_which", lambda tool: None if tool == "conntrack" else "/bin/true")
-    with pytest.raises(errors.MissingToolError, match="apt-get install conntrack"):
+    monkeypatch.setattr(machine.Need, "here", property(lambda need: need.name != "conntrack"))
+    with pytest.raises(errors.MissingToolError, match="are missing: conntrack") as caught:
         lifecycle.up(paths)
+    assert "apt-get install --no-install-recommends conntrack" in caught.value.fix
+    assert "dnf install conntrack-tools" in caught.value.fix
 
 
 @pytest.mark.parametrize("words", [["status"], ["env"], ["client", "alice", "true"]])

@@ -13,8 +13,8 @@ from labkit.local.paths import LabPaths
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Fabric]:
     fabric = Fabric(LabPaths(tmp_path / "lab"))
-    fabric.ensure_internet()
     try:
+        fabric.ensure_internet()
         yield fabric
     finally:
         fabric.tear_down()

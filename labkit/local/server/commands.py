@@ -9,6 +9,7 @@ import time
 
 import click
 
+from labkit import machine
 from labkit.local.paths import LabPaths
 from labkit.local.server import errors, lifecycle, report
 
@@ -104,4 +105,4 @@ def client(name: str, command: tuple[str, ...]) -> None:
     try:
         os.execvp(words[0], [*words, *command])
     except FileNotFoundError as error:
-        raise errors.MissingToolError({"nsenter": "util-linux"}) from error
+        raise errors.MissingToolError(machine.missing("lab")) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labkit import machine
 from labkit.errors import LabError
 
 __all__ = [
@@ -29,12 +30,10 @@ class NotRootError(LabError):
 class MissingToolError(LabError):
     """A program that the lab runs is not on this machine."""
 
-    def __init__(self, tools: dict[str, str]) -> None:
-        names, packages = ", ".join(sorted(tools)), " ".join(sorted(set(tools.values())))
+    def __init__(self, tools: tuple[machine.Need, ...]) -> None:
         super().__init__(
-            f"Programs that the local lab needs are missing: {names}.",
-            fix=f"on Debian or Ubuntu `apt-get install {packages}`; "
-            "`make setup` does that, and names the packages elsewhere.",
+            f"Programs that the local lab needs are missing: {', '.join(need.name for need in tools)}.",
+            fix=f"`make setup` installs them where it can. {machine.install(tools)}.",
         )
 
 

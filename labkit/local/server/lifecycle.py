@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from labkit import machine
 from labkit.local.paths import LabPaths
 from labkit.local.server import errors
 from labkit.local.server.tls import write_private
@@ -26,18 +27,6 @@ from labkit.local.server.tls import write_private
 DEFAULT_PORT = 10443
 _START_TIMEOUT = 40.0  # seconds; a start takes about one, more with clusters to bring back
 _STOP_TIMEOUT = 10.0
-_TOOLS = {  # program -> Debian's package
-    "iptables-restore": "iptables",
-    "ipset": "ipset",
-    "conntrack": "conntrack",
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "ip": "iproute2",
-    "tc": "iproute2",
-    "iperf3": "iperf3",
-    "busybox": "busybox",
-}
 _OWN_FILES = (
     "lab.db",
     "lab.db-wal",
@@ -113,8 +102,7 @@ def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
         return info
     if os.geteuid() != 0:
         raise errors.NotRootError("labkit up")
-    missing = {tool: package for tool, package in _TOOLS.items() if not _which(tool)}
-    if missing:
+    if missing := machine.missing("lab"):
         raise errors.MissingToolError(missing)
     if port is None:
         port = _port_of(os.environ.get("LABKIT_PORT") or str(DEFAULT_PORT))
@@ -223,10 +211,6 @@ def _check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise errors.PortInUseError(port) from error
-
-
-def _which(tool: str) -> str | None:
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 def _tail(path: Path, lines: int = 8) -> str:
