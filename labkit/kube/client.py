@@ -205,12 +205,15 @@ class Kube:
             raise errors.ExecError(f"{said} could not be started.", refusals.handshake(error),
                                    f"look at the pod: `{self.kubectl} -n {namespace} describe pod {pod}`.",
                                    ) from error
-        with contextlib.closing(session):
+        try:
             session.run_forever(timeout=timeout)
             if session.is_open():
                 raise errors.ExecError(f"{said} did not end within {timeout:.0f} s.")
             stdout, stderr = session.read_stdout(), session.read_stderr()
             output = Output(_exit_code(session), stdout, stderr)
+        finally:
+            session.close()
+            session.sock.shutdown()  # what close() leaves open where the server has hung up first
         if check and output.exit_code:
             raise errors.ExecError(f"{said} ended with code {output.exit_code}.", stderr.strip()[-500:],
                                    exit_code=output.exit_code, stdout=stdout, stderr=stderr)

@@ -60,12 +60,13 @@ def azure_clients(info: Any) -> tuple[ResourceManagementClient, ContainerService
 
 @dataclass
 class TestCluster:
-    """A cluster under test."""
+    """A cluster under test; `delete_cluster` or leaving a `with` closes its connections."""
 
     __test__ = False
     group: str
     name: str
     kubeconfig: Path
+    groups: ResourceManagementClient
     aks: ContainerServiceClient
     paths: LabPaths
     info: Any
@@ -75,6 +76,17 @@ class TestCluster:
         self.core = client.CoreV1Api(self.api_client)
         self.apps = client.AppsV1Api(self.api_client)
         self.custom = client.CustomObjectsApi(self.api_client)
+
+    def __enter__(self) -> TestCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.api_client.close()
+        self.groups.close()
+        self.aks.close()
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
         done = subprocess.run(
@@ -170,14 +182,14 @@ def create_cluster(
     kubeconfig = folder / f"{name}.kubeconfig"
     kubeconfig.write_bytes(bytes(credentials.kubeconfigs[0].value))
     kubeconfig.chmod(0o600)
-    cluster = TestCluster(group, name, kubeconfig, aks, paths, info)
+    cluster = TestCluster(group, name, kubeconfig, groups, aks, paths, info)
     wait_for(cluster.system_ready, "all system pods are ready", 60)
     return cluster
 
 
 def delete_cluster(cluster: TestCluster) -> None:
-    groups, _ = azure_clients(cluster.info)
-    groups.resource_groups.begin_delete(cluster.group).result(60)
+    with cluster:
+        cluster.groups.resource_groups.begin_delete(cluster.group).result(60)
 
 
 def wait_for(holds: Callable[[], Any], what: str, timeout: float = 30, interval: float = 0.1) -> Any:

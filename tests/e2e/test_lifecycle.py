@@ -41,46 +41,48 @@ def labkit(paths: LabPaths, *words: str, **environment: str) -> subprocess.Compl
 
 def test_pods_and_objects_survive_a_killed_daemon(paths, tmp_path):
     info = lifecycle.up(paths, port=0)
-    cluster = create_cluster(info, paths, tmp_path)
-    cluster.apply(pod("steady", "default", args=["netexec", "--http-port=8080"]))
-    wait_for(
-        lambda: cluster.core.read_namespaced_pod("steady", "default").status.phase == "Running",
-        "the pod runs",
-    )
-    before = cluster.core.read_namespaced_pod("steady", "default")
-    version = int(before.metadata.resource_version)
+    with create_cluster(info, paths, tmp_path) as cluster:
+        cluster.apply(pod("steady", "default", args=["netexec", "--http-port=8080"]))
+        wait_for(
+            lambda: cluster.core.read_namespaced_pod("steady", "default").status.phase == "Running",
+            "the pod runs",
+        )
+        before = cluster.core.read_namespaced_pod("steady", "default")
+        version = int(before.metadata.resource_version)
 
-    os.kill(info.pid, signal.SIGKILL)
-    time.sleep(0.2)
-    assert lifecycle.running(paths) is None
-    again = lifecycle.up(paths, port=info.port)
-    assert again.pid != info.pid
+        os.kill(info.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        assert lifecycle.running(paths) is None
+        again = lifecycle.up(paths, port=info.port)
+        assert again.pid != info.pid
 
-    after = wait_for(lambda: cluster.core.read_namespaced_pod("steady", "default"), "the API answers")
-    assert after.metadata.uid == before.metadata.uid
-    assert after.status.container_statuses[0].container_id == before.status.container_statuses[0].container_id
-    assert after.status.container_statuses[0].restart_count == 0
-    cluster.apply(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"}}
-    )
-    assert (
-        int(cluster.core.read_namespaced_config_map("later", "default").metadata.resource_version) > version
-    )
-    said = cluster.kubectl("exec", "steady", "--", "curl", "-s", "-m", "5", "http://127.0.0.1:8080/hostname")
-    assert said.strip() == "steady"
-    wait_for(cluster.system_ready, "the system is well", 40)
+        after = wait_for(lambda: cluster.core.read_namespaced_pod("steady", "default"), "the API answers")
+        assert after.metadata.uid == before.metadata.uid
+        assert after.status.container_statuses[0].container_id == before.status.container_statuses[0].container_id
+        assert after.status.container_statuses[0].restart_count == 0
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"}}
+        )
+        assert (
+            int(cluster.core.read_namespaced_config_map("later", "default").metadata.resource_version) > version
+        )
+        said = cluster.kubectl("exec", "steady", "--", "curl", "-s", "-m", "5", "http://127.0.0.1:8080/hostname")
+        assert said.strip() == "steady"
+        wait_for(cluster.system_ready, "the system is well", 40)
 
 
 def test_two_clusters_side_by_side_and_down_twice(paths, tmp_path):
     info = lifecycle.up(paths, port=0)
-    one = create_cluster(info, paths, tmp_path, policy="none", count=1)
-    other = create_cluster(info, paths, tmp_path, policy="none", count=1)
-    for cluster in (one, other):
-        cluster.apply(pod("hello", "default", args=["netexec", "--http-port=8080"]))
-    addresses = [
-        wait_for(lambda c=c: c.core.read_namespaced_pod("hello", "default").status.pod_ip, "an address")
-        for c in (one, other)
-    ]
+    with (
+        create_cluster(info, paths, tmp_path, policy="none", count=1) as one,
+        create_cluster(info, paths, tmp_path, policy="none", count=1) as other,
+    ):
+        for cluster in (one, other):
+            cluster.apply(pod("hello", "default", args=["netexec", "--http-port=8080"]))
+        addresses = [
+            wait_for(lambda c=c: c.core.read_namespaced_pod("hello", "default").status.pod_ip, "an address")
+            for c in (one, other)
+        ]
     assert addresses[0] == addresses[1], "each VNet has the same address space, apart from the other"
     assert lifecycle.down(paths)
     assert lifecycle.down(paths) == []
@@ -142,7 +144,8 @@ def test_a_new_cluster_takes_over_the_addresses_of_deleted_ones(paths, tmp_path)
     info = lifecycle.up(paths, port=0)
     for gone in [create_cluster(info, paths, tmp_path, policy="none", count=1) for _ in range(2)]:
         delete_cluster(gone)
-    made = create_cluster(info, paths, tmp_path, policy="none", count=2)
+    with create_cluster(info, paths, tmp_path, policy="none", count=2) as made:
+        assert len(made.nodes()) == 2
     internet = ["ip", "-n", paths.netns("internet"), "-o", "-4", "addr", "show", "dev", "lo"]
     listed = subprocess.run(internet, text=True, capture_output=True, check=True).stdout
     assert listed.count("192.0.2.") == 1, "only the living cluster's API"
@@ -150,4 +153,3 @@ def test_a_new_cluster_takes_over_the_addresses_of_deleted_ones(paths, tmp_path)
     clusters = {key for (key,) in rows.execute("SELECT DISTINCT cluster FROM kube_objects")}
     rows.close()
     assert len(clusters) == 1, "the objects of deleted clusters are gone"
-    assert len(made.nodes()) == 2

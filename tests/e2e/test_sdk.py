@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from kubernetes import client, config, stream, watch
 from labkit import plan as plans
 from labkit.calico import observe, plan_disable_ebpf, plan_enable_ebpf
 from labkit.kube import Kube
-from tests.e2e.support import azure_clients, create_cluster, delete_cluster, pod, wait_for
+from tests.e2e.support import create_cluster, delete_cluster, pod, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -68,15 +69,14 @@ def test_agent_pools_bring_nodes_and_take_them_away(own):
     wait_for(lambda: not own.core.list_namespaced_pod("default").items, "its pod is gone with it")
 
 
-def test_tags_versions_and_lists(own, daemon):
-    groups, aks = azure_clients(daemon)
-    clusters = aks.managed_clusters
+def test_tags_versions_and_lists(own):
+    clusters = own.aks.managed_clusters
     tagged = clusters.begin_update_tags(own.group, own.name, {"tags": {"owner": "me"}}).result(60)
     assert tagged.tags == {"owner": "me"}
     assert clusters.get(own.group, own.name).tags == {"owner": "me"}
     assert own.name in {c.name for c in clusters.list()}
     assert [c.name for c in clusters.list_by_resource_group(own.group)] == [own.name]
-    assert own.group in {g.name for g in groups.resource_groups.list()}
+    assert own.group in {g.name for g in own.groups.resource_groups.list()}
     offered = {v.version for v in clusters.list_kubernetes_versions("canadaeast").values_property}
     assert "1.20" in offered
     assert len(offered) >= 3
@@ -93,8 +93,8 @@ def test_admin_and_user_credentials_reach_the_cluster(own, tmp_path):
         assert entry.name == f"cluster{who.capitalize()}"
         file = tmp_path / who
         file.write_bytes(bytes(entry.value))
-        core = client.CoreV1Api(config.new_client_from_config(str(file)))
-        assert [n.metadata.name for n in core.list_node().items] == own.nodes()
+        with config.new_client_from_config(str(file)) as api:
+            assert [n.metadata.name for n in client.CoreV1Api(api).list_node().items] == own.nodes()
 
 
 def test_a_deleted_cluster_leaves_nothing(daemon, lab_paths, tmp_path):
@@ -114,9 +114,9 @@ def test_a_deleted_cluster_leaves_nothing(daemon, lab_paths, tmp_path):
     with pytest.raises(ResourceNotFoundError):
         made.aks.managed_clusters.get(made.group, made.name)
     wait_for(lambda: (namespaces(), cgroups(), pins()) == before, "what it had in the kernel is gone", 10)
-    groups, _ = azure_clients(daemon)
-    groups.resource_groups.begin_delete(made.group).result(60)
-    assert made.group not in {g.name for g in groups.resource_groups.list()}
+    with made:
+        made.groups.resource_groups.begin_delete(made.group).result(60)
+        assert made.group not in {g.name for g in made.groups.resource_groups.list()}
 
 
 def test_a_shell_with_labkit_env_has_credentials_for_the_sdks(daemon, cluster):
@@ -158,20 +158,23 @@ def test_the_python_client_watches_patches_reads_logs_and_runs_commands(cluster,
     cluster.apply(pod("hello", namespace, args=["netexec", "--http-port=8080"]))
     wait_for(lambda: core.read_namespaced_pod("hello", namespace).status.phase == "Running", "it runs")
     core.patch_namespaced_pod("hello", namespace, {"metadata": {"labels": {"colour": "blue"}}})
-    said = stream.stream(
+    session = stream.stream(
         core.connect_get_namespaced_pod_exec, "hello", namespace, command=["cat", "/etc/hostname"],
-        stdin=False, stdout=True, stderr=True, tty=False,
+        stdin=False, stdout=True, stderr=True, tty=False, _preload_content=False,
     )  # fmt: skip
-    assert said.strip() == "hello"
+    session.run_forever(timeout=10)
+    assert session.read_stdout().strip() == "hello"
+    session.sock.shutdown()  # the client leaves the sockets of finished streams to the collector
     wait_for(lambda: core.read_namespaced_pod_log("hello", namespace), "it has said something")
     forward = stream.portforward(core.connect_get_namespaced_pod_portforward, "hello", namespace, ports="8080")
-    with forward.socket(8080) as connection:
+    with contextlib.closing(forward.socket(8080)) as connection:
         connection.setblocking(True)
         connection.sendall(b"GET /hostname HTTP/1.0\r\nHost: hello\r\n\r\n")
         answer = b""
         while chunk := connection.recv(4096):
             answer += chunk
     assert answer.endswith(b"hello")
+    forward.websocket.shutdown()
     core.delete_namespaced_pod("hello", namespace)
     listener.join(25)
     assert seen[0][0] == "ADDED"

@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -172,6 +173,12 @@ def test_exec_and_port_forward_by_the_python_client(served: Served, core) -> Non
     connection.sendall(b"ping")
     assert connection.recv(10) == b"PING"
     connection.close()
+    talk = websocket.create_connection(
+        f"{served.url.replace('https', 'wss')}/api/v1/namespaces/default/pods/p/portforward?ports=80", timeout=5,
+        subprotocols=["v5.channel.k8s.io", "v4.channel.k8s.io"], header=[f"Authorization: Bearer {TOKEN}"],
+        sslopt={"ca_certs": str(served.ca)})
+    assert talk.getsubprotocol() == "v4.channel.k8s.io", "ports know no version 5"
+    talk.shutdown()
     with warnings.catch_warnings():                # the client leaves the socket of a finished stream to the collector
         warnings.simplefilter("ignore", ResourceWarning)
         del out, session, forward
@@ -183,23 +190,23 @@ def test_exec_and_port_forward_by_the_python_client(served: Served, core) -> Non
 def test_exec_speaks_every_channel_protocol(served: Served, protocol: str) -> None:
     run_a_pod(served)
     url = served.url.replace("https", "wss") + "/api/v1/namespaces/default/pods/p/exec"
-    socket = websocket.create_connection(
+    talk = websocket.create_connection(
         f"{url}?stdin=true&stdout=true&stderr=true&command=head&command=-n1", subprotocols=[protocol], timeout=5,
         header=[f"Authorization: Bearer {TOKEN}"], sslopt={"ca_certs": str(served.ca)})
     try:
-        assert socket.getsubprotocol() == protocol
+        assert talk.getsubprotocol() == protocol
         coded = "base64" in protocol
         if coded:
-            socket.send("0" + base64.b64encode(b"abc\n").decode())
+            talk.send("0" + base64.b64encode(b"abc\n").decode())
         else:
-            socket.send_binary(b"\0abc\n")
+            talk.send_binary(b"\0abc\n")
         heard: dict[int, bytes] = {}
         while 3 not in heard:
-            message = socket.recv()
+            message = talk.recv()
             channel, data = (int(message[0]), base64.b64decode(message[1:])) if coded else (message[0], message[1:])
             heard[channel] = heard.get(channel, b"") + data
     finally:
-        socket.shutdown()
+        talk.shutdown()
     assert heard[1] == b"abc\n"
     assert json.loads(heard[3])["status"] == "Success"
 
@@ -217,9 +224,13 @@ def test_kubectl_exec_logs_and_port_forward(served: Served) -> None:
         try:
             assert forward.stdout
             port = int(forward.stdout.readline().split("127.0.0.1:")[1].split()[0])
-            done = subprocess.run(["socat", "-t5", "-", f"TCP:127.0.0.1:{port}"], input="x" * 500_000, text=True,
-                                  capture_output=True, timeout=10, check=True)
-            assert done.stdout == "X" * 500_000
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as forwarded:
+                sender = threading.Thread(target=lambda: (forwarded.sendall(b"x" * 500_000),
+                                                          forwarded.shutdown(socket.SHUT_WR)))
+                sender.start()
+                with forwarded.makefile("rb") as answer:
+                    assert answer.read() == b"X" * 500_000
+                sender.join()
         finally:
             forward.kill()
 

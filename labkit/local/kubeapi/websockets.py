@@ -32,6 +32,7 @@ Session = Callable[[Receive, Send], Awaitable[None]]
 
 _CHANNELS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io",
              "base64.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io")
+_FORWARD_CHANNELS = ("v4.channel.k8s.io", "v4.base64.channel.k8s.io")  # ports know no version 5, as on a kubelet
 _CLOSE = 255
 
 
@@ -203,7 +204,7 @@ def _port_forward(backend: NodeBackend, request: Request, namespace: str, name: 
         raise errors.bad_request(f"unable to parse query parameter ports: {','.join(asked)}") from None
     if not ports or not all(0 < p < 65536 for p in ports):
         raise errors.bad_request("query parameter \"ports\" is required")
-    protocol = next((p for p in request.subprotocols if p in _CHANNELS), None)
+    protocol = next((p for p in request.subprotocols if p in _FORWARD_CHANNELS), None)
 
     async def session(receive: Receive, send: Send) -> None:
         channels = Channels(receive, send, protocol)
@@ -220,13 +221,11 @@ def _port_forward(backend: NodeBackend, request: Request, namespace: str, name: 
                     await channels.send(2 * i + 1, f"an error occurred forwarding {port} -> {port}: {error}".encode())
                     continue
                 pumps.append(asyncio.ensure_future(_pump(reader, channels, 2 * i)))
-            # without a pump nothing will come: end, so that the client sees the errors and a closed connection
-            open_pumps = asyncio.ensure_future(asyncio.wait(pumps)) if pumps else None
             incoming = asyncio.ensure_future(_forward(channels, writers))
+            # it ends with the last port, or with the client; without a port the client sees the errors and the end
+            ports_end = asyncio.gather(*pumps, return_exceptions=True)
             pumps.append(incoming)
-            if open_pumps is not None:
-                await asyncio.wait((open_pumps, incoming), return_when=asyncio.FIRST_COMPLETED)
-                open_pumps.cancel()
+            await asyncio.wait((ports_end, incoming), return_when=asyncio.FIRST_COMPLETED)
             await channels.close()
         finally:
             for pump in pumps:
@@ -241,19 +240,11 @@ def _port_forward(backend: NodeBackend, request: Request, namespace: str, name: 
 async def _pump(reader: asyncio.StreamReader, channels: Channels, channel: int) -> None:
     while data := await reader.read(65536):
         await channels.send(channel, data)
-    if channels.protocol == "v5.channel.k8s.io":
-        await channels.send(_CLOSE, bytes((channel,)))
 
 
 async def _forward(channels: Channels, writers: dict[int, asyncio.StreamWriter]) -> None:
     while (message := await channels.receive()) is not None:
         channel, data = message
-        if channel == _CLOSE:
-            channel, data = data[0], b""
-        if (writer := writers.get(channel)) is None:
-            continue
-        if data:
+        if writer := writers.get(channel):
             writer.write(data)
             await writer.drain()
-        elif writer.can_write_eof():
-            writer.write_eof()
