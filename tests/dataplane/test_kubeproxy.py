@@ -86,7 +86,10 @@ def test_source_ranges_let_only_their_clients_in():
     firewall = chain_name("KUBE-FW-", "shop/web:http", "tcp")
     text = lines(port(ONE, lb_ips=("192.0.2.9",), lb_source_ranges=("203.0.113.0/24",)))
     assert [line.partition("IP\" ")[2].split(" -j KUBE-SVC")[0] for line in rules_of(text, firewall)] == [
-        "-j KUBE-MARK-MASQ", "-s 203.0.113.0/24", "-s 192.0.2.9/32", "-j KUBE-MARK-DROP"]
+        "-j KUBE-MARK-MASQ", "-s 203.0.113.0/24", "-j KUBE-MARK-DROP"]
+    text = lines(port(ONE, lb_ips=("192.0.2.9",), lb_source_ranges=("10.224.0.0/16",)))
+    assert [line.partition("IP\" ")[2].split(" -j KUBE-SVC")[0] for line in rules_of(text, firewall)] == [
+        "-j KUBE-MARK-MASQ", "-s 10.224.0.0/16", "-s 192.0.2.9/32", "-j KUBE-MARK-DROP"], "a range with the node in it"
 
 
 def test_client_affinity_asks_the_recent_lists_first():

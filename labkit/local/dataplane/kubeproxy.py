@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address, ip_network
 
 from labkit.local.dataplane.services import Endpoint, Key, ServicePort
 
@@ -50,6 +51,10 @@ class ProxyConfig:
     node_ip: str = ""
     cluster_cidr: str = ""
     masquerade_all: bool = False
+
+    def is_node_in(self, cidr: str) -> bool:
+        """Whether a source range holds the node itself."""
+        return bool(self.node_ip) and ip_address(self.node_ip) in ip_network(cidr, strict=False)
 
 
 @dataclass(slots=True)
@@ -132,7 +137,10 @@ class _Writer:
                          f' --dport {p.port}')
                 if not local_external:
                     self.services.append(f"-A KUBE-SERVICES {match} -j KUBE-MARK-MASQ")
-                self.services.append(f"-A KUBE-SERVICES {match} -j {entry}")
+                # Upstream also has "-m physdev ! --physdev-is-in" here. That match loads br_netfilter, which would
+                # change how the host's own bridges work; no pod of the lab sits on a bridge.
+                self.services += [f"-A KUBE-SERVICES {match} -m addrtype {kind} -j {entry}"
+                                  for kind in ("! --src-type LOCAL", "--dst-type LOCAL")]
             if p.node_port:
                 match = (f'-A KUBE-NODEPORTS -m comment --comment "{name}" -m {protocol} -p {protocol}'
                          f' --dport {p.node_port}')
@@ -181,7 +189,7 @@ class _Writer:
             if not local:
                 nat.append(f"{head} -j KUBE-MARK-MASQ")
             nat += [f"{head} -s {cidr} -j {entry}" for cidr in p.lb_source_ranges] or [f"{head} -j {entry}"]
-            if p.lb_source_ranges and self.config.node_ip:
+            if any(self.config.is_node_in(cidr) for cidr in p.lb_source_ranges):
                 # Upstream's way to let a node through that has the frontend on an interface of its own.
                 nat.append(f"{head} -s {ip}/32 -j {entry}")
             nat.append(f"{head} -j KUBE-MARK-DROP")
