@@ -114,11 +114,7 @@ def bars(name: str, title: str, axis: str, series: Mapping[str, Mapping[str, Int
         trace: dict[str, Any] = {
             "type": "bar", "name": label(key), "x": list(values), "y": medians,
             "marker": {"color": colour, "pattern": {"shape": pattern} | _PATTERN},
-            "error_y": {
-                "type": "data", "symmetric": False, "color": _INK,
-                "array": [max(0.0, values[c][2] - values[c][0]) for c in values],
-                "arrayminus": [max(0.0, values[c][0] - values[c][1]) for c in values],
-            },
+            "error_y": _whiskers(list(values.values())),
         }  # fmt: skip
         if all(low == high for _, low, high in values.values()):
             del trace["error_y"]  # published figures have no interval
@@ -129,7 +125,7 @@ def bars(name: str, title: str, axis: str, series: Mapping[str, Mapping[str, Int
 
 
 def lines(
-    name: str, title: str, x_axis: str, y_axis: str, series: Mapping[str, Sequence[tuple[float, float]]], *,
+    name: str, title: str, x_axis: str, y_axis: str, series: Mapping[str, Sequence[tuple[float, ...]]], *,
     note: str = "", published: Sequence[dict[str, Any]] = (), log_x: bool = False, log_y: bool = False,
 ) -> Chart:  # fmt: skip
     """Draw one line for each series.
@@ -139,7 +135,7 @@ def lines(
         title: of the chart.
         x_axis: quantity and unit.
         y_axis: quantity and unit.
-        series: series -> points.
+        series: series -> points as (x, y) or, with an interval, (x, y, low, high).
         note: stands under the chart.
         published: traces of published figures, drawn thin and behind.
         log_x: whether the horizontal axis is logarithmic.
@@ -148,15 +144,18 @@ def lines(
     data = [*published]
     for index, (key, points) in enumerate(series.items()):
         colour, _, dash, marker = look(key, index)
-        data.append({
+        trace = {
             "type": "scatter", "mode": "lines+markers", "name": label(key),
-            "x": [x for x, _ in points], "y": [y for _, y in points],
+            "x": [point[0] for point in points], "y": [point[1] for point in points],
             "line": {"color": colour, "dash": dash, "width": 2.5}, "marker": {"symbol": marker, "size": 8},
-        })  # fmt: skip
+        }  # fmt: skip
+        if points and all(len(point) == 4 for point in points):
+            trace["error_y"] = _whiskers([(y, low, high) for _, y, low, high in points])
+        data.append(trace)
     layout = _layout(title, x_axis, y_axis, note)
     layout["xaxis"] |= {"type": "log"} if log_x else {}
     layout["yaxis"] |= {"type": "log"} if log_y else {"rangemode": "tozero"}
-    rows = [[label(key), x, y] for key, points in series.items() for x, y in points]
+    rows = [[label(key), *point[:2]] for key, points in series.items() for point in points]
     return Chart(name, data, layout, _with(text_table(["series", x_axis, y_axis], rows, title), note))
 
 
@@ -222,6 +221,14 @@ def look(series: str, index: int = 0) -> tuple[str, str, str, str]:
 def label(series: str) -> str:
     """Return how a series is written for people."""
     return _LABELS.get(series, series.replace("_", " "))
+
+
+def _whiskers(values: Sequence[Interval]) -> dict[str, Any]:
+    return {
+        "type": "data", "symmetric": False, "color": _INK,
+        "array": [max(0.0, high - middle) for middle, _, high in values],
+        "arrayminus": [max(0.0, middle - low) for middle, low, _ in values],
+    }  # fmt: skip
 
 
 def _point(value: object) -> Interval:

@@ -32,11 +32,11 @@ body[data-jp-theme-light="false"] .lk,.lk-dark .lk{--ok:#57c77a;--bad:#ff8b80;--
 .lk-card{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:.6em .9em;
 margin:.4em 0;background:var(--bg)}
 .lk-card.done,.lk-card.already,.lk-card.passed{border-left-color:var(--ok)}
-.lk-card.failed{border-left-color:var(--bad)}.lk-card.running{border-left-color:var(--accent)}
+.lk-card.failed{border-left-color:var(--bad)}.lk-card.warning{border-left-color:var(--warm)}.lk-card.running{border-left-color:var(--accent)}
 .lk-title{font-weight:600;display:flex;gap:.6em;align-items:baseline;flex-wrap:wrap}
 .lk-badge{font-size:.85em;font-weight:600;white-space:nowrap;color:var(--muted)}
 .lk-badge.done,.lk-badge.already,.lk-badge.passed{color:var(--ok)}.lk-badge.failed{color:var(--bad)}
-.lk-badge.running{color:var(--accent)}
+.lk-badge.running{color:var(--accent)}.lk-badge.warning{color:var(--warm)}
 .lk pre.lk-code{background:var(--soft);border-radius:4px;padding:.5em .7em;margin:.4em 0;overflow-x:auto;
 white-space:pre-wrap;word-break:break-word;user-select:all;font-size:.88em;color:var(--fg)}
 .lk details{margin:.35em 0}.lk summary{cursor:pointer;color:var(--accent)}

@@ -24,7 +24,7 @@ _PAGE_STYLE: Final = """<style>
 --jp-layout-color2:#f3f5f7;--jp-border-color2:#d0d7de}
 @media(prefers-color-scheme:dark){:root{--jp-content-font-color1:#e6e9ec;--jp-content-font-color2:#a0a8b0;
 --jp-layout-color1:#16191d;--jp-layout-color2:#22272d;--jp-border-color2:#3a424a}
-.lk{--ok:#57c77a!important;--bad:#ff8b80!important;--accent:#6cb6ff!important}}
+.lk{--ok:#57c77a!important;--bad:#ff8b80!important;--accent:#6cb6ff!important;--warm:#e0a84a!important}}
 body{margin:0;background:var(--jp-layout-color1);color:var(--jp-content-font-color1);
 font:15px/1.5 system-ui,sans-serif}main{max-width:64rem;margin:0 auto;padding:1rem}
 nav ol{columns:2;padding-left:1.2rem}nav a{color:inherit}section{border-top:1px solid var(--jp-border-color2)}
@@ -32,9 +32,12 @@ h3{margin:1.2em 0 .3em;font-size:1rem}figure{margin:.5em 0 1em}
 pre{overflow-x:auto}.plotly-graph{min-height:440px}
 </style>"""
 
+# A notebook's charts are drawn in a grey that both themes can bear; here the theme is known.
 _DRAW: Final = """<script>
+const ink=matchMedia('(prefers-color-scheme:dark)').matches?'#c9d1d9':'#3d434b';
 for(const node of document.querySelectorAll('.plotly-graph')){
  const spec=JSON.parse(document.getElementById(node.dataset.spec).textContent);
+ for(const words of [spec.layout,...(spec.layout.annotations||[])]) words.font={...words.font,color:ink};
  Plotly.newPlot(node,spec.data,spec.layout,{responsive:true,displaylogo:false});}
 </script>"""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -14,6 +15,9 @@ from labkit.kube.wait import rolled_out
 from labkit.plan import Evidence, Log, Plan, Step
 from labkit.sourceip import manifests, outside
 from labkit.targets import OutsideClient, Target
+
+_PROBES = 4
+"""How many connections show whether the nodes follow the service: each may meet another node."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Refused:
     milliseconds: float
 
     ok = False
+    preserved = False
 
 
 class SourceIp:
@@ -171,9 +176,10 @@ class SourceIp:
         return Plan(f"traffic-policy-{policy.lower()}", f"Set externalTrafficPolicy to {policy}", (Step(
             id="policy", title=f"Set externalTrafficPolicy to {policy}", why=why,
             without="the service stays as it is.", command=f"{base}'{json.dumps(patch)}'",
-            apply=lambda log: switch(policy, log), verify=lambda: self._service_ready(policy),
+            apply=lambda log: switch(policy, log), verify=lambda: self._in_effect(policy),
             revert=lambda log: switch(other, log),
             revert_command=f"{base}'{json.dumps({'spec': {'externalTrafficPolicy': other}})}'",
+            hint="A NetworkPolicy from lesson 07 may keep the client out: `lab.run(lab.policies.remove())`.",
         ),))
 
     def remove(self) -> Plan:
@@ -208,10 +214,29 @@ class SourceIp:
             client: who asks.
             times: how often.
             timeout: seconds to wait for an answer.
+
+        Raises:
+            LabError: `times` is not a whole number above zero, or the service is not exposed.
+            TargetError: there is no such client.
         """
+        if not isinstance(times, int) or times < 1:
+            raise LabError(f"A client cannot ask {times!r} times.", "it must be a whole number above zero.",
+                           "ask once or more.")
         who, frontend = self._target.client(client), self.frontend()
         places = _Places(self._kube)
         return [self._ask_once(who, frontend, places, timeout) for _ in range(times)]
+
+    @staticmethod
+    def whose(answers: Sequence[Answer | Refused]) -> str:
+        """Whose address the pod saw, in the words that a prediction uses.
+
+        Args:
+            answers: of `ask`.
+        """
+        if not all(answer.ok for answer in answers):
+            return "some got no answer" if any(answer.ok for answer in answers) else "nobody got an answer"
+        kept = sum(answer.preserved for answer in answers)
+        return "the client" if kept == len(answers) else "a node" if not kept else "now the client, now a node"
 
     def _ask_once(self, who: OutsideClient, frontend: str, places: _Places, timeout: float) -> Answer | Refused:
         reply = outside.get(who, frontend, manifests.PORT, "/clientip", "/hostname", timeout=timeout)
@@ -231,6 +256,19 @@ class SourceIp:
         if has != policy or not addresses:
             return Evidence(False, f"externalTrafficPolicy {has}, {len(addresses)} public addresses")
         return Evidence(True, f"externalTrafficPolicy {has}, public address {addresses[0].get('ip')}")
+
+    def _in_effect(self, policy: manifests.TrafficPolicy) -> Evidence:
+        """Whether the nodes follow the service's policy: they learn of it a second or so after the API."""
+        ready = self._service_ready(policy)
+        if not ready or not self.clients:
+            return ready
+        answers = self.ask(self.clients[0], times=_PROBES, timeout=1)
+        silent = sum(not answer.ok for answer in answers)
+        if silent:
+            return Evidence(False, f"{ready.text}; {silent} of {_PROBES} connections from outside had no answer")
+        if policy == "Local" and not all(answer.preserved for answer in answers):
+            return Evidence(False, f"{ready.text}; a node still puts in its own address")
+        return Evidence(True, f"{ready.text}; {_PROBES} connections from outside were answered")
 
     def _is_gone(self) -> Evidence:
         found = self._kube.find("namespaces", manifests.NAMESPACE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import yaml
 
-from labkit.errors import NotSupportedError
+from labkit.errors import LabError, NotSupportedError
 from labkit.kube import Kube
 from labkit.plan import Evidence, Log, Plan, Step
 from labkit.sourceip import manifests
@@ -34,7 +36,10 @@ class Policies:
 
         Raises:
             NotSupportedError: a client's address is not known, so no policy can name it.
+            LabError: one of `cidrs` is not a range of addresses.
         """
+        for cidr in cidrs:
+            _see_range(cidr)
         manifest = manifests.only_from(NAME, (*(self._cidr(name) for name in clients), *cidrs))
         who = " and ".join((*clients, *cidrs)) or "nobody"
 
@@ -87,3 +92,11 @@ class Policies:
     def _is_gone(self) -> Evidence:
         found = self._kube.find(_RESOURCE, NAME, manifests.NAMESPACE)
         return Evidence(found is None, "there is no policy" if found is None else "the policy still exists")
+
+
+def _see_range(cidr: str) -> None:
+    try:
+        ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise LabError(f"{cidr!r} is not a range of addresses.", f"{error}.",
+                       'write it as "198.51.100.7/32" for one address, "203.0.113.0/24" for a network.') from error

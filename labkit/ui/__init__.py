@@ -5,7 +5,9 @@
 
 from typing import TYPE_CHECKING
 
-from labkit.mode import choose, interactive
+from labkit import mode
+from labkit.mode import interactive
+from labkit.ui import failures
 from labkit.ui.path import Hop, Leg, Path
 from labkit.ui.shell import sh
 from labkit.ui.show import show
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
     from labkit.ui.live import Live
 
 __all__ = ["Hop", "Leg", "Path", "Watch", "choose", "interactive", "live", "path_of", "sh", "show", "source"]
+
+
+def choose(interactive: bool | None) -> None:
+    """Set what the notebook's parameter says: False never waits for a click, None asks the front end.
+
+    From here on the kernel shows labkit's errors in words, without a walk through the library.
+    """
+    mode.choose(interactive)
+    failures.install()
 
 
 def path_of(answer: "Answer | Refused", title: str = "") -> Path:

@@ -13,13 +13,13 @@ __all__ = ["path_of", "tally"]
 def tally(answers: Sequence[Answer | Refused]) -> Fragment:
     """Return how often each client was answered, and whose address the pod saw."""
     counts = Counter((a.client, a.client_address, *_seen(a)) for a in answers)
-    rows = [[client, address or "?", whose, seen, n] for (client, address, whose, seen), n in counts.items()]
-    return table(["client", "its address", "the pod saw", "as", "times"], rows)
+    rows = [[client, address or "?", seen, whose, n] for (client, address, whose, seen), n in counts.items()]
+    return table(["client", "its address", "the pod saw", "which is", "times"], rows)
 
 
 def _seen(answer: Answer | Refused) -> tuple[str, str]:
     if isinstance(answer, Refused):
-        return "nothing", answer.error
+        return answer.error, "nothing"
     whose = {"client": "the client", "other": "somebody else"}.get(answer.seen_is, f"node {answer.seen_is}")
     return whose, answer.seen
 

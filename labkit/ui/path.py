@@ -41,7 +41,9 @@ class Path:
             raise ValueError(f"{len(self.hops)} hops need {len(self.hops) - 1} legs, not {len(self.legs)}")
 
 
-_BOX, _GAP, _ROW = 150, 150, 150
+_BOX, _GAP, _ROW = 176, 140, 150
+#: What fits into a box: a Deployment's pod has 21 characters with a name as short as echo.
+_LETTERS = 24
 
 
 def picture(paths: Sequence[Path]) -> Fragment:
@@ -77,7 +79,8 @@ def _row(path: Path, top: int) -> str:
             f'style="fill:var(--soft);stroke:var(--line)"/>'
         )
         lines = [line for line in (hop.name, hop.address, hop.note) if line]
-        for line, text in enumerate(lines):
+        for line, words in enumerate(lines):
+            text = words if len(words) <= _LETTERS else f"{words[: _LETTERS - 1]}…"
             style, css = ("font-weight:600" if line == 0 else "", "m" if line == 2 else "")
             parts.append(_text(left + _BOX / 2, top + 50 + 17 * line, text, style, "middle", css))
     for index, leg in enumerate(path.legs):

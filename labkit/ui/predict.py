@@ -32,7 +32,7 @@ class PredictionView(widgets.VBox):  # type: ignore[misc]
 
     def _keep(self, change: dict[str, object]) -> None:
         guess = change["new"]
-        self._progress.record("predictions", self._prediction.key, guess=guess)
+        self._progress.record("predictions", self._prediction.key, guess=guess, typed=guess)
         self._recorded.value = self._said(guess)
 
     def _said(self, guess: object) -> str:

@@ -13,6 +13,8 @@ __all__ = ["AXES", "axis", "chart", "comparison"]
 #: metric -> axis title: the quantity, its unit, and its formula where it is computed.
 AXES: Final[Mapping[str, str]] = {
     "gbit_per_s": "throughput at the receiver, Gbit/s",
+    "p50_us": "time of connect() on a fresh connection, median, µs",
+    "p99_us": "time of connect() on a fresh connection, slowest of a hundred, µs",
     "cores": "busy vCPU, all nodes",
     "cores_per_10_gbit": "vCPU for 10 Gbit/s = busy vCPU of both nodes × 10 ÷ Gbit/s",
     "node_percent_per_10_gbit": "% of a node for 10 Gbit/s = (client % + server %) × 10 ÷ Gbit/s",
@@ -36,7 +38,9 @@ def axis(metric: str) -> str:
     return words.replace("_", " ")
 
 
-def chart(run: Run, metric: str, *, published: Sequence[dict[str, Any]] = (), log_x: bool = False) -> Chart:
+def chart(
+    run: Run, metric: str, *, published: Sequence[dict[str, Any]] = (), log_x: bool = False, log_y: bool = False
+) -> Chart:
     """Draw one metric of a run.
 
     Lines where something was varied, such as the number of services; bars for cases otherwise.
@@ -46,12 +50,15 @@ def chart(run: Run, metric: str, *, published: Sequence[dict[str, Any]] = (), lo
         metric: which of its metrics.
         published: published curves to draw behind; for lines.
         log_x: whether the horizontal axis is logarithmic; for lines.
+        log_y: whether the vertical axis is; for lines.
     """
     rows = run.summary(metric)
     note = " ".join([f"Medians of {_rounds(rows)} with 95 % intervals.", *run.notes])
     name = f"{run.kind}-{metric}"
     if rows and all(row.x is not None for row in rows):
-        points = {arm: sorted((float(r.x or 0), r.median) for r in rows if r.arm == arm) for arm in run.arms}
+        points = {
+            arm: sorted((float(r.x or 0), r.median, r.low, r.high) for r in rows if r.arm == arm) for arm in run.arms
+        }
         drawn = lines(
             name,
             run.title,
@@ -61,6 +68,7 @@ def chart(run: Run, metric: str, *, published: Sequence[dict[str, Any]] = (), lo
             note=note,
             published=published,
             log_x=log_x,
+            log_y=log_y,
         )
     else:
         series = {arm: {r.case: (r.median, r.low, r.high) for r in rows if r.arm == arm} for arm in run.arms}

@@ -24,8 +24,8 @@ def show(thing: Any, **options: Any) -> None:
 
     Args:
         thing: what to show; what labkit does not know is displayed as Jupyter would.
-        options: for a benchmark's run ``metric``, and what `run_charts.chart` takes; for a doctor's report
-            ``brief``.
+        options: for a benchmark's run ``metric``, ``verdicts`` (False leaves out the table below) and what
+            `run_charts.chart` takes; for a doctor's report ``brief``.
 
     Raises:
         StepError: without a front end, a step of the plan failed.
@@ -46,11 +46,11 @@ def show(thing: Any, **options: Any) -> None:
     _display(thing)
 
 
-def _show_run(run: Any, metric: str, **options: Any) -> None:
+def _show_run(run: Any, metric: str, *, verdicts: bool = True, **options: Any) -> None:
     from labkit.ui import run_charts
 
     show(run_charts.chart(run, metric, **options))
-    if len(run.arms) > 1:
+    if verdicts and len(run.arms) > 1:
         _display(run_charts.comparison(run, metric))
 
 

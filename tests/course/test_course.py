@@ -3,11 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from labkit import mode
 from labkit.course import checks, predictions
 from labkit.course.checks import Check, CheckFailed
 from labkit.course.course import ChecksNotPassed, Course
 from labkit.course.lessons import LESSONS, next_lesson
+from labkit.course.parameters import ParameterError
 from labkit.course.progress import Progress
+from labkit.errors import LabError
 
 
 def passing(lab: object) -> str:
@@ -72,7 +75,7 @@ def test_a_prediction_meets_its_measurement(tmp_path: Path) -> None:
     c.predict("04.tcp", "How much less CPU?", 30, unit="%")
     assert "factor of 2.0" in c.compare("04.tcp", 15).verdict
     assert c.progress.entry("predictions", "04.tcp")["measured"] == 15  # type: ignore[index]
-    with pytest.raises(KeyError, match=r"04\.udp"):
+    with pytest.raises(LabError, match=r"04\.udp"):
         c.compare("04.udp", 1)
 
 
@@ -103,6 +106,11 @@ def test_a_damaged_progress_file_starts_afresh(tmp_path: Path, damage: str) -> N
 def test_finishing_lessons_counts_and_points_onward(tmp_path: Path) -> None:
     c = course(tmp_path)
     c.begin("00")
+    assert "its checks did not run" in c.finish("00").text
+    c.progress.record("checks", "00.ready", passed=False)
+    assert "00.ready did not pass" in c.finish("00").text
+    assert c.progress.entry("lessons", "00")["finished"] is False  # type: ignore[index]
+    c.progress.record("checks", "00.ready", passed=True)
     shown = c.finish("00")
     assert "1 of 11 lessons" in shown.text
     assert "Next: Create the cluster" in shown.text
@@ -116,3 +124,33 @@ def test_every_check_of_the_course_belongs_to_a_lesson() -> None:
     assert {id[:2] for id in checks.CHECKS} <= numbers
     for check in checks.CHECKS.values():
         assert check.hint.endswith((".", "?")), check.id
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.5, "3", True, None, ["10", "500"], [10], [10, 10], []])
+def test_a_parameter_that_cannot_be_meant_is_named_before_anything_runs(tmp_path: Path, bad: object) -> None:
+    with pytest.raises(ParameterError, match="The parameter rounds cannot be") as caught:
+        course(tmp_path).begin("04", rounds=bad)
+    assert caught.value.fix
+
+
+def test_a_guess_must_be_one_that_the_question_allows(tmp_path: Path) -> None:
+    c = course(tmp_path)
+    with pytest.raises(ParameterError, match="not a number"):
+        c.predict("04.tcp", "How much?", "20")
+    with pytest.raises(ParameterError, match="'always', 'never'"):
+        c.predict("07.ebpf", "Does alice get in?", "perhaps", choices=("always", "never"))
+
+
+def test_what_a_learner_typed_outlives_the_cell_until_the_parameter_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mode, "interactive", lambda: True)
+    c = course(tmp_path)
+    c.predict("02.rules", "How many?", 5)
+    c.progress.record("predictions", "02.rules", guess=8, typed=8)  # as the field does
+    assert c.predict("02.rules", "How many?", 5).guess == 8
+    assert c.predict("02.rules", "How many?", 5).guess == 8
+    assert c.predict("02.rules", "How many?", 6).guess == 6
+    monkeypatch.setattr(mode, "interactive", lambda: False)
+    c.progress.record("predictions", "02.rules", guess=8, typed=8)
+    assert c.predict("02.rules", "How many?", 6).guess == 6

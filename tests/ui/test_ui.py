@@ -249,3 +249,34 @@ def test_answers_are_counted_and_drawn(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "source replaced" in out
     assert "The pod sees the client." in out
+
+
+def test_a_long_name_stays_in_its_box() -> None:
+    hops = (Hop("alice"), Hop("pod", "a-deployment-of-a-long-name-784c78484d-tg24s"))
+    drawn = picture([Path("p", hops, (Leg("a", "b"),))])
+    assert ">a-deployment-of-a-long-…<" in drawn.html
+    assert "784c78484d-tg24s" in drawn.text
+
+
+def test_the_lines_of_a_run_have_the_intervals_that_the_note_speaks_of() -> None:
+    from labkit.bench.results import Run, Sample
+    from labkit.ui.run_charts import chart
+
+    values = ((10.0, 40.0), (10.0, 44.0), (10.0, 41.0), (1000.0, 50.0), (1000.0, 51.0), (1000.0, 58.0))
+    samples = tuple(Sample("ebpf", f"{x} services", n, {"p50_us": y}, x=x) for n, (x, y) in enumerate(values))
+    drawn = chart(Run("first-packet", "First packet", samples), "p50_us", log_y=True)
+    assert "95 % intervals" in drawn.text
+    assert all(above > 0 for above in drawn.data[0]["error_y"]["array"])
+    assert drawn.layout["yaxis"]["type"] == "log"
+    assert drawn.figure()
+
+
+def test_errors_with_a_cure_are_shown_without_the_library() -> None:
+    from labkit.ui.failures import lines
+
+    try:
+        raise LabError("It is off.", "a test", "turn it on")
+    except LabError as error:
+        shown = "\n".join(lines(type(error), error, error.__traceback__))
+    assert "What to do: turn it on" in shown
+    assert "test_ui" not in shown

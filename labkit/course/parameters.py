@@ -1,0 +1,55 @@
+"""A notebook's parameters, looked at before anything is created or measured.
+
+A typing slip in the first cell must not come back as an index error twenty minutes later.
+"""
+
+from typing import Final
+
+from labkit.errors import LabError
+
+__all__ = ["ParameterError", "guess", "require_counts"]
+
+_CURE: Final = "correct it in the cell at the top, or after `-p`, and run the notebook again."
+
+
+class ParameterError(LabError):
+    """A parameter of the notebook has a value that cannot be meant."""
+
+
+def require_counts(**counts: object) -> None:
+    """See that each parameter is a whole number above zero, or a list of such numbers.
+
+    Args:
+        counts: the notebook's parameters by name.
+
+    Raises:
+        ParameterError: one is not.
+    """
+    for name, value in counts.items():
+        several = isinstance(value, list | tuple)
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        for one in values:
+            if not isinstance(one, int) or isinstance(one, bool) or one < 1:
+                raise ParameterError(
+                    f"The parameter {name} cannot be {value!r}.",
+                    f"{'each entry' if several else 'it'} must be a whole number above zero.",
+                    _CURE,
+                )
+        if several and len(set(values)) < 2:
+            raise ParameterError(
+                f"The parameter {name} cannot be {value!r}.", "a slope needs two different numbers.", _CURE
+            )
+
+
+def guess(value: float | int | str, choices: tuple[str, ...]) -> float | int | str:
+    """Return a guess, if it is a number, or one of the words where there are words to choose from.
+
+    Raises:
+        ParameterError: it is neither.
+    """
+    if choices and value not in choices:
+        words = ", ".join(repr(choice) for choice in choices)
+        raise ParameterError(f"The guess {value!r} is none of the answers.", f"they are {words}.", _CURE)
+    if not choices and (isinstance(value, bool | str) or value is None):
+        raise ParameterError(f"The guess {value!r} is not a number.", "a number is what will be measured.", _CURE)
+    return value

@@ -1,0 +1,37 @@
+"""An error that says what to do is shown as that, not as a walk through labkit's modules."""
+
+import sys
+import traceback
+from types import TracebackType
+from typing import Any
+
+from labkit.course.course import ChecksNotPassed
+from labkit.errors import LabError
+
+__all__ = ["install", "lines"]
+
+
+def install() -> None:
+    """Have the kernel show labkit's own errors without the library's frames; nothing without a kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        shell.set_custom_exc((LabError, ChecksNotPassed), _show)
+
+
+def lines(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> list[str]:
+    """Return the error in words, below the line of the cell that met it."""
+    cells = [frame for frame in traceback.extract_tb(trace) if _is_cell(frame.filename)]
+    where = [f"line {cells[-1].lineno} of the cell: {cells[-1].line}"] if cells else []
+    return [*where, f"{kind.__name__}: {error}", "(%tb shows where in labkit)"]
+
+
+def _is_cell(file: str) -> bool:
+    # ipykernel compiles cells under /tmp/ipykernel_<pid>/, IPython as <ipython-input-…>.
+    return "ipykernel_" in file or file.startswith("<ipython-input")
+
+
+def _show(
+    shell: Any, kind: type[BaseException], error: BaseException, trace: TracebackType, tb_offset: int | None = None
+) -> None:
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # for %tb
+    shell._showtraceback(kind, error, lines(kind, error, trace))
