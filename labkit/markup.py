@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-__all__ = ["STATES", "STYLE", "Fragment", "badge", "code", "details", "escape", "table", "text_table"]
+__all__ = ["STATES", "STYLE", "Fragment", "badge", "code", "details", "escape", "output", "table", "text_table"]
 
 #: state -> (sign, word). Shared by a plan's steps (`labkit.plan.State`) and by checks.
 STATES: Final[dict[str, tuple[str, str]]] = {
@@ -39,6 +39,7 @@ margin:.4em 0;background:var(--bg)}
 .lk-badge.running{color:var(--accent)}.lk-badge.warning{color:var(--warm)}
 .lk pre.lk-code{background:var(--soft);border-radius:4px;padding:.5em .7em;margin:.4em 0;overflow-x:auto;
 white-space:pre-wrap;word-break:break-word;user-select:all;font-size:.88em;color:var(--fg)}
+.lk pre.lk-output{overflow-x:auto;white-space:pre;margin:.2em 0;font-size:.86em;color:var(--fg)}
 .lk details{margin:.35em 0}.lk summary{cursor:pointer;color:var(--accent)}
 .lk table.lk-table{border-collapse:collapse;margin:.4em 0;font-size:.92em}
 .lk table.lk-table th,.lk table.lk-table td{border:1px solid var(--line);padding:.25em .6em;text-align:left;
@@ -73,6 +74,11 @@ def badge(state: str) -> str:
 def code(text: str) -> str:
     """Return a block of code that one click selects whole."""
     return f'<pre class="lk-code">{escape(text)}</pre>'
+
+
+def output(text: str) -> str:
+    """Return what a program printed: its columns stay columns, and scroll where they are too wide."""
+    return f'<pre class="lk-output" tabindex="0">{escape(text)}</pre>'
 
 
 def details(summary: str, body: str, *, open_: bool = False) -> str:

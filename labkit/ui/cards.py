@@ -31,7 +31,8 @@ def evidence_line(evidence: Evidence | None) -> str:
 
 def log_lines(lines: tuple[str, ...] | list[str], *, open_: bool = False) -> str:
     """Return the log, folded away."""
-    return details(f"Log ({len(lines)} lines)", code("\n".join(lines)), open_=open_) if lines else ""
+    count = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+    return details(f"Log ({count})", code("\n".join(lines)), open_=open_) if lines else ""
 
 
 def step_card(step: Step, number: int, done: StepResult | None) -> Fragment:

@@ -4,7 +4,11 @@ import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from labkit.markup import Fragment, output
+from labkit.ui.show import show
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -18,31 +22,32 @@ _INSTALL = {
 
 
 def sh(lab: "Lab", command: str, *, timeout: float = 60) -> None:
-    """Run one command with the lab's KUBECONFIG and Azure settings; print it and what it answers.
+    """Run one command with the lab's KUBECONFIG and Azure settings; show it and what it answers.
 
     Only for looking: nothing in the course depends on its output, so a machine without the tool loses the
-    view and no more.
+    view and no more. A table wider than the notebook scrolls; it is not broken into lines.
 
     Args:
         lab: whose environment to use.
         command: such as ``kubectl get nodes``; no shell reads it.
         timeout: seconds.
     """
-    print(f"$ {command}")
-    argv = shlex.split(command)
+    text = f"$ {command}\n{_answer(shlex.split(command), lab.target.env, timeout)}"
+    show(Fragment(output(text), text))
+
+
+def _answer(argv: list[str], environment: Mapping[str, str], timeout: float) -> str:
     if shutil.which(argv[0]) is None:
-        print(f"({argv[0]} is not installed here; see {_INSTALL.get(argv[0], 'your distribution')})")
-        return
+        return f"({argv[0]} is not installed here; see {_INSTALL.get(argv[0], 'your distribution')})"
     try:
         done = subprocess.run(
             argv,
-            env={**os.environ, **lab.target.env},
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        print(f"(no answer within {timeout:.0f} s)")
-        return
-    print((done.stdout + done.stderr).rstrip())
+        return f"(no answer within {timeout:.0f} s)"
+    return (done.stdout + done.stderr).strip()

@@ -280,3 +280,20 @@ def test_errors_with_a_cure_are_shown_without_the_library() -> None:
         shown = "\n".join(lines(type(error), error, error.__traceback__))
     assert "What to do: turn it on" in shown
     assert "test_ui" not in shown
+
+
+def test_a_command_keeps_its_columns_and_a_missing_one_says_where_to_get_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from types import SimpleNamespace
+
+    from labkit.markup import output
+    from labkit.ui import sh
+
+    lab = SimpleNamespace(target=SimpleNamespace(env={"WHO": "<alice>"}))
+    sh(lab, "printenv WHO")  # type: ignore[arg-type]
+    sh(lab, "labkit-no-such-program")  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "$ printenv WHO\n<alice>" in out
+    assert "labkit-no-such-program is not installed here" in out
+    assert "&lt;alice&gt;" in output("<alice>")
