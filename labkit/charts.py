@@ -10,9 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from labkit.markup import text_table
-from labkit.reference import Reference
+from labkit.reference import Reference, load
 
-__all__ = ["PLOTLY", "RESULT", "Chart", "bars", "lines", "published_bars", "published_lines", "scatter"]
+__all__ = [
+    "PLOTLY",
+    "RESULT",
+    "Chart",
+    "bars",
+    "lines",
+    "published_bars",
+    "published_lines",
+    "published_reductions",
+    "scatter",
+]
 
 PLOTLY: Final = "application/vnd.plotly.v1+json"
 #: A measurement beside its picture: front ends do not know this type and draw the others of the bundle.
@@ -189,6 +199,22 @@ def published_bars(name: str, reference: Reference, columns: Sequence[str]) -> C
         column: {c: _point(v) for c, v in zip(categories, reference.column(column), strict=True)} for column in columns
     }
     return bars(name, reference.title, reference.unit, series, note=f"{reference.citation}. {reference.note}")
+
+
+def published_reductions(name: str, studies: Mapping[str, str]) -> Chart:
+    """Draw by how much several studies saw CPU fall, side by side.
+
+    Args:
+        name: of the chart.
+        studies: published figures by name, such as ``article-cpu``, and how each is called in the chart.
+    """
+    series = {}
+    for study, title in studies.items():
+        figures = load(study)
+        flows = zip(figures.column("flow"), figures.column("reduction_percent"), strict=True)
+        series[title] = {str(flow): _point(value) for flow, value in flows}
+    formula = "CPU saved at the same traffic, % = (before − with eBPF) ÷ before × 100; below 0 it costs more"
+    return bars(name, "Less CPU with Calico eBPF, by study", formula, series)
 
 
 def published_lines(reference: Reference, columns: Sequence[str], *, scale: float = 1.0) -> list[dict[str, Any]]:

@@ -4,12 +4,25 @@ Everything that labkit shows is a `Fragment`: front ends draw its HTML, terminal
 Colour never carries meaning alone: a state also has a sign and a word.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-__all__ = ["STATES", "STYLE", "Fragment", "badge", "code", "details", "escape", "output", "table", "text_table"]
+__all__ = [
+    "STATES",
+    "STYLE",
+    "Fragment",
+    "badge",
+    "code",
+    "details",
+    "escape",
+    "output",
+    "prose",
+    "table",
+    "text_table",
+]
 
 #: state -> (sign, word). Shared by a plan's steps (`labkit.plan.State`) and by checks.
 STATES: Final[dict[str, tuple[str, str]]] = {
@@ -74,6 +87,11 @@ def badge(state: str) -> str:
 def code(text: str) -> str:
     """Return a block of code that one click selects whole."""
     return f'<pre class="lk-code">{escape(text)}</pre>'
+
+
+def prose(text: str) -> str:
+    """Return a sentence, with what stands between backticks set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace("\n", "<br>")
 
 
 def output(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from labkit.markup import STATES, Fragment, badge, details, escape
+from labkit.markup import STATES, Fragment, badge, details, escape, prose
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -41,7 +41,7 @@ class CheckResult:
     def fragment(self) -> Fragment:
         """Return the result as a card, with the hint folded away."""
         state = "passed" if self.passed else "failed"
-        hint = "" if self.passed else details("Hint", f"<p>{escape(self.check.hint)}</p>")
+        hint = "" if self.passed else details("Hint", f"<p>{prose(self.check.hint)}</p>")
         html = (
             f'<div class="lk-card {state}"><div class="lk-title">{badge(state)} {escape(self.check.title)} '
             f'<span class="muted">{escape(self.check.id)}</span></div>'

@@ -78,7 +78,7 @@ def compare(prediction: Prediction, measured: Guess) -> Outcome:
 def _verdict(guess: Guess, measured: Guess) -> str:
     if isinstance(guess, str) or isinstance(measured, str):
         same = str(guess).strip().casefold() == str(measured).strip().casefold()
-        return "As you expected." if same else "A surprise: which step of the path explains it?"
+        return "As you expected." if same else "A surprise: what explains it?"
     if guess == measured:
         return "As you expected."
     if guess > 0 and measured > 0:

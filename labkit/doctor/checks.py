@@ -175,7 +175,7 @@ def wrong_image(s: Snapshot) -> Finding:
     images = sorted({c["image"] for p in bad for c in p["spec"]["containers"]})
     where = sorted({p["metadata"]["namespace"] for p in bad})
     return Finding("wrong-image", "Images", "problem" if bad else "ok",
-                   f"{len(bad)} pods in {', '.join(where)} wait for {', '.join(images)}" if bad else "all found",
+                   f"{', '.join(where)}: {len(bad)} waiting for {', '.join(images)}" if bad else "all found",
                    "pods stay in ErrImagePull or ImagePullBackOff.", "no registry, here no catalogue, has that name.",
                    f"mend the name: `kubectl -n {where[0]} set image deployment/… container=image`; "
                    "`kubectl describe pod` shows what was tried." if where else "")

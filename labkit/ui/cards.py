@@ -1,8 +1,6 @@
 """A plan's steps as cards: the HTML that widgets and reports share. Pure."""
 
-import re
-
-from labkit.markup import STATES, Fragment, badge, code, details, escape
+from labkit.markup import STATES, Fragment, badge, code, details, escape, prose
 from labkit.plan import Evidence, Plan, PlanResult, State, Step, StepResult
 
 __all__ = ["body", "evidence_line", "heading", "log_lines", "plan_head", "result", "step_card"]
@@ -16,9 +14,9 @@ def heading(step: Step, number: int, state: str, seconds: float = 0.0) -> str:
 
 def body(step: Step) -> str:
     """Return why the step is there, what breaks without it, and its command."""
-    without = details("What breaks without it?", f"<p>{_prose(step.without)}</p>") if step.without else ""
+    without = details("What breaks without it?", f"<p>{prose(step.without)}</p>") if step.without else ""
     command = details("The same by hand", code(step.command)) if step.command else ""
-    return f"<p>{_prose(step.why)}</p>{without}{command}"
+    return f"<p>{prose(step.why)}</p>{without}{command}"
 
 
 def evidence_line(evidence: Evidence | None) -> str:
@@ -38,7 +36,7 @@ def log_lines(lines: tuple[str, ...] | list[str], *, open_: bool = False) -> str
 def step_card(step: Step, number: int, done: StepResult | None) -> Fragment:
     """Return one finished (or never started) step."""
     state = str(done.state if done else State.PENDING)
-    error = f"<p><b>{_prose(str(done.error))}</b></p>" if done and done.error else ""
+    error = f"<p><b>{prose(str(done.error))}</b></p>" if done and done.error else ""
     head = heading(step, number, state, done.seconds if done else 0)
     html = (
         f'<div class="lk-card {state.split()[0]}">{head}{body(step)}'
@@ -52,7 +50,7 @@ def step_card(step: Step, number: int, done: StepResult | None) -> Fragment:
 
 def plan_head(plan: Plan) -> Fragment:
     """Return a plan's title, and what the planner says about its choice."""
-    note = f'<p class="muted">{_prose(plan.note)}</p>' if plan.note else ""
+    note = f'<p class="muted">{prose(plan.note)}</p>' if plan.note else ""
     html = f'<div class="lk-title">{escape(plan.title)}</div>{note}'
     return Fragment(html, "\n".join(filter(None, (plan.title, plan.note))))
 
@@ -63,7 +61,3 @@ def result(done: PlanResult) -> Fragment:
     parts = [plan_head(done.plan)]
     parts += [step_card(step, n, by_id.get(step.id)) for n, step in enumerate(done.plan.steps, 1)]
     return Fragment("".join(part.html for part in parts), "\n".join(part.text for part in parts))
-
-
-def _prose(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace("\n", "<br>")

@@ -1,7 +1,7 @@
 """A doctor's report as a table, with the cure of each finding below it."""
 
 from labkit.doctor.report import Finding, Report
-from labkit.markup import Fragment, code, escape
+from labkit.markup import Fragment, escape, prose
 
 __all__ = ["report"]
 
@@ -32,10 +32,8 @@ def _card(f: Finding) -> str:
     parts = [f'<div class="lk-title"><span class="lk-badge {css}">{word}</span> {escape(f.title)}</div>']
     parts += [f"<p>{escape(f.evidence)}</p>"]
     parts += [
-        f'<p><span class="muted">{name}:</span> {escape(text)}</p>'
-        for name, text in (("symptom", f.symptom), ("cause", f.cause))
+        f'<p><span class="muted">{name}:</span> {prose(text)}</p>'
+        for name, text in (("symptom", f.symptom), ("cause", f.cause), ("cure", f.cure))
         if text
     ]
-    if f.cure:
-        parts.append(f'<p class="muted">cure:</p>{code(f.cure)}')
     return f'<div class="lk-card {css}">{"".join(parts)}</div>'

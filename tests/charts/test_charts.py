@@ -70,3 +70,11 @@ def test_the_article_said_11_to_41_percent() -> None:
     for flow, before, after, reduction in data.rows:
         assert round(100 * (1 - after / before), 1) == reduction, flow  # type: ignore[operator]
     assert (min(data.column("reduction_percent")), max(data.column("reduction_percent"))) == (11.0, 41.1)  # type: ignore[type-var]
+
+
+def test_published_reductions_stand_side_by_side_with_their_formula() -> None:
+    drawn = charts.published_reductions("studies", {"article-cpu": "the article", "kops-cpu": "kOps"})
+    assert [trace["name"] for trace in drawn.data] == ["the article", "kOps"]
+    assert round(drawn.data[0]["y"][0]) == 11
+    assert "÷ before × 100" in drawn.text
+    assert drawn.figure()
