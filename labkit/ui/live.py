@@ -1,7 +1,6 @@
 """A chart that grows while a benchmark runs: one dot for each sample."""
 
 import time
-from typing import Any
 
 from labkit import mode
 from labkit.bench.results import Sample
@@ -17,15 +16,13 @@ REDRAW_SECONDS = 0.5
 class Live:
     """A callback for samples, such as `lab.bench` takes as ``on_sample``.
 
-    Without a front end it only counts: the finished chart comes from the result.
+    It replaces what its cell has shown. Without a front end it only counts: the finished chart comes from the result.
     """
 
     def __init__(self, metric: str, title: str) -> None:
         self._metric, self._title = metric, title
         self._points: dict[str, list[tuple[float | str, float]]] = {}
         self._drawn = 0.0
-        self._handle: Any = None
-        self._figure: Any = None
 
     def __call__(self, sample: Sample) -> None:
         """Take one sample; redraws at most twice a second."""
@@ -44,28 +41,10 @@ class Live:
         return scatter("live", self._title, axis(self._metric), self._points)
 
     def _draw(self) -> None:
+        from IPython.display import clear_output, display
+
         self._drawn = time.monotonic()
-        chart = self.chart()
-        if self._figure is None and self._handle is None:
-            self._open(chart)
-        elif self._handle is not None:
-            self._handle.update(chart.bundle(), raw=True)
-        elif len(self._figure.data) != len(chart.data):
-            self._figure.data = ()
-            self._figure.add_traces(chart.data)
-        else:
-            with self._figure.batch_update():
-                for trace, fresh in zip(self._figure.data, chart.data, strict=True):
-                    trace.x, trace.y = fresh["x"], fresh["y"]
-
-    def _open(self, chart: Chart) -> None:
-        from IPython.display import display
-
-        try:
-            # FigureWidget is built on anywidget and changes in place; without it the output is replaced.
-            import plotly.graph_objects as go
-
-            self._figure = go.FigureWidget(chart.spec())
-            display(self._figure)  # type: ignore[no-untyped-call]
-        except ImportError:
-            self._handle = display(chart.bundle(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        # Drawn anew each time, like all charts: JupyterLab's plotly keeps a chart whose output is updated as it
+        # was, and a plotly widget first sends megabytes of script through the kernel, for longer than a run.
+        clear_output(wait=True)  # type: ignore[no-untyped-call]
+        display(self.chart().bundle(), raw=True)  # type: ignore[no-untyped-call]

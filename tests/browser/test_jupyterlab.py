@@ -38,3 +38,19 @@ def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, tmp_path: Path) -> 
         assert cards.first.locator(".lk-title").first.inner_text().startswith("1.")
         page.screenshot(path=str(shots / "checked.png"))
         browser.close()
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.usefixtures("daemon")
+def test_the_chart_of_a_measurement_grows_while_it_runs(jupyter: str, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("LABKIT_SCREENSHOTS", tmp_path))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        run_all(page, jupyter.format("04_benchmark.ipynb"))
+        cell = page.locator(".jp-CodeCell", has_text="ui.live(")
+        cell.locator(".point").nth(3).wait_for(state="attached", timeout=90_000)
+        assert "*" in cell.locator(".jp-InputPrompt").inner_text(), "it was drawn after the run"
+        page.screenshot(path=str(shots / "live.png"))
+        browser.close()
