@@ -188,6 +188,7 @@ def scatter(name: str, title: str, y_axis: str, series: Mapping[str, Sequence[tu
         })  # fmt: skip
     layout = _layout(title, "", y_axis, "")
     layout["yaxis"] |= {"rangemode": "tozero"}
+    layout["margin"] |= {"l": 75, "r": 75}  # the outermost categories are written around the edges
     count = sum(len(points) for points in series.values())
     return Chart(name, data, layout, f"{title}: {count} samples")
 
