@@ -33,6 +33,10 @@ class Live:
         if mode.interactive() and time.monotonic() - self._drawn > REDRAW_SECONDS:
             self._draw()
 
+    def __bool__(self) -> bool:
+        """Return True: a callback without samples yet is a callback all the same."""
+        return True
+
     def __len__(self) -> int:
         return sum(len(points) for points in self._points.values())
 
@@ -44,7 +48,6 @@ class Live:
         from IPython.display import clear_output, display
 
         self._drawn = time.monotonic()
-        # Drawn anew each time, like all charts: JupyterLab's plotly keeps a chart whose output is updated as it
-        # was, and a plotly widget first sends megabytes of script through the kernel, for longer than a run.
+        # Drawn anew each time: JupyterLab's plotly leaves a chart as it was when its output is updated.
         clear_output(wait=True)  # type: ignore[no-untyped-call]
         display(self.chart().bundle(), raw=True)  # type: ignore[no-untyped-call]

@@ -191,6 +191,7 @@ def test_a_live_chart_only_counts_without_a_front_end() -> None:
     from labkit.ui import live
 
     callback = live("gbit_per_s")
+    assert callback, "a benchmark asks whether there is a callback before it calls it"
     for sample in a_run().samples:
         callback(sample)
     assert len(callback) == 10
