@@ -119,6 +119,8 @@ def _execute(file: Path, executed: Path, parameters: dict[str, Any]) -> Notebook
                 log_output=False,
                 cwd=str(file.parent),
                 execution_timeout=CELL_TIMEOUT,
+                # A kernel is interrupted before it is shut down, and would say so where progress is shown.
+                extra_arguments=["--IPKernelApp.log_level=50"],
                 request_save_on_cell_execute=False,
                 autosave_cell_every=0,
             )
