@@ -163,6 +163,21 @@ def test_packets_get_the_verdict_of_the_rules(network, variant):
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_policies_come_before_what_another_program_puts_first(network, variant):
+    prefix = ("ip", "netns", "exec", network.names["node"])
+    iptables = Iptables(variant, prefix)
+    calico = CalicoIptables(iptables, prefix)
+    calico.apply(build([endpoint(DENY)]))
+    assert not calico.hook()
+    iptables.ensure_rule("filter", "FORWARD", ("-j", "ACCEPT"))          # as kube-proxy does when it starts
+    assert network.reaches("client", 80)
+    assert calico.hook()
+    assert not network.reaches("client", 80)
+    assert iptables.save("filter").count("-A FORWARD -j cali-FORWARD") == 1
+
+
+@pytest.mark.kernel
 def test_connections_that_exist_go_on_when_a_policy_comes(network):
     prefix = ("ip", "netns", "exec", network.names["node"])
     calico = CalicoIptables(Iptables(None, prefix), prefix)

@@ -241,4 +241,11 @@ def test_the_twins_of_enabling_and_disabling_ebpf_work_when_pasted(cluster):
     assert after.dataplane == "iptables"
     assert after.endpoint is None
     wait_for(cluster.system_ready, "all is well again", 60)
+
+    def first_forward_rule():
+        rules = cluster.kubectl("exec", "-n", "calico-system", "ds/calico-node", "--", "iptables-save", "-t", "filter")
+        return next(line for line in rules.splitlines() if line.startswith("-A FORWARD"))
+
+    # kube-proxy came back after Felix, and must not stand before its policies
+    wait_for(lambda: first_forward_rule() == "-A FORWARD -j cali-FORWARD", "Calico's chains come first", 8)
     kube.close()

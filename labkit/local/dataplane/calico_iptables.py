@@ -191,13 +191,20 @@ class CalicoIptables:
                 *(f"-X {chain}" for chain in gone), "COMMIT", ""]
         if changed or gone:
             self._iptables.restore("\n".join(text))
+        self.hook()
         if first:
-            for builtin, chain in _HOOKS:
-                self._iptables.ensure_rule("filter", builtin, ("-j", chain))
             self._iptables.ensure_rule("filter", "FORWARD", _ACCEPTED, append=True)
         self._ipset([f"destroy {name}" for name in sorted(set(current.sets) - set(wanted.sets))])
         self._current = wanted
         return True
+
+    def hook(self) -> bool:
+        """Put our chains first again, and say whether they were not.
+
+        kube-proxy puts its own first when it starts, and KUBE-FORWARD accepts what is masqueraded: a policy that
+        comes after it never sees a client whose address kube-proxy replaced.
+        """
+        return any([self._iptables.ensure_first("filter", builtin, ("-j", chain)) for builtin, chain in _HOOKS])
 
     def remove(self) -> None:
         """Take every chain and set of ours away."""

@@ -82,6 +82,19 @@ class Iptables:
         if done.returncode:
             raise IptablesError(f"iptables -t {table}: {done.stderr.strip()}")
 
+    def ensure_first(self, table: str, chain: str, rule: Sequence[str]) -> bool:
+        """Make a rule the first of its chain, in one transaction; say whether it was not."""
+        with self._lock():
+            if self._iptables(table, "-S", chain, "1").stdout.split() == ["-A", chain, *rule]:
+                return False
+            line = f"{chain} {' '.join(rule)}"
+            there = self._iptables(table, "-C", chain, *rule).returncode == 0
+            lines = [f"*{table}", *([f"-D {line}"] if there else []), f"-I {line}", "COMMIT", ""]
+            done = self._call([f"iptables-{self.variant}-restore", "-w", "5", "--noflush"], "\n".join(lines))
+        if done.returncode:
+            raise IptablesError(f"iptables-restore failed: {done.stderr.strip()}")
+        return True
+
     def delete_rule(self, table: str, chain: str, rule: Sequence[str]) -> None:
         """Delete a rule, as often as the chain has it."""
         with self._lock():

@@ -25,6 +25,7 @@ from labkit.local.programs.kubeclient import HttpClient
 log = logging.getLogger("calico-node")
 
 TICK = 10.0
+SETTLE = 1.0             # seconds that a program on the node's network has to write its first rules
 CHECK_API = 5.0
 API_PATIENCE = 10.0     # seconds without the API until the pod says that it is not ready
 STUCK = 90.0            # seconds without a turn of the main loop until the pod says that it is not live
@@ -89,12 +90,16 @@ def run() -> int:
         if felix.mode is None and not events.synced:
             timeout = 0.02
             continue
-        if time.monotonic() >= next_tick:
-            next_tick = time.monotonic() + TICK
+        now = time.monotonic()
+        if now >= next_tick:
+            next_tick = now + TICK
             felix.tick()
         else:
             felix.apply()
-        timeout = min(1.0 if felix.trouble else TICK, next_tick - time.monotonic())
+        if felix.disturbed_at and now >= felix.disturbed_at + SETTLE:
+            felix.check_order()
+        wake = min(next_tick, felix.disturbed_at + SETTLE if felix.disturbed_at else next_tick)
+        timeout = min(1.0 if felix.trouble else TICK, wake - time.monotonic())
     log.info("Felix stops; its data plane stays")
     return 0
 

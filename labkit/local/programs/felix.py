@@ -66,6 +66,7 @@ class Felix:
         self._routes_dirty = True
         self._announced: Mode | None = None
         self._broken = False                     # the last apply failed: the next one writes everything
+        self.disturbed_at = 0.0                  # time.monotonic() when a pod on the node's network came or went
 
     # --- what the API says
 
@@ -74,7 +75,7 @@ class Felix:
         events.watch("felixconfigurations.crd.projectcalico.org", self._on_config, optional=True)
         events.watch("nodes", self._on_node)
         events.watch("namespaces", self.policies.on_namespace)
-        events.watch("pods", self.policies.on_pod)
+        events.watch("pods", self._on_pod)
         events.watch("services", self.services.on_service)
         events.watch("endpointslices.discovery.k8s.io", self.services.on_slice)
         for resource, kind, version in _POLICIES:
@@ -98,6 +99,12 @@ class Felix:
         if config != self.config:
             log.info("Updated configuration: %s", _difference(self.config, config))
             self.config = config
+
+    def _on_pod(self, event: str, obj: Obj) -> None:
+        self.policies.on_pod(event, obj)
+        spec = obj.get("spec") or {}
+        if spec.get("nodeName") == self.node and spec.get("hostNetwork"):
+            self.disturbed_at = time.monotonic()
 
     def _on_node(self, event: str, obj: Obj) -> None:
         name = obj["metadata"]["name"]
@@ -139,6 +146,15 @@ class Felix:
             log.info("Data plane is in sync (%s, %d local pods)", wanted, len(self.policies.local_pods()))
         self.trouble, self._broken = "", False
 
+    def check_order(self) -> None:
+        """Take the first place in iptables back where another program has put its rules before ours."""
+        self.disturbed_at = 0.0
+        try:
+            if self.mode and self._calico.hook():
+                log.warning("Detected out-of-sync inserts, resyncing: our chains were not the first")
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            log.error("Failed to put our chains first, will retry: %s", error)
+
     def tick(self) -> None:
         """Every ten seconds: housekeeping, and taking back what somebody else changed."""
         try:
@@ -154,6 +170,7 @@ class Felix:
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Housekeeping failed, will retry: %s", error)
         self.apply()
+        self.check_order()
 
     def _apply_iptables(self, everything: bool) -> None:
         if everything:
