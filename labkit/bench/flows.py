@@ -113,7 +113,7 @@ def rounds(arms: Sequence[Arm], flows: Sequence[Flow], count: int, seconds: int,
 
     def take(sample: Sample) -> None:
         samples.append(sample)
-        if on_sample:
+        if on_sample is not None:
             on_sample(sample)
 
     for number in range(count):

@@ -62,7 +62,7 @@ def first_packet(arm: Arm, counts: Sequence[int], connects: int, rounds: int, on
                 {"p50_us": float(p[0]), "p90_us": float(p[1]), "p99_us": float(p[2]),
                  "mean_us": float(np.mean(times)), "connects": float(len(times)), "failed": float(failed)},
                 f"probe.py {' '.join(picked)}: {connects} fresh connections", now(), float(count)))
-            if on_sample:
+            if on_sample is not None:
                 on_sample(samples[-1])
     return samples
 
@@ -90,7 +90,7 @@ def programming(arm: Arm, counts: Sequence[int], rounds: int, on_sample: OnSampl
             samples.append(Sample(arm.name, f"{count} services", round_,
                                   {"seconds_to_answer": seconds, "seconds_to_write": write},
                                   "create a service; connect every 5 ms until it answers", now(), float(count)))
-            if on_sample:
+            if on_sample is not None:
                 on_sample(samples[-1])
     return samples
 
@@ -125,14 +125,14 @@ def churn(arm: Arm, count: int, seconds: float, rounds: int, rate: float, on_sam
                     metrics[f"{component}_percent_of_core"] = 100 * spent / elapsed
             samples.append(Sample(arm.name, case, round_, metrics,
                                   f"{count} services; {rate:g} changes a second", now(), float(count)))
-            if on_sample:
+            if on_sample is not None:
                 on_sample(samples[-1])
     return samples
 
 
 def _programmed(arm: Arm, count: int, progress: Progress | None) -> dict[str, str]:
     """Have exactly `count` services, and wait until the last one answers."""
-    if progress:
+    if progress is not None:
         progress(f"{arm.name}: {count} services are being created")
     begin = time.monotonic()
     addresses = services.scale(arm.kube, count)
@@ -144,7 +144,7 @@ def _programmed(arm: Arm, count: int, progress: Progress | None) -> dict[str, st
         return Evidence(done.exit_code == 0, f"{services.name(count - 1)} at {last} does not answer yet")
 
     wait_for(f"the last of {count} services to be programmed", answers, timeout=300)
-    if progress:
+    if progress is not None:
         progress(f"{arm.name}: {count} services answer after {time.monotonic() - begin:.1f} s")
     return addresses
 
