@@ -33,7 +33,8 @@ def make_root(spec: Spec) -> None:
     root = spec["root"]
     check(libc.unshare(CLONE_NEWNS), "unshare mounts")
     mount(None, "/", None, REC | PRIVATE)
-    mount("tmpfs", root, "tmpfs", NOSUID, "mode=755,size=64m")
+    # Without devices: a container may make device nodes, and one for the machine's disk must not open.
+    mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "mode=755,size=64m")
     for folder, mode in spec["folders"]:
         os.makedirs(root + folder, exist_ok=True)
         os.chmod(root + folder, mode)
@@ -53,16 +54,38 @@ def make_root(spec: Spec) -> None:
     if spec["privileged"]:
         mount("tmpfs", root + "/sys/fs/cgroup", "tmpfs", NOSUID, "mode=755")
     else:
-        _bind(root + "/proc/sys", root + "/proc/sys", read_only=True)
+        _cover_machine(root)
     for source, target, read_only in spec["mounts"]:
         place = _inside(root, target)
         if not os.path.lexists(place):
             _make_place(root, place, like=source)
-        _bind(source, place, read_only=read_only)
+        _bind(source, place, NODEV | (RDONLY if read_only else 0))
     os.chdir(root)
     check(libc.syscall(_PIVOT_ROOT, b".", b"."), "pivot_root")  # the old root is then on top of the new
     check(libc.umount2(b".", DETACH), "unmount the old root")
     os.chdir("/")
+
+
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_HIDDEN = (
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+    "/proc/scsi", "/proc/timer_list", "/sys/firmware",
+)
+
+
+def _cover_machine(root: str) -> None:
+    """Keep root in a container from what is the machine's in /proc and /sys, as container runtimes do.
+
+    Most of it asks for no capability: whoever is uid 0 could restart the machine by sysrq-trigger.
+    """
+    for path in _READ_ONLY:
+        if os.path.exists(root + path):
+            _bind(root + path, root + path, RDONLY)
+    for path in _HIDDEN:
+        if os.path.isdir(root + path):
+            mount("tmpfs", root + path, "tmpfs", NOSUID | NODEV | NOEXEC | RDONLY, "size=0,mode=755")
+        elif os.path.exists(root + path):
+            _bind("/dev/null", root + path)
 
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, 41)
@@ -131,10 +154,10 @@ def _touch(path: str) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
 
 
-def _bind(source: str, target: str, *, read_only: bool = False) -> None:
+def _bind(source: str, target: str, flags: int = 0) -> None:
     mount(source, target, None, BIND)
-    if read_only:
-        mount(None, target, None, BIND | REMOUNT | RDONLY)
+    if flags:  # a bind mount takes them in a second step
+        mount(None, target, None, BIND | REMOUNT | flags)
 
 
 def become(spec: Spec) -> NoReturn:

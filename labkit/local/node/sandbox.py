@@ -20,11 +20,12 @@ from labkit.local.client import Obj
 from labkit.local.node.catalogue import APPLETS, Image
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_ETC = (  # never shadow, ssh, or anything with a secret
+_ETC = (  # never shadow, ssh, private keys, or anything with a secret
     "alternatives", "ca-certificates", "crypto-policies", "debian_version", "ethertypes", "gai.conf", "group",
     "host.conf", "inputrc", "iproute2", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "libnl-3", "localtime",
-    "mime.types", "netconfig", "nsswitch.conf", "os-release", "passwd", "pki", "profile", "protocols", "rpc",
-    "services", "ssl", "terminfo", "timezone", "xattr.conf", "xtables",
+    "mime.types", "netconfig", "nsswitch.conf", "os-release", "passwd", "pki/ca-trust/extracted", "pki/tls/cert.pem",
+    "pki/tls/certs", "profile", "protocols", "rpc", "services", "ssl/certs", "ssl/openssl.cnf", "terminfo",
+    "timezone", "xattr.conf", "xtables",
 )
 _FOLDERS = (("/run", 0o755), ("/tmp", 0o1777), ("/root", 0o700), ("/home", 0o755), ("/mnt", 0o755),
             ("/etc", 0o755), ("/opt", 0o755), ("/var/tmp", 0o1777), ("/var/log", 0o755), ("/var/lib", 0o755),
@@ -128,14 +129,17 @@ class _Base:
 
 @cache
 def _base() -> _Base:
-    views, links = [Mount("/usr", "/usr", True), Mount("/etc", "/.labkit/etc", True)], [("/var/run", "/run")]
+    views, links = [Mount("/usr", "/usr", True)], [("/var/run", "/run")]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/", name)
         if path.is_symlink():
             links.append((f"/{name}", os.readlink(path)))
         elif path.is_dir():
             views.append(Mount(str(path), str(path), True))
-    links += [(f"/etc/{name}", f"/.labkit/etc/{name}") for name in _ETC if Path("/etc", name).exists()]
+    # Each by itself: root in a container could read all that is below a mount, also what nothing links to.
+    shown = [name for name in _ETC if Path("/etc", name).exists()]
+    views += [Mount(f"/etc/{name}", f"/.labkit/etc/{name}", True) for name in shown]
+    links += [(f"/etc/{name}", f"/.labkit/etc/{name}") for name in shown]
     interpreter = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent), str(_PACKAGE)}
     views += [Mount(path, path, True) for path in sorted(interpreter) if not Path(path).is_relative_to("/usr")]
     views += [Mount(path, path, True) for path in _mounts_below("/usr")]

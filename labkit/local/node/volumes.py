@@ -20,7 +20,7 @@ from labkit.local.node.environment import (
 )
 from labkit.local.node.sandbox import Mount
 
-_READABLE_HOST_PATHS = ("/usr", "/lib/modules", "/etc/ssl", "/etc/ca-certificates", "/etc/localtime")
+_READABLE_HOST_PATHS = ("/usr", "/lib/modules", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/localtime")
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,13 @@ def _downward(item: Obj, pod: Obj, place: Place) -> str:
 
 def _write(folder: Path, path: str, data: bytes, mode: int) -> None:
     """Write a file so that a reader sees the old or the new text, never half of one."""
-    target = folder / posixpath.normpath("/" + path).lstrip("/")
+    place = posixpath.normpath("/" + path)
+    target = _within(folder, posixpath.dirname(place)) / posixpath.basename(place)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_file() and target.read_bytes() == data:
+    if target.is_file() and not target.is_symlink() and target.read_bytes() == data:
         return
     temporary = target.with_name(f".{target.name}.new")
+    temporary.unlink(missing_ok=True)  # never through a link
     temporary.write_bytes(data)
     temporary.chmod(mode)
     os.replace(temporary, target)
@@ -155,15 +157,33 @@ def _host_path(source: Obj, around: Surroundings) -> str:
     path, kind = str(posixpath.normpath(source["path"])), str(source.get("type") or "")
     if any(path == real or path.startswith(real + "/") for real in around.real):
         return path
-    if path.startswith(_READABLE_HOST_PATHS) and os.path.exists(path):
+    if _is_readable(path) and os.path.exists(path):
         return path
-    target = around.host / path.lstrip("/")
+    target = _within(around.host, path)
     if kind.startswith("File"):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
     else:
         target.mkdir(parents=True, exist_ok=True)
     return str(target)
+
+
+def _is_readable(path: str) -> bool:
+    """Whether a path is of those that are the machine's own, and that a pod may read."""
+    return any(path == known or path.startswith(f"{known}/") for known in _READABLE_HOST_PATHS)
+
+
+def _within(folder: Path, below: str) -> Path:
+    """A path below a folder that pods can write to.
+
+    Raises:
+        ConfigError: a link that a pod left there leads out of it, to the machine's own files.
+    """
+    base = folder.resolve()
+    target = (base / posixpath.normpath("/" + below).lstrip("/")).resolve()
+    if not target.is_relative_to(base):
+        raise ConfigError(f'"{below}" leads out of its volume by a symbolic link')
+    return target
 
 
 def mounts(container: Obj, paths: Mapping[str, str], env: Mapping[str, str]) -> list[Mount]:
@@ -179,9 +199,9 @@ def mounts(container: Obj, paths: Mapping[str, str], env: Mapping[str, str]) -> 
         source = Path(paths[mount["name"]])
         below = mount.get("subPath") or expand(mount.get("subPathExpr") or "", env)
         if below:
-            source = source / posixpath.normpath("/" + below).lstrip("/")
+            source = _within(source, below)
             if not source.exists():
                 source.mkdir(parents=True)
-        read_only = bool(mount.get("readOnly")) or str(source).startswith(_READABLE_HOST_PATHS)
+        read_only = bool(mount.get("readOnly")) or _is_readable(str(source))
         result.append(Mount(str(source), posixpath.normpath(mount["mountPath"]), read_only))
     return result
