@@ -7,6 +7,7 @@ crash, twice in a row, and next to another lab.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ def running(paths: LabPaths) -> DaemonInfo | None:
         command = Path(f"/proc/{info.pid}/cmdline").read_bytes()
     except (OSError, ValueError, TypeError):
         return None
-    return info if b"labkit.local.server" in command else None
+    return info if _is_daemon_of(paths, command) else None
 
 
 def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
@@ -106,14 +107,21 @@ def up(paths: LabPaths, *, port: int | None = None) -> DaemonInfo:
         raise errors.MissingToolError(missing)
     if port is None:
         port = _port_of(os.environ.get("LABKIT_PORT") or str(DEFAULT_PORT))
-    _check_port(port)
     try:
-        paths.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        paths.home.chmod(0o700)
+        _make_home(paths.home)
     except OSError as error:
         raise errors.HomeError(str(paths.home), error.strerror or str(error)) from error
+    with _alone(paths.home):
+        return running(paths) or _start(paths, port)
+
+
+def _start(paths: LabPaths, port: int) -> DaemonInfo:
+    for pid in _daemons(paths):  # one that nobody could find: still starting, or on its way out
+        _stop(pid)
+    _check_port(port)
+    _make_home(paths.home)  # again: while we waited, `down` may have removed it
     paths.daemon_file.unlink(missing_ok=True)
-    with open(paths.log_file, "ab") as log:
+    with open(paths.log_file, "ab", opener=_private) as log:
         # The process that we start leaves a daemon behind that is nobody's child, and ends once it is ready.
         try:
             code = subprocess.call(
@@ -153,6 +161,12 @@ def down(paths: LabPaths) -> list[str]:
         if running(paths) or paths.run.exists() or paths.cgroup.exists():
             raise errors.NotRootError("labkit down")
         return removed
+    with _alone(paths.home):  # after a start that is under way, or it would go on in what we removed
+        return _remove(paths)
+
+
+def _remove(paths: LabPaths) -> list[str]:
+    removed: list[str] = []
     for pid in _daemons(paths):
         _stop(pid)
         removed.append(f"daemon {pid}")
@@ -190,12 +204,48 @@ def down(paths: LabPaths) -> list[str]:
 
 def give_to_user(path: Path) -> None:
     """Under sudo: make the lab's files the calling user's, so that notebooks can read the tokens."""
+    if user := _behind_sudo():
+        for entry in (path, *path.rglob("*")):
+            if entry.lstat().st_uid == 0:
+                os.chown(entry, *user, follow_symlinks=False)
+
+
+def _make_home(home: Path) -> None:
+    """Make the home; the user behind sudo gets the folders that were made, and none that was there."""
+    made = [folder for folder in (home, *home.parents) if not folder.exists()]
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.chmod(0o700)
+    if user := _behind_sudo():
+        for folder in made:
+            os.chown(folder, *user)
+
+
+def _behind_sudo() -> tuple[int, int] | None:
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
-    if os.geteuid() != 0 or not uid or not gid:
+    return (int(uid), int(gid)) if os.geteuid() == 0 and uid and gid else None
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Have the lab to ourselves while it starts or goes.
+
+    The lock is on the folder itself, so it needs no file that would have to be left behind. Who waited for a
+    folder that was removed meanwhile has nothing to wait for.
+    """
+    try:
+        descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield
         return
-    for entry in (path.parent, path, *path.rglob("*")):
-        if entry.stat().st_uid == 0 and entry != Path("/"):
-            os.chown(entry, int(uid), int(gid), follow_symlinks=False)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _port_of(text: str) -> int:
@@ -221,15 +271,18 @@ def _tail(path: Path, lines: int = 8) -> str:
 
 def _daemons(paths: LabPaths) -> list[int]:
     """Daemons of this very lab, by their command line: also one whose daemon.json is gone."""
-    wanted = [b"labkit.local.server", str(paths.home).encode()]
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if all(word in words for word in wanted):
+                if _is_daemon_of(paths, (entry / "cmdline").read_bytes()):
                     found.append(int(entry.name))
     return found
+
+
+def _is_daemon_of(paths: LabPaths, command: bytes) -> bool:
+    words = command.split(b"\0")
+    return b"labkit.local.server" in words and str(paths.home).encode() in words
 
 
 def _stop(pid: int) -> None:
