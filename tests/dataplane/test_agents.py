@@ -1,6 +1,7 @@
 """kube-proxy and Felix as processes in their nodes, against a real API, judged by packets."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -154,3 +155,41 @@ def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
     assert lab.until(lambda: lab.ask("alice", "tcp", FRONTEND, 80)[0].endswith(lab.alice.address), 15)
     lab.external_policy("Cluster")
     lab.stop_agent("calico_node")
+
+
+STREAM = """
+import socket, sys, time
+worst, last = 0.0, time.monotonic()
+end = last + float(sys.argv[3])
+while time.monotonic() < end:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=0.3) as s:
+            if s.recv(99):
+                now = time.monotonic()
+                worst, last = max(worst, now - last), now
+    except OSError:
+        pass
+    time.sleep(0.02)
+print(max(worst, time.monotonic() - last), flush=True)
+"""
+
+
+def test_services_wait_in_ebpf_until_kube_proxy_is_back(cluster):
+    """Switched off before kube-proxy has come back, as the steps are undone: no service may be without both."""
+    lab = cluster
+    lab.stop_agent("calico_node")
+    lab.bpf(True)
+    lab.start_agent("calico_node")
+    assert lab.until(lambda: "BPF programs attached" in lab.log("calico_node")), lab.log("calico_node")
+    assert lab.until(lambda: lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web"))
+    stream = lab.popen("cli", STREAM, SERVICE, "80", "9")
+    time.sleep(0.5)
+    lab.bpf(False)
+    time.sleep(4)
+    lab.start_agent("kube_proxy")
+    assert lab.until(lambda: "in sync (iptables" in lab.log("calico_node").rpartition("BPF disabled")[2]), (
+        lab.log("calico_node"))
+    out, _ = stream.communicate(timeout=20)
+    for program in ("kube_proxy", "calico_node"):
+        lab.stop_agent(program)
+    assert float(out) < 2, "kube-proxy was away for four seconds, and services with it"

@@ -20,6 +20,7 @@ from labkit.local.dataplane.ebpf import EbpfDataplane
 from labkit.local.dataplane.ebpf_load import LoadError
 from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables, remove_chains
+from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.dataplane.policy_table import PolicyTable
 from labkit.local.dataplane.services import ServiceTable
 from labkit.local.programs.events import Events
@@ -28,6 +29,8 @@ from labkit.local.programs.httphealth import HealthServers, ServiceHealth
 log = logging.getLogger("felix")
 
 Mode = Literal["iptables", "bpf"]
+
+HANDOVER = 35.0         # seconds that services wait for kube-proxy; it looks after its rules every 30
 
 # Resource, kind and API version of what policy is made of. A watch that lost an object while it was away
 # knows no more than its name, so these come from here.
@@ -65,6 +68,7 @@ class Felix:
         self._attached_config: FelixConfig | None = None
         self._routes_dirty = True
         self._announced: Mode | None = None
+        self._hand_over_by = 0.0                 # time.monotonic() until when kube-proxy is waited for; 0: no
         self._broken = False                     # the last apply failed: the next one writes everything
         self.disturbed_at = 0.0                  # time.monotonic() when a pod on the node's network came or went
 
@@ -133,6 +137,11 @@ class Felix:
         try:
             if self.node not in self.nodes:
                 raise RuntimeError(f'node "{self.node}" has no InternalIP yet')
+            if wanted == "iptables" and self.mode == "bpf" and self._waits_for_kube_proxy():
+                self._apply_bpf(False)
+                self.trouble = ""
+                return
+            self._hand_over_by = 0.0
             if wanted == "bpf":
                 self._apply_bpf(everything)
             else:
@@ -145,6 +154,22 @@ class Felix:
         if everything:
             log.info("Data plane is in sync (%s, %d local pods)", wanted, len(self.policies.local_pods()))
         self.trouble, self._broken = "", False
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether eBPF goes as soon as kube-proxy has written its rules: `apply` is to be called often."""
+        return self._hand_over_by > 0
+
+    def _waits_for_kube_proxy(self) -> bool:
+        """Whether services would have nobody if eBPF let go of them now.
+
+        A kube-proxy that never comes back is waited for no longer than one takes to notice that its rules are gone.
+        """
+        if not self._hand_over_by:
+            self._hand_over_by = time.monotonic() + HANDOVER
+            self._stop_proxy_health()            # kube-proxy needs these ports when it starts
+        # The canary of the last table is what kube-proxy writes last.
+        return time.monotonic() < self._hand_over_by and not self._iptables.has_chain("filter", CANARY)
 
     def check_order(self) -> None:
         """Take the first place in iptables back where another program has put its rules before ours."""
@@ -160,7 +185,7 @@ class Felix:
         try:
             if self._ebpf:
                 self._ebpf.tick()
-            if self.mode == "bpf":
+            if self.mode == "bpf" and not self.handing_over:
                 self._clean_up_kube_proxy()
                 self._serve_proxy_health()
             elif self.mode == "iptables" and not self._iptables.has_chain("filter", "cali-FORWARD"):
@@ -210,7 +235,7 @@ class Felix:
             self._calico.apply(build_bpf_mode())
             self._clean_up_kube_proxy()
             self.mode = "bpf"
-        if everything or changed:
+        if (everything or changed) and not self.handing_over:
             self._serve_proxy_health()
 
     def _bpf(self) -> EbpfDataplane:
