@@ -73,7 +73,7 @@ def test_groups(arm):
     ({"agentPoolProfiles": []}, "InvalidParameter", "at least one system pool"),
     ({"agentPoolProfiles": [{"name": "p", "count": 1, "vmSize": "Standard_X1"}]}, "BadRequest",
      "The VM size of Standard_X1 is not allowed in your subscription in location 'canadaeast'"),
-    ({"agentPoolProfiles": [{"name": "Pool", "count": 1}]}, "InvalidParameter", "lowercase"),
+    ({"agentPoolProfiles": [{"name": "Pool", "count": 1}]}, "InvalidParameter", "naming-rules"),
     ({"agentPoolProfiles": [{"name": "p", "count": 50}]}, "ErrCode_InsufficientVCPUQuota", "one machine"),
     ({"networkProfile": {"networkPlugin": "kubenet"}}, "NotModelledByLocalLab", "'kubenet'"),
     ({"networkProfile": {"networkPolicy": "cilium"}}, "NotModelledByLocalLab", "'cilium'"),

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from . import groups, subscriptions
+from . import groups, login, subscriptions, upgrades
 from . import managed_clusters as mc
 from .catalogue import PROVIDERS
 from .clusters import Clusters
@@ -29,6 +29,8 @@ _LOCATION = f"{_SUB}/{_AKS}/locations/{{location}}"
 _ANONYMOUS: dict[str, dict[str, Handler]] = {
     "/metadata/endpoints": {"GET": subscriptions.metadata},
     "/msi/token": {"GET": subscriptions.token},
+    "/login/{tenant}/v2.0/.well-known/openid-configuration": {"GET": login.discovery},
+    "/login/{tenant}/oauth2/v2.0/{grant}": {"GET": login.refuse, "POST": login.refuse},
 }
 
 _PATHS: dict[str, dict[str, Handler]] = {
@@ -59,7 +61,9 @@ _PATHS: dict[str, dict[str, Handler]] = {
     f"{_CLUSTER}/start": {"POST": mc.start},
     f"{_CLUSTER}/listclusteradmincredential": {"POST": mc.admin_credential},
     f"{_CLUSTER}/listclusterusercredential": {"POST": mc.user_credential},
+    f"{_CLUSTER}/upgradeprofiles/default": {"GET": upgrades.of_cluster},
     f"{_CLUSTER}/agentpools": {"GET": mc.list_pools},
+    f"{_CLUSTER}/agentpools/{{pool}}/upgradeprofiles/default": {"GET": upgrades.of_pool},
     f"{_CLUSTER}/agentpools/{{pool}}": {"GET": mc.get_pool, "PUT": mc.put_pool, "DELETE": mc.delete_pool},
     f"{_SUB}/providers/{{namespace}}": {"GET": subscriptions.provider},
     f"{_SUB}/providers/{{namespace}}/register": {"POST": subscriptions.register},

@@ -20,19 +20,21 @@ class ArmError(Exception):
         message: Azure's sentence.
         provider: said by the AKS resource provider (flat) rather than by Resource Manager (nested).
         headers: further response headers.
+        target: the property that is refused, where it is one; `az` prints it.
     """
 
     def __init__(self, status: int, code: str, message: str, *, provider: bool = False,
-                 headers: Mapping[str, str] | None = None) -> None:
+                 headers: Mapping[str, str] | None = None, target: str | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.status, self.code, self.message = status, code, message
-        self.provider = provider
+        self.provider, self.target = provider, target
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
         """The JSON body, in the shape of whoever refuses."""
         if self.provider:
-            return {"code": self.code, "details": None, "message": self.message, "subcode": ""}
+            body = {"code": self.code, "details": None, "message": self.message, "subcode": ""}
+            return {**body, "target": self.target} if self.target else body
         return {"error": {"code": self.code, "message": self.message}}
 
 
@@ -58,9 +60,9 @@ def pool_not_found(cluster: str, pool: str, group: str) -> ArmError:
                     f"'{group}' was not found.", provider=True)
 
 
-def bad_request(message: str, code: str = "BadRequest") -> ArmError:
+def bad_request(message: str, code: str = "BadRequest", target: str | None = None) -> ArmError:
     """The resource provider's everyday refusal."""
-    return ArmError(400, code, message, provider=True)
+    return ArmError(400, code, message, provider=True, target=target)
 
 
 def unsupported_version(version: str) -> ArmError:

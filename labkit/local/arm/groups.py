@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import ArmError, group_not_found
+from .errors import ArmError, group_not_found, not_in_the_lab
 from .http import RETRY_AFTER, Context, answer, api_version, json_body
 from .operations import GROUP_TYPE
 from .validation import CLUSTER_TYPE, check_group_name, location_of, tags_of, untagged
@@ -85,6 +85,8 @@ async def patch(context: Context, request: Request) -> Response:
 async def delete(context: Context, request: Request) -> Response:
     """Delete a group with all that is in it; Azure gives a Location to poll and nothing else."""
     group = find_group(context, request)
+    if "managedBy" in group:
+        raise not_in_the_lab(f"deleting a node resource group; it goes with its cluster, {group['managedBy']}")
     if group["properties"]["provisioningState"] != "Deleting":
         group["properties"]["provisioningState"] = "Deleting"
         context.store.put(group)

@@ -57,11 +57,11 @@ class LabTokens:
     def issue(self, resource: str) -> tuple[str, int]:
         """A new token for an audience, and the second at which it ends."""
         now = int(time.time())
-        oid = _guid(self.tenant + "identity")
+        oid = guid(self.tenant + "identity")
         claims = {
             "aud": resource, "iss": f"https://sts.windows.net/{self.tenant}/",
             "iat": now, "nbf": now, "exp": now + LIFETIME,
-            "appid": _guid(self.tenant + "app"), "appidacr": "2", "idtyp": "app",
+            "appid": guid(self.tenant + "app"), "appidacr": "2", "idtyp": "app",
             "idp": f"https://sts.windows.net/{self.tenant}/", "oid": oid, "sub": oid, "tid": self.tenant,
             "ver": "1.0",
             "xms_mirid": f"/subscriptions/{self.subscription}/resourcegroups/labkit/providers/"
@@ -97,6 +97,7 @@ def _decode(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def _guid(seed: str) -> str:
+def guid(seed: str) -> str:
+    """A GUID that is always the same for a seed: Azure's identities have names of their own."""
     digits = hashlib.sha256(seed.encode()).hexdigest()
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from .errors import ArmError, pool_not_found, resource_not_found
 from .groups import find_group, node_group
 from .http import Context, answer, api_version, json_body, operation_headers
+from .identity import guid
 from .store import Operation, OperationKind
 from .validation import (
     CLUSTER_TYPE,
@@ -36,7 +37,8 @@ def _id(context: Context, request: Request) -> str:
             f"{CLUSTER_TYPE}/{request.path_params['cluster']}")
 
 
-def _find(context: Context, request: Request) -> Json:
+def find_cluster(context: Context, request: Request) -> Json:
+    """The request's cluster, or Azure's 404."""
     find_group(context, request)
     cluster = context.store.get(_id(context, request))
     if cluster is None:
@@ -68,7 +70,7 @@ def _accept(context: Context, request: Request, kind: OperationKind, cluster: Js
 
 async def get(context: Context, request: Request) -> Response:
     """GET one cluster."""
-    return answer(_find(context, request))
+    return answer(find_cluster(context, request))
 
 
 async def put(context: Context, request: Request) -> Response:
@@ -86,7 +88,7 @@ async def put(context: Context, request: Request) -> Response:
     if old is None:
         cluster = new_cluster(request.path_params["cluster"], body, id=_id(context, request),
                               fqdn_id=secrets.token_hex(4), api_version=api_version(request))
-        cluster["identity"].update(principalId=context.auth.subscription, tenantId=context.auth.tenant)
+        cluster["identity"].update(principalId=guid(cluster["id"]), tenantId=context.auth.tenant)
         context.store.put(node_group(context, request, cluster))
         operation = _accept(context, request, "create", cluster, "Creating")
         return answer(cluster, 201, operation_headers(request, context, operation, location=False))
@@ -99,7 +101,7 @@ async def put(context: Context, request: Request) -> Response:
 
 async def patch(context: Context, request: Request) -> Response:
     """Change a cluster's tags: done at once."""
-    cluster = _find(context, request)
+    cluster = find_cluster(context, request)
     body = await json_body(request)
     if "tags" in body:
         cluster = {**untagged(cluster), **tags_of(body)}
@@ -108,7 +110,8 @@ async def patch(context: Context, request: Request) -> Response:
 
 
 async def delete(context: Context, request: Request) -> Response:
-    """Delete a cluster; one that is not there is no error."""
+    """Delete a cluster; one that is not there is no error, a group that is not there is one."""
+    find_group(context, request)
     cluster = context.store.get(_id(context, request))
     if cluster is None:
         return answer(None, 204)
@@ -128,21 +131,21 @@ async def list_clusters(context: Context, request: Request) -> Response:
 
 async def stop(context: Context, request: Request) -> Response:
     """Take the nodes away and keep the objects."""
-    cluster = _idle(_find(context, request), running=False)
+    cluster = _idle(find_cluster(context, request), running=False)
     operation = _accept(context, request, "stop", cluster, "Stopping")
     return answer(None, 202, operation_headers(request, context, operation, location=True))
 
 
 async def start(context: Context, request: Request) -> Response:
     """Bring a stopped cluster back."""
-    cluster = _idle(_find(context, request), running=False)
+    cluster = _idle(find_cluster(context, request), running=False)
     operation = _accept(context, request, "start", cluster, "Starting")
     return answer(None, 202, operation_headers(request, context, operation, location=True))
 
 
 async def admin_credential(context: Context, request: Request) -> Response:
     """POST …/listClusterAdminCredential."""
-    cluster = _find(context, request)
+    cluster = find_cluster(context, request)
     if cluster["properties"]["disableLocalAccounts"]:
         raise ArmError(400, "BadRequest", "Getting static credential is not allowed because this cluster is "
                        "set to disable local accounts.", provider=True)
@@ -151,7 +154,7 @@ async def admin_credential(context: Context, request: Request) -> Response:
 
 async def user_credential(context: Context, request: Request) -> Response:
     """POST …/listClusterUserCredential."""
-    return _credential(context, _find(context, request), admin=False)
+    return _credential(context, find_cluster(context, request), admin=False)
 
 
 def _credential(context: Context, cluster: Json, *, admin: bool) -> Response:
@@ -173,8 +176,9 @@ def _pool(cluster: Json, profile: Json) -> Json:
             "type": POOL_TYPE, "properties": {k: v for k, v in profile.items() if k != "name"}}
 
 
-def _find_pool(context: Context, request: Request) -> tuple[Json, Json]:
-    cluster, asked = _find(context, request), request.path_params["pool"]
+def find_pool(context: Context, request: Request) -> tuple[Json, Json]:
+    """The request's cluster and its agent pool, or Azure's 404."""
+    cluster, asked = find_cluster(context, request), request.path_params["pool"]
     for profile in cluster["properties"]["agentPoolProfiles"]:
         if profile["name"].lower() == asked.lower():
             return cluster, profile
@@ -183,18 +187,18 @@ def _find_pool(context: Context, request: Request) -> tuple[Json, Json]:
 
 async def list_pools(context: Context, request: Request) -> Response:
     """The pools of a cluster."""
-    cluster = _find(context, request)
+    cluster = find_cluster(context, request)
     return answer({"value": [_pool(cluster, p) for p in cluster["properties"]["agentPoolProfiles"]]})
 
 
 async def get_pool(context: Context, request: Request) -> Response:
     """GET one pool."""
-    return answer(_pool(*_find_pool(context, request)))
+    return answer(_pool(*find_pool(context, request)))
 
 
 async def put_pool(context: Context, request: Request) -> Response:
     """Add a pool or change its size."""
-    cluster = _idle(_find(context, request))
+    cluster = _idle(find_cluster(context, request))
     profile = pool_profile(request.path_params["pool"], await json_body(request), cluster)
     profiles = cluster["properties"]["agentPoolProfiles"]
     names = [p["name"] for p in profiles]
@@ -212,7 +216,7 @@ async def put_pool(context: Context, request: Request) -> Response:
 async def delete_pool(context: Context, request: Request) -> Response:
     """Take a pool away with its nodes."""
     find_group(context, request)
-    cluster, profile = _find_pool(context, request)
+    cluster, profile = find_pool(context, request)
     _idle(cluster)
     others = [p for p in cluster["properties"]["agentPoolProfiles"] if p is not profile]
     if profile["mode"] == "System" and not any(p["mode"] == "System" for p in others):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from .clusters import ClusterError, Clusters
+from .identity import guid
 from .store import ArmStore, Operation, OperationKind
 from .validation import CLUSTER_TYPE, pool_spec, spec_of
 
@@ -163,4 +164,6 @@ def _fill_in(resource: dict[str, Any], outbound: str) -> None:
         {"id": f"{node_group}/Microsoft.Network/publicIPAddresses/{outbound}"}]
     properties["identityProfile"] = {"kubeletidentity": {
         "resourceId": f"{node_group}/Microsoft.ManagedIdentity/userAssignedIdentities/"
-                      f"{resource['name']}-agentpool"}}
+                      f"{resource['name']}-agentpool",
+        "clientId": guid(f"{resource['id']} kubelet client"),
+        "objectId": guid(f"{resource['id']} kubelet object")}}

@@ -24,7 +24,9 @@ MAX_NODES = 5
 
 _CLUSTER_NAME = re.compile(r"^[a-zA-Z0-9]$|^[a-zA-Z0-9][-_a-zA-Z0-9]{0,61}[a-zA-Z0-9]$")
 _POOL_NAME = re.compile(r"^[a-z][a-z0-9]{0,11}$")
-_GROUP_NAME = re.compile(r"^[-\w._()]{1,90}(?<!\.)$")
+_NOT_IN_GROUP_NAMES = re.compile(r"[^-\w.()]")
+_FIXED_IN_POOLS = ("vmSize", "maxPods", "enableNodePublicIP")
+"""What a pool keeps for its life, whatever later requests say."""
 _DNS_PREFIX = re.compile(r"^[a-zA-Z0-9]([-a-zA-Z0-9]{0,52}[a-zA-Z0-9])?$")
 
 
@@ -46,10 +48,16 @@ def location_of(body: Json, kind: str) -> str:
 
 def check_group_name(name: str) -> None:
     """Refuse a resource group name as Azure does."""
-    if not _GROUP_NAME.match(name):
-        raise ArmError(400, "InvalidParameter", "The provided resource group name has these invalid "
-                       f"characters: '{name}'. The name can only be a letter, digit, '-', '.', '(', ')' or "
-                       "'_'.")
+    wrong = ""
+    if bad := "".join(_NOT_IN_GROUP_NAMES.findall(name)):
+        wrong = (f"has these invalid characters: '{bad}'. The name can only be a letter, digit, '-', '.', "
+                 "'(', ')' or '_'.")
+    elif name.endswith("."):
+        wrong = "cannot end with '.'."
+    elif len(name) > 90:
+        wrong = "is too long: it can have at most 90 characters."
+    if wrong:
+        raise ArmError(400, "InvalidResourceGroup", f"The provided resource group name '{name}' {wrong}")
 
 
 def untagged(resource: Json) -> Json:
@@ -64,6 +72,19 @@ def tags_of(body: Json) -> Json:
         raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
                        "deserialized: 'tags' must be an object of strings.")
     return {"tags": tags} if tags else {}
+
+
+def _properties(body: Json) -> Json:
+    """The `properties` of a request, as far as their shape is right; values are checked where they are used."""
+    asked: Any = body.get("properties") or {}
+    shaped = isinstance(asked, dict)
+    for key in ("networkProfile", "addonProfiles", "servicePrincipalProfile") if shaped else ():
+        shaped = shaped and isinstance(asked.get(key) or {}, dict)
+    pools = (asked.get("agentPoolProfiles") or []) if shaped else None
+    if not isinstance(pools, list) or not all(isinstance(pool, dict) for pool in pools):
+        raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
+                       "deserialized: 'properties' does not have the shape of this resource type's.")
+    return dict(asked)
 
 
 def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: str) -> Json:
@@ -81,7 +102,7 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
                           "digits, '-' and '_', starting and ending with a letter or digit.",
                           "InvalidParameter")
     location = location_of(body, CLUSTER_TYPE)
-    asked: Json = body.get("properties") or {}
+    asked = _properties(body)
     version = catalogue.resolve_version(asked.get("kubernetesVersion") or None)
     if version is None:
         raise unsupported_version(asked["kubernetesVersion"])
@@ -99,15 +120,19 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
         "fqdn": fqdn,
         "azurePortalFQDN": fqdn.replace(".hcp.", ".portal.hcp."),
         "agentPoolProfiles": pools,
-        **{key: asked[key] for key in ("linuxProfile", "servicePrincipalProfile", "autoUpgradeProfile")
-           if asked.get(key)},
+        **{key: asked[key] for key in ("linuxProfile", "autoUpgradeProfile") if asked.get(key)},
+        # `az aks update` reads "msi" here, and gives up without it; a secret is never shown again.
+        "servicePrincipalProfile": {"clientId": (asked.get("servicePrincipalProfile") or {}).get("clientId")
+                                    or "msi"},
         "nodeResourceGroup": asked.get("nodeResourceGroup") or f"MC_{group}_{name}_{location}"[:80],
         "enableRBAC": asked.get("enableRBAC", True),
         "supportPlan": catalogue.support_plan(version),
         "networkProfile": _network(asked.get("networkProfile") or {}, name, group, api_version),
         "maxAgentPools": 100,
         "disableLocalAccounts": bool(asked.get("disableLocalAccounts")),
-        "securityProfile": {}, "storageProfile": {}, "oidcIssuerProfile": {"enabled": False},
+        "securityProfile": {}, "oidcIssuerProfile": {"enabled": False},
+        "storageProfile": {driver: {"enabled": False}
+                           for driver in ("diskCSIDriver", "fileCSIDriver", "snapshotController")},
         "workloadAutoScalerProfile": {},
     }
     if asked.get("aadProfile"):
@@ -130,7 +155,7 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
                        f"The resource '{old['name']}' already exists in location '{old['location']}' in "
                        f"resource group '{old['id'].split('/')[4]}'. A resource with the same name cannot be "
                        f"created in location '{location}'. Please select a new resource name.")
-    asked: Json = body.get("properties") or {}
+    asked = _properties(body)
     was: Json = old["properties"]
     version = asked.get("kubernetesVersion")
     if version and catalogue.resolve_version(version) != was["currentKubernetesVersion"]:
@@ -145,14 +170,14 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
     pools = was["agentPoolProfiles"]
     if asked.get("agentPoolProfiles") is not None:
         before = {p["name"]: p for p in was["agentPoolProfiles"]}
-        pools = [_pool({**_kept(before.get(p.get("name"), {})), **p}, was["currentKubernetesVersion"], location)
-                 for p in asked["agentPoolProfiles"]]
+        pools = [_pool({**_kept(before.get(p.get("name"), {})), **_given(p)}, was["currentKubernetesVersion"],
+                       location) for p in asked["agentPoolProfiles"]]
         if {p["name"] for p in pools} != set(before):
             raise bad_request("Adding or removing agent pools through the managed cluster is not allowed "
                               "once it exists. Use the agentPools resource.", "InvalidParameter")
         for pool in pools:
-            _check_unchanged("agentPoolProfile.enableNodePublicIP",
-                             before[pool["name"]]["enableNodePublicIP"], pool["enableNodePublicIP"])
+            for key in _FIXED_IN_POOLS:
+                _check_unchanged(f"agentPoolProfile.{key}", before[pool["name"]][key], pool[key])
         _check_pools(pools)
     kept = {**untagged(old), **tags_of(body)} if "tags" in body else old
     return {**kept,
@@ -162,21 +187,26 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
 def pool_profile(name: str, body: Json, cluster: Json) -> Json:
     """The pool profile for a PUT of an agent pool."""
     properties = cluster["properties"]
-    asked = body.get("properties") or {}
+    asked = _given(_properties(body))
     others = [p for p in properties["agentPoolProfiles"] if p["name"] != name]
     old: Json = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), {})
-    profile = _pool({**_kept(old), **asked, "name": name}, properties["currentKubernetesVersion"],
-                    cluster["location"])
+    profile = _pool({"mode": "User", **_kept(old), **asked, "name": name},
+                    properties["currentKubernetesVersion"], cluster["location"])
     if old:
-        for key in ("vmSize", *_kept(old)):
+        for key in _FIXED_IN_POOLS:
             _check_unchanged(f"properties.{key}", old[key], profile[key])
     _check_pools([*others, profile])
     return profile
 
 
 def _kept(profile: Json) -> Json:
-    """What a pool keeps for its life, where a request leaves it out."""
-    return {key: profile[key] for key in ("enableNodePublicIP",) if key in profile}
+    """What a pool keeps where a request leaves it out."""
+    return {key: profile[key] for key in (*_FIXED_IN_POOLS, "mode", "count") if key in profile}
+
+
+def _given(profile: Json) -> Json:
+    """What a request says about a pool: a null says nothing."""
+    return {key: value for key, value in profile.items() if value is not None}
 
 
 def spec_of(resource: Json, key: str) -> ClusterSpec:
@@ -200,11 +230,12 @@ def pool_spec(profile: Json) -> PoolSpec:
 
 
 def _pool(asked: Json, version: str, location: str) -> Json:
+    asked = _given(asked)
     name = str(asked.get("name") or "")
     if not _POOL_NAME.match(name):
-        raise bad_request(f"The value of parameter agentPoolProfile.name is invalid. '{name}' must start "
-                          "with a lowercase letter, have at most 12 characters, and only have characters "
-                          "a-z0-9.", "InvalidParameter")
+        raise bad_request("The value of parameter agentPoolProfile.name is invalid. Please see "
+                          "https://aka.ms/aks-naming-rules for more details.", "InvalidParameter",
+                          "agentPoolProfile.name")
     pool_version = asked.get("orchestratorVersion")
     resolved = catalogue.resolve_version(pool_version) if pool_version else version
     if resolved is None:
@@ -218,9 +249,14 @@ def _pool(asked: Json, version: str, location: str) -> Json:
                           f"'{location}'. The available VM sizes are '{available}'. For more details, please "
                           "visit https://aka.ms/aks/quotas-skus-regions")
     count = asked.get("count", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0 or count > 1000:
-        raise bad_request(f"The value of parameter agentPoolProfile.count is invalid: {count}. It must be "
-                          "0 to 1000.", "InvalidParameter")
+    mode = asked.get("mode") or "System"
+    least = 1 if mode == "System" else 0
+    if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= 1000:
+        raise bad_request(
+            f"agentPoolProfile.count was {count}. It must be greater or equal to minCount:{least} and less "
+            "than or equal to maxCount:1000. If allowedMinCount was expected to be 0 but is 1: 1) The nodepool "
+            "is a VMAS pool. 2) api Version is less than 2020-03-01. 3) The node is a system pool.",
+            "InvalidParameter", "agentPoolProfile.count")
     if (asked.get("osType") or "Linux") != "Linux":
         raise not_in_the_lab("Windows nodes")
     if asked.get("enableAutoScaling"):
@@ -231,7 +267,7 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         "type": "VirtualMachineScaleSets", "enableAutoScaling": False, "provisioningState": "Creating",
         "powerState": {"code": "Running"}, "orchestratorVersion": pool_version or version,
         "currentOrchestratorVersion": version, "enableNodePublicIP": bool(asked.get("enableNodePublicIP")),
-        "mode": asked.get("mode") or "System", "enableEncryptionAtHost": False, "enableUltraSSD": False,
+        "mode": mode, "enableEncryptionAtHost": False, "enableUltraSSD": False,
         "osType": "Linux", "osSKU": asked.get("osSKU") or "Ubuntu", "nodeImageVersion": "labkit-local",
         "upgradeSettings": asked.get("upgradeSettings") or {}, "enableFIPS": False,
         **{key: asked[key] for key in ("nodeLabels", "nodeTaints", "tags") if asked.get(key)},
@@ -318,4 +354,4 @@ def _check_service_network(cidr: str, dns: str) -> None:
 
 def _check_unchanged(what: str, old: object, new: object) -> None:
     if new is not None and str(old).lower() != str(new).lower():
-        raise bad_request(f"Changing property \"{what}\" is not allowed.", "PropertyChangeNotAllowed")
+        raise bad_request(f"Changing property '{what}' is not allowed.", "PropertyChangeNotAllowed", what)
