@@ -68,8 +68,13 @@ class HostBackend:
 
     async def exec(self, namespace, pod, container, argv, *, stdin, tty) -> HostProcess:
         pipe = asyncio.subprocess.PIPE
+        if argv[0] == "no-such-command":
+            raise ApiError(500, "InternalError", "OCI runtime exec failed: executable file not found in $PATH")
         return HostProcess(await asyncio.create_subprocess_exec(
             *argv, stdin=pipe if stdin else asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe))
+
+    async def attach(self, namespace, pod, container, *, stdin, tty) -> HostProcess:
+        return await self.exec(namespace, pod, container, ["tr", "a-z", "A-Z"], stdin=stdin, tty=tty)
 
     async def port_forward(self, namespace, pod, port):
         if port == 9:

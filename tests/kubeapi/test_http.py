@@ -215,6 +215,12 @@ def test_kubectl_exec_logs_and_port_forward(served: Served) -> None:
     run_a_pod(served)
     done = kubectl(served, "exec", "-i", "p", "--", "sh", "-c", "tr a-z A-Z; exit 3", stdin="abc")
     assert (done.stdout, done.returncode) == ("ABC", 3)
+    assert kubectl(served, "attach", "-i", "-q", "p", stdin="abc").stdout == "ABC", "attach reaches stdin, and ends it"
+    for args, words in ((("p", "--", "no-such-command"), "error: OCI runtime exec failed: executable file not found"),
+                        (("p", "-c", "other", "--", "ls"), "container other is not valid for pod p")):
+        failed = kubectl(served, "exec", *args)
+        assert words in failed.stderr, "not what kubectl makes of a refused upgrade"
+        assert failed.returncode == 1
     assert kubectl(served, "logs", "p", "--tail=2").stdout == "line 3\nline 4\n"
     assert kubectl(served, "logs", "p", "-f").stdout.endswith("later\n")
     assert 'previous terminated container "c" in pod "p" not found' in kubectl(served, "logs", "p", "-p").stderr

@@ -210,6 +210,54 @@ def test_exec_with_stdin_terminal_and_failure(lab: Lab) -> None:
     asyncio.run(scenario())
 
 
+def test_a_client_attaches_to_stdin(lab: Lab) -> None:
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        once = {"spec": {"restartPolicy": "Never", "securityContext": {"runAsUser": 1000}}, "stdin": True,
+                "stdinOnce": True}
+        lab.pod("run-i", "echo early; cat; exit 4", **once)
+        await lab.until(lambda: lab.ready("run-i"))
+        await lab.says("run-i", "early")
+        process = await lab.nodes.attach("default", "run-i", "main", stdin=True, tty=False)
+        await process.write(b"typed\n")
+        await process.write(b"")
+        printed = b"".join([data async for _, data in process.output()])
+        assert printed == b"early\ntyped\n", "it ends with its client, who saw everything"
+        await lab.until(lambda: lab.status("run-i").get("phase") == "Failed")
+        assert lab.state("run-i")["state"]["terminated"]["exitCode"] == 4
+
+        lab.pod("shell", "test -t 0 && echo early; while read x; do echo got $x; stty size; done; echo end",
+                spec={"restartPolicy": "Never"}, stdin=True, tty=True)
+        await lab.until(lambda: lab.ready("shell"))
+        await lab.says("shell", "early")
+        process = await lab.nodes.attach("default", "shell", "main", stdin=True, tty=True)
+        seen: list[bytes] = []
+
+        async def look() -> None:
+            seen.extend([data async for _, data in process.output()])
+
+        looking = asyncio.ensure_future(look())
+        await asyncio.sleep(0)
+        process.resize(33, 44)
+        await process.write(b"a\n")
+        await lab.says("shell", "33 44")
+        await process.write(b"")
+        await looking
+        printed = b"".join(seen)
+        process.kill()
+        assert b"got a" in printed
+        assert b"end" in printed, "a terminal's end of file"
+        assert b"early" not in printed, "what was printed before is in the log"
+
+        lab.pod("closed")
+        await lab.until(lambda: lab.ready("closed"))
+        process = await lab.nodes.attach("default", "closed", "main", stdin=True, tty=False)
+        await process.write(b"nobody reads this")
+        process.kill()
+
+    asyncio.run(scenario())
+
+
 def test_a_pod_has_few_rights(lab: Lab) -> None:
     script = "touch /usr/x 2>&1; ip link add d0 type dummy 2>&1; cat /etc/shadow 2>&1; ls /home /root; sleep 100"
 

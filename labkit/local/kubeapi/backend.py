@@ -38,6 +38,9 @@ class NodeBackend(Protocol):
                    stdin: bool, tty: bool) -> Process:
         """Start a command in a container."""
 
+    async def attach(self, namespace: str, pod: str, container: str, *, stdin: bool, tty: bool) -> Process:
+        """A container's own process: its standard files are the client's."""
+
     async def port_forward(self, namespace: str, pod: str,
                            port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a port inside a pod."""

@@ -237,7 +237,8 @@ class HttpSurface:
             if request.method != "GET":
                 raise errors.method_not_allowed()
             return await pod_logs.answer(self._api, request, namespace, name)
-        self._api.machinery.entry(served.kind, namespace, name)
+        # kubectl asks this way once more when a WebSocket was refused, and shows this answer
+        await websockets.open_session(self._api, request, served, namespace, name, sub)
         raise errors.bad_request("Upgrade request required")
 
     def _entry(self, served: Served, entry: Entry, code: int = 200) -> Reply:

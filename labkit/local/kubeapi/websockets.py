@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import inspect
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -22,7 +21,7 @@ from . import errors
 from .backend import NodeBackend, Process
 from .kinds import Served
 from .pod_logs import pick_container
-from .request import Receive, Request, Send
+from .request import Receive, Request, Send, error_reply
 from .spdy import SPDY_PROTOCOL, SpdyPortForward
 
 if TYPE_CHECKING:
@@ -54,18 +53,27 @@ async def open_session(api: Api, request: Request, served: Served, namespace: st
             return SpdyPortForward(backend, namespace, name)
         return _port_forward(backend, request, namespace, name)
     if (phase := pod.get("status", {}).get("phase")) in ("Succeeded", "Failed"):
-        raise errors.bad_request(f"cannot exec into a container in a completed pod; current phase is {phase}")
+        raise errors.bad_request(f"cannot {sub} into a container in a completed pod; current phase is {phase}")
     container = pick_container(pod, request.query.get("container", ""))
     protocol = next((p for p in request.subprotocols if p in _CHANNELS), None)
     stdin, tty = _flag(request, "stdin"), _flag(request, "tty")
-    if sub == "attach":
-        process = await _attach(backend, namespace, name, container, stdin=stdin, tty=tty)
-    else:
-        argv = [v for k, v in request.query_lists if k == "command"]
-        if not argv:
-            raise errors.bad_request("you must specify at least 1 command for the container")
-        process = await backend.exec(namespace, name, container, argv, stdin=stdin, tty=tty)
-    return lambda receive, send: _run(process, Channels(receive, send, protocol), argv if sub == "exec" else [])
+    argv = [v for k, v in request.query_lists if k == "command"]
+    if sub == "exec" and not argv:
+        raise errors.bad_request("you must specify at least 1 command for the container")
+
+    async def session(receive: Receive, send: Send) -> None:
+        channels = Channels(receive, send, protocol)
+        await channels.accept()
+        try:
+            process = await (backend.attach(namespace, name, container, stdin=stdin, tty=tty) if sub == "attach"
+                             else backend.exec(namespace, name, container, argv, stdin=stdin, tty=tty))
+        except ApiError as error:       # as a kubelet: it upgrades first, and then says what is wrong
+            await channels.send(3, error_reply(error).body)
+            await channels.close()
+            return
+        await _run(process, channels, argv)
+
+    return session
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -112,7 +120,6 @@ class Channels:
 
 async def _run(process: Process, channels: Channels, argv: list[str]) -> None:
     try:
-        await channels.accept()
         reader = asyncio.ensure_future(_feed(process, channels))
         writer = asyncio.ensure_future(_drain(process, channels))
         try:
@@ -156,43 +163,6 @@ def _outcome(code: int, argv: list[str]) -> Obj:
     return {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
             "message": f"command terminated with non-zero exit code: error executing command {argv}, exit code {code}",
             "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}}
-
-
-async def _attach(backend: NodeBackend, namespace: str, name: str, container: str, *, stdin: bool,
-                  tty: bool) -> Process:
-    """The container's own process: what it prints is its log. A backend that can write to it, does."""
-    own: Any = getattr(backend, "attach", None)
-    if own is not None:
-        process: Process = await own(namespace, name, container, stdin=stdin, tty=tty)
-        return process
-    opened: Any = backend.logs(namespace, name, container, follow=True, previous=False, tail=None, since_seconds=None,
-                               timestamps=False, limit_bytes=None)
-    return _Followed(await opened if inspect.isawaitable(opened) else opened)
-
-
-class _Followed:
-    """A container's log as a process that is only read."""
-
-    def __init__(self, log: AsyncIterator[bytes]) -> None:
-        self._log = log
-
-    async def write(self, data: bytes) -> None:
-        """Nothing: the container has no open stdin."""
-
-    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
-        """The log."""
-        async for chunk in self._log:
-            yield 1, chunk
-
-    async def wait(self) -> int:
-        """The log's end is no failure; clients read the exit code from the pod's status."""
-        return 0
-
-    def resize(self, rows: int, cols: int) -> None:
-        """Nothing."""
-
-    def kill(self) -> None:
-        """Nothing: the container lives on."""
 
 
 def _port_forward(backend: NodeBackend, request: Request, namespace: str, name: str) -> Session:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 
 from labkit.local.client import ApiError, Client, Obj
 from labkit.local.fabric import netns
+from labkit.local.node.attach import Attached, ends_with_its_client
 from labkit.local.node.kubelet import Kubelet
 from labkit.local.node.podworker import PodWorker
 from labkit.local.node.runtime import SandboxError
@@ -81,6 +83,33 @@ class Nodes:
             return await worker.exec(name, list(argv), stdin=stdin, tty=tty)
         except SandboxError as error:
             raise ApiError(500, "InternalError", f"OCI runtime exec failed: {error}") from error
+
+    async def attach(self, namespace: str, pod: str, container: str, *, stdin: bool, tty: bool) -> Attached:
+        """A container's own process. Who attaches sees what it prints from now on.
+
+        A container whose stdin is for one client is started for that client: it sees everything.
+
+        Raises:
+            ApiError: when there is no such container that runs.
+        """
+        obj, worker = self._find(namespace, pod)
+        name = self._container(obj, container)
+        if worker is None or name not in worker.running:
+            raise ApiError(500, "InternalError", f'unable to upgrade connection: container {name} not found in pod '
+                                                 f"{pod}_{namespace}")
+        spec: Obj = next((c for c in obj["spec"]["containers"] if c["name"] == name), {})
+        log = await self.logs(namespace, pod, name, follow=True, previous=False, since_seconds=None, timestamps=False,
+                              tail=None if spec.get("stdinOnce") else 0, limit_bytes=None)
+        writable = None
+        if stdin and spec.get("stdin"):
+            with contextlib.suppress(OSError):  # it reads no more
+                writable = worker.open_stdin(name)
+
+        def close() -> None:
+            if ends_with_its_client(spec):
+                worker.close_stdin(name)
+
+        return Attached(log, writable, tty=bool(spec.get("tty")), close=close)
 
     async def port_forward(self, namespace: str, pod: str,
                            port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

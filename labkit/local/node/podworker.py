@@ -15,7 +15,7 @@ from typing import Any
 
 from labkit.local.client import ApiError, Obj
 from labkit.local.fabric import netns as network
-from labkit.local.node import catalogue, health, probes, sandbox, status, volumes
+from labkit.local.node import attach, catalogue, health, probes, sandbox, status, volumes
 from labkit.local.node.environment import ConfigError, environment, etc_files, expand, hostname
 from labkit.local.node.podsandbox import Host, PodSandbox
 from labkit.local.node.runtime import Running, SandboxError, kill_cgroup, process_end, signal_process
@@ -48,6 +48,7 @@ class PodWorker:
             reason = "PodInitializing" if spec.get("initContainers") else "ContainerCreating"
             self.states[container["name"]] = ContainerState(container["name"], container["image"], reason=reason)
         self.running: dict[str, Running] = {}
+        self._stdins: dict[str, int] = {}  # of containers whose stdin ends with the client that attaches
         self._initialised = not spec.get("initContainers")
         self._started = pod.get("status", {}).get("startTime") or status.timestamp()
         self._found: dict[str, Running] = {}  # of a former daemon
@@ -296,6 +297,8 @@ class PodWorker:
     async def _start_container(self, container: Obj, image: catalogue.Image) -> Running:
         host, name = self._host, container["name"]
         process, who = self._process(container, image)
+        if attach.ends_with_its_client(container):
+            process["argv"] = attach.reading_only(process["argv"])
         mounts = volumes.mounts(container, self.sandbox.volumes, process["env"])
         if who.privileged and self.sandbox.on_host:
             taken = {mount.target for mount in mounts}
@@ -317,19 +320,46 @@ class PodWorker:
         return Running(answer["pid"], answer["shim"], answer["started"])
 
     def _stdin(self, container: Obj) -> str | None:
-        """A container that asks for stdin gets a pipe that never ends; attached clients write to it."""
+        """A container that asks for stdin gets a pipe that never ends; attached clients write to it.
+
+        With stdinOnce its only writing end is ours, so that it ends when we close it.
+        """
+        name = container["name"]
         if not container.get("stdin"):
             return None
-        path = self.files.container(container["name"]) / "stdin"
+        path = self.files.container(name) / "stdin"
         if not path.exists():
-            os.mkfifo(path, 0o600)
+            os.mkfifo(path)
+            path.chmod(0o666)  # a command that is not root opens it again; nobody else comes into this folder
+        if attach.ends_with_its_client(container):
+            self.close_stdin(name)
+            self._stdins[name] = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         return str(path)
+
+    def open_stdin(self, name: str) -> int:
+        """A descriptor for an attached client to write to.
+
+        Raises:
+            OSError: when nobody reads: the container ended, or its stdin did.
+        """
+        container = next(c for c in self.pod["spec"]["containers"] if c["name"] == name)
+        if container.get("tty"):
+            terminal = attach.terminal_of(self.running[name].shim)
+            os.set_blocking(terminal, False)
+            return terminal
+        return os.open(self.files.container(name) / "stdin", os.O_WRONLY | os.O_NONBLOCK)
+
+    def close_stdin(self, name: str) -> None:
+        """An attached client ended stdin: that ends it for the container, where it wants it so."""
+        if (end := self._stdins.pop(name, None)) is not None:
+            os.close(end)
 
     async def _until_end(self, name: str, running: Running) -> Ended:
         """Wait for a container's end and read how it ended."""
         if running.shim:
             await process_end(running.shim)
         self.running.pop(name, None)
+        self.close_stdin(name)
         found = self.files.exit(name, self.states[name].restarts)
         if found:
             return Ended(found.code, found.signal, found.started, found.finished)
