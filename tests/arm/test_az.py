@@ -40,12 +40,25 @@ def test_no_upgrade_is_offered(arm):
     create(arm).result(20)
     profile = arm.aks().managed_clusters.get_upgrade_profile("CalicoDemoRG", "MyCalicoCluster")
     assert profile.control_plane_profile.kubernetes_version == "1.20.2"
-    assert not profile.control_plane_profile.upgrades
+    assert profile.control_plane_profile.upgrades == []
     assert [p.name for p in profile.agent_pool_profiles] == ["nodepool1"]
     pools = arm.aks().agent_pools
     assert not pools.get_upgrade_profile("CalicoDemoRG", "MyCalicoCluster", "nodepool1").upgrades
     with pytest.raises(ResourceNotFoundError):
         pools.get_upgrade_profile("CalicoDemoRG", "MyCalicoCluster", "none")
+
+
+def test_an_update_does_what_it_says_or_is_refused(arm):
+    body = create(arm).result(20).as_dict()
+    body["sku"]["tier"] = "Standard"
+    body["properties"]["disableLocalAccounts"] = True
+    changed = create(arm, body=body).result(20)
+    assert (changed.disable_local_accounts, changed.sku.tier) == (True, "Standard")
+    with pytest.raises(HttpResponseError, match="set to disable local accounts"):
+        arm.aks().managed_clusters.list_cluster_admin_credentials("CalicoDemoRG", "MyCalicoCluster")
+    body["properties"]["addonProfiles"] = {"omsagent": {"enabled": True}}
+    with pytest.raises(HttpResponseError, match="add-ons"):
+        create(arm, body=body)
 
 
 def test_deleting_a_cluster_of_a_group_that_is_not_there(arm):

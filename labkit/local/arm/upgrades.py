@@ -18,10 +18,11 @@ def _profile(of: str, type: str, properties: dict[str, Any]) -> Response:
 
 
 async def of_cluster(context: Context, request: Request) -> Response:
-    """GET …/upgradeProfiles/default: Azure leaves `upgrades` out where there is none."""
+    """GET …/upgradeProfiles/default: none, as a list: az makes no table of a null."""
     cluster = find_cluster(context, request)
     properties = cluster["properties"]
-    version = {"kubernetesVersion": properties["currentKubernetesVersion"], "osType": "Linux"}
+    version = {"kubernetesVersion": properties["currentKubernetesVersion"], "osType": "Linux",
+               "upgrades": []}
     return _profile(cluster["id"], CLUSTER_TYPE, {
         "controlPlaneProfile": version,
         "agentPoolProfiles": [{**version, "name": pool["name"]} for pool in properties["agentPoolProfiles"]]})
@@ -31,5 +32,5 @@ async def of_pool(context: Context, request: Request) -> Response:
     """GET …/agentPools/{pool}/upgradeProfiles/default."""
     cluster, pool = find_pool(context, request)
     return _profile(f"{cluster['id']}/agentPools/{pool['name']}", POOL_TYPE, {
-        "kubernetesVersion": pool["currentOrchestratorVersion"], "osType": "Linux",
+        "kubernetesVersion": pool["currentOrchestratorVersion"], "osType": "Linux", "upgrades": [],
         "latestNodeImageVersion": pool["nodeImageVersion"]})

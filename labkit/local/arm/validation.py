@@ -135,10 +135,7 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
                            for driver in ("diskCSIDriver", "fileCSIDriver", "snapshotController")},
         "workloadAutoScalerProfile": {},
     }
-    if asked.get("aadProfile"):
-        raise not_in_the_lab("Microsoft Entra integration (aadProfile)")
-    if any((addon or {}).get("enabled") for addon in (asked.get("addonProfiles") or {}).values()):
-        raise not_in_the_lab("add-ons (addonProfiles)")
+    _check_modelled(asked)
     return {
         "id": id, "location": location, "name": name, "type": "Microsoft.ContainerService/ManagedClusters",
         **tags_of(body), "properties": properties,
@@ -147,8 +144,15 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
     }
 
 
+def _check_modelled(asked: Json) -> None:
+    if asked.get("aadProfile"):
+        raise not_in_the_lab("Microsoft Entra integration (aadProfile)")
+    if any((addon or {}).get("enabled") for addon in (asked.get("addonProfiles") or {}).values()):
+        raise not_in_the_lab("add-ons (addonProfiles)")
+
+
 def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
-    """The resource for a PUT of a cluster that is there: pools and tags change, the rest must not."""
+    """The resource for a PUT of a cluster that is there: pools, tags, accounts and tier change, the rest must not."""
     location = location_of(body, CLUSTER_TYPE)
     if location != old["location"]:
         raise ArmError(409, "InvalidResourceLocation",
@@ -179,9 +183,13 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
             for key in _FIXED_IN_POOLS:
                 _check_unchanged(f"agentPoolProfile.{key}", before[pool["name"]][key], pool[key])
         _check_pools(pools)
+    _check_modelled(asked)
+    local = asked.get("disableLocalAccounts")
+    tier = (body.get("sku") or {}).get("tier") or old["sku"]["tier"]
     kept = {**untagged(old), **tags_of(body)} if "tags" in body else old
-    return {**kept,
-            "properties": {**was, "agentPoolProfiles": pools, "provisioningState": "Updating"}}
+    return {**kept, "sku": {**old["sku"], "tier": tier},
+            "properties": {**was, "agentPoolProfiles": pools, "provisioningState": "Updating",
+                           "disableLocalAccounts": was["disableLocalAccounts"] if local is None else bool(local)}}
 
 
 def pool_profile(name: str, body: Json, cluster: Json) -> Json:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 import time
+from pathlib import Path
 
 import click
 
 from labkit import machine
 from labkit.local.paths import LabPaths
-from labkit.local.server import errors, lifecycle, report
+from labkit.local.server import environment, errors, lifecycle, report
 
 _CLIENT_NAME = re.compile("[a-z][a-z0-9]{0,11}")
 
@@ -53,32 +55,8 @@ def env() -> None:
     paths = LabPaths.default()
     if not (info := lifecycle.running(paths)):
         raise errors.NotRunningError
-    azure = paths.home / "azure"
-    values = {
-        "LABKIT_TARGET": "local",
-        "LABKIT_HOME": str(paths.home),
-        # The file that the library merges credentials into, so that kubectl and notebooks reach the same cluster.
-        "KUBECONFIG": os.environ.get("KUBECONFIG") or str(paths.home / "kubeconfig"),
-        "LABKIT_ARM_URL": info.url,  # an SDK's base_url; az learns it from its cloud
-        "AZURE_SUBSCRIPTION_ID": info.subscription,
-        "AZURE_TENANT_ID": info.tenant,
-        "IDENTITY_ENDPOINT": info.identity_endpoint,
-        "IDENTITY_HEADER": info.identity_header,
-        "REQUESTS_CA_BUNDLE": info.ca_bundle,
-        "SSL_CERT_FILE": info.ca_bundle,
-        "AZURE_CONFIG_DIR": str(azure),
-        "AZURE_CORE_COLLECT_TELEMETRY": "false",
-    }
-    for name, value in values.items():
-        click.echo(f"export {name}={shlex.quote(value)}")
-    # az keeps its clouds and its login in AZURE_CONFIG_DIR, which is the lab's own: yours stays as it is.
-    click.echo(
-        f"if command -v az >/dev/null && ! az account show >/dev/null 2>&1; then\n"
-        f"  az cloud register --name labkit --endpoint-resource-manager {info.url} --only-show-errors >/dev/null 2>&1\n"
-        f"  az cloud set --name labkit --only-show-errors >/dev/null\n"
-        f"  az login --identity --only-show-errors >/dev/null\n"
-        f"fi"
-    )
+    for line in environment.script(info, paths.home, os.environ, Path(sys.executable).parent):
+        click.echo(line)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
