@@ -163,6 +163,6 @@ def test_ten_thousand_services_cost_no_more_than_ten(lab: EbpfLab) -> None:
         lab.on("node1", "apply_services", nothing)
     print(f"first packet {min(few) / 1000:.0f} -> {min(many) / 1000:.0f} us, programmed in {min(programmed):.2f} s, "
           f"one change in {min(changed) * 1000:.1f} ms")
-    # What `make bench` measures closely is only told from growth here: a walk through them would take six times as long.
+    # `make bench` measures closely; here only growth tells: a walk through them would take six times as long.
     assert min(many) < 1.5 * min(few)
     assert min(changed) < min(programmed) / 20
