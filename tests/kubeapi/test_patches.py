@@ -26,8 +26,8 @@ def test_strategic_merge_merges_lists_by_their_keys() -> None:
     assert out == {"spec": {
         "containers": [
             {"name": "c", "image": "9"},
-            {"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}, {"name": "Z", "value": "3"}],
-             "ports": [{"containerPort": 80}, {"containerPort": 443, "name": "tls"}]}],
+            {"name": "a", "image": "2", "env": [{"name": "Z", "value": "3"}, {"name": "Y", "value": "2"}],
+             "ports": [{"containerPort": 443, "name": "tls"}, {"containerPort": 80}]}],
         "tolerations": [{"key": "other"}], "nodeSelector": {"n": "m"}}}
 
 
@@ -38,12 +38,23 @@ def test_strategic_merge_directives() -> None:
             "spec": {"strategy": {"type": "Recreate"}}}
     assert strategic_merge({"metadata": {"finalizers": ["a", "b"]}}, {
         "metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]}}, "Pod") == {
-            "metadata": {"finalizers": ["b", "c"]}}
+            "metadata": {"finalizers": ["c", "b"]}}
     service = {"spec": {"ports": [{"port": 80, "nodePort": 1}]}}
     assert strategic_merge(service, {"spec": {"ports": [{"port": 80, "targetPort": 9}]}}, "Service") == {
         "spec": {"ports": [{"port": 80, "nodePort": 1, "targetPort": 9}]}}
-    with pytest.raises(ApiError, match="does not contain declared merge key: name"):
+    with pytest.raises(ApiError, match=r"map: map\[image:x\] does not contain declared merge key: name"):
         strategic_merge({}, {"spec": {"containers": [{"image": "x"}]}}, "Pod")
+
+
+def test_strategic_merge_orders_lists_as_kubernetes_does() -> None:
+    """What a patch adds comes before what it does not name; what it names is in its order."""
+    def names(*given: str) -> list[dict]:
+        return [{"name": n} for n in given]
+
+    for have, patch, expected in (("c", "d", "d c"), ("A B", "Z B Q A", "Z B Q A"), ("a b c", "c", "a b c"),
+                                  ("a b c", "x a", "x a b c"), ("a b", "b x", "a b x")):
+        out = strategic_merge({"env": names(*have.split())}, {"env": names(*patch.split())}, "containers")
+        assert " ".join(e["name"] for e in out["env"]) == expected
 
 
 def test_json_patch(api: Api) -> None:
@@ -54,7 +65,9 @@ def test_json_patch(api: Api) -> None:
     assert out["spec"]["replicas"] == 4
     error = refusal(api.patch, "deployments.apps", "web", [{"op": "remove", "path": "/spec/none"}], "default",
                     type="json")
-    assert (error.code, error.reason) == (422, "Invalid")
+    assert (error.code, error.reason, error.message) == (
+        422, "Invalid", "the server rejected our request due to an error in our request")
+    assert not error.details, "kubectl would print what Python says of it"
     assert refusal(api.patch, "deployments.apps", "web", [{"op": "dance"}], "default", type="json").code == 400
 
 

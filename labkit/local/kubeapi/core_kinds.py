@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 from labkit.local.client import Obj
 
@@ -12,7 +13,15 @@ from .errors import FieldError
 from .kinds import Kind
 from .strategies import Strategy
 
+_KEY_RULE = ("a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or"
+             " 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')")
 _PROTECTED = frozenset({"default", "kube-system", "kube-public"})
+
+
+def key_rules(obj: Obj) -> list[FieldError]:
+    """The keys of a config map or a secret become names of files."""
+    return [errors.bad_value(f"data[{key}]", key, _KEY_RULE) for key in obj.get("data") or ()
+            if not re.fullmatch("[-._a-zA-Z0-9]{1,253}", key) or key in (".", "..")]
 
 
 class NamespaceStrategy(Strategy):
@@ -96,7 +105,7 @@ class SecretStrategy(Strategy):
             return [errors.bad_value("type", new.get("type"), "field is immutable")]
         if old and old.get("immutable") and new.get("data") != old.get("data"):
             return [errors.denied("data", "field is immutable when `immutable` is set")]
-        return []
+        return key_rules(new)
 
 
 class ConfigMapStrategy(Strategy):
@@ -111,4 +120,4 @@ class ConfigMapStrategy(Strategy):
                     f" {errors.go_type(value)} into Go struct field ConfigMap.data of type string (data.{key})")
         if old and old.get("immutable") and new.get("data") != old.get("data"):
             return [errors.denied("data", "field is immutable when `immutable` is set")]
-        return []
+        return key_rules(new)

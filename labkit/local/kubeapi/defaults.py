@@ -28,6 +28,14 @@ def pod_spec(spec: Obj) -> None:
             _volume(one)
 
 
+def requests(spec: Obj) -> None:
+    """A container asks for no less than it is limited to. Of pods alone: templates stay as they are written."""
+    for key in ("containers", "initContainers"):
+        for one in spec.get(key) or ():
+            if limits := (one.get("resources") or {}).get("limits"):
+                one["resources"]["requests"] = {**limits, **(one["resources"].get("requests") or {})}
+
+
 def container(c: Obj, *, host_network: bool = False) -> None:
     """One container."""
     image = str(c.get("image") or "")
@@ -36,9 +44,7 @@ def container(c: Obj, *, host_network: bool = False) -> None:
         c["imagePullPolicy"] = "Always" if tag in ("", "latest") and "@" not in image else "IfNotPresent"
     c.setdefault("terminationMessagePath", "/dev/termination-log")
     c.setdefault("terminationMessagePolicy", "File")
-    resources = c.setdefault("resources", {})
-    if isinstance(resources, dict) and (limits := resources.get("limits")):
-        resources["requests"] = {**limits, **(resources.get("requests") or {})}
+    c.setdefault("resources", {})
     for port in c.get("ports") or ():
         port.setdefault("protocol", "TCP")
         if host_network and "containerPort" in port:

@@ -105,6 +105,17 @@ def go_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def go_print(value: Any) -> str:
+    """A value as Go prints it with %v."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{k}:{go_print(v)}" for k, v in sorted(value.items())) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(go_print, value)) + "]"
+    if value is None:
+        return "<nil>"
+    return go_value(value) if isinstance(value, bool) else str(value)
+
+
 def required(field: str, why: str = "") -> FieldError:
     """A field that must be there and is not."""
     return FieldError("FieldValueRequired", field, "Required value" + (f": {why}" if why else ""))

@@ -17,6 +17,7 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"       # Kubernetes' own: no vowels, so no words
 
 SUBDOMAIN_RULE = (
@@ -123,6 +124,10 @@ def meta_errors(kind: Kind, meta: Obj) -> list[FieldError]:
         out += key_errors(key.lower(), "metadata.annotations")
         if not isinstance(value, str):
             out.append(bad_value(f"metadata.annotations[{key}]", value, "must be a string"))
+    for i, name in enumerate(meta.get("finalizers") or []):
+        if "/" not in name and name not in _FINALIZERS:
+            out.append(bad_value(f"metadata.finalizers[{i}]", name,
+                                 "name is neither a standard finalizer name nor is it fully qualified"))
     for i, owner in enumerate(meta.get("ownerReferences") or []):
         out += [required(f"metadata.ownerReferences[{i}].{part}", f"{part} must not be empty")
                 for part in ("apiVersion", "kind", "name", "uid") if not owner.get(part)]

@@ -45,8 +45,7 @@ def json_patch(target: Obj, patch: list[Obj]) -> Obj:
     except jsonpatch.InvalidJsonPatch as e:
         raise errors.bad_request(f"error decoding patch: {e}") from e
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError) as e:
-        raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {
-            "causes": [{"reason": "FieldValueInvalid", "message": str(e), "field": "patch"}]}) from e
+        raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request") from e
     if not isinstance(out, dict) or not isinstance(out.get("metadata"), dict):
         raise errors.bad_request("the patched object is no Kubernetes object")
     return out

@@ -34,6 +34,7 @@ class PodStrategy(Strategy):
         if isinstance(spec, dict):
             spec.setdefault("enableServiceLinks", True)
             defaults.pod_spec(spec)
+            defaults.requests(spec)
 
     def prepare_create(self, kind: Kind, obj: Obj) -> None:
         """What the admission plug-ins ServiceAccount, Priority and DefaultTolerationSeconds add."""

@@ -83,7 +83,8 @@ def parse_fields(text: str, allowed: tuple[str, ...]) -> tuple[tuple[tuple[str, 
         if m is None:
             raise bad_request(f"invalid selector: '{term}'; can't understand '{term}'")
         if m[1] not in ("metadata.name", "metadata.namespace") and m[1] not in allowed:
-            raise bad_request(f"field label not supported: {m[1]}")
+            raise bad_request(f"field label not supported: {m[1]}" if allowed else f'"{m[1]}" is not a known field'
+                              ' selector: only "metadata.name", "metadata.namespace"')
         out.append((tuple(m[1].split(".")), m[2] != "!=", m[3].replace("\\", "")))
     return tuple(out)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from labkit.local.client import ApiError, Obj, copy_of
 
+from .errors import go_print
+
 MERGE_KEYS: dict[str, str] = {
     "containers": "name", "initContainers": "name", "ephemeralContainers": "name", "volumes": "name",
     "env": "name", "volumeMounts": "mountPath", "volumeDevices": "devicePath", "imagePullSecrets": "name",
@@ -84,14 +86,14 @@ def strategic_merge(target: Obj, patch: Obj, holder: str) -> Obj:
     for field in [f for f in patch if f.startswith("$setElementOrder/")]:
         name = field.partition("/")[2]
         if name not in patch and isinstance(have := target.get(name), list):
-            target[name] = _ordered(have, patch[field], merge_key(name, holder))
+            target[name] = _ordered(have, patch[field], have, merge_key(name, holder))
     return target
 
 
 def _merge_list(have: Any, patch: list[Any], field: str, holder: str, order: list[Any] | None) -> list[Any]:
     old: list[Any] = have if isinstance(have, list) else []
     if field in SETS:
-        return _ordered(old + [v for v in patch if v not in old], order, None)
+        return _ordered(old + [v for v in patch if v not in old], order or patch, old, None)
     key = merge_key(field, holder)
     if key is None or not all(isinstance(v, dict) for v in patch):
         return _clean_list([v for v in patch if not (isinstance(v, dict) and "$patch" in v and len(v) == 1)])
@@ -100,7 +102,7 @@ def _merge_list(have: Any, patch: list[Any], field: str, holder: str, order: lis
     out = list(old)
     for one in patch:
         if key not in one:
-            raise ApiError(422, "Invalid", f"map: {one} does not contain declared merge key: {key}")
+            raise ApiError(422, "Invalid", f"map: {go_print(one)} does not contain declared merge key: {key}")
         at = next((i for i, o in enumerate(out) if isinstance(o, dict) and o.get(key) == one[key]), None)
         if one.get("$patch") == "delete":
             out = [o for o in out if o.get(key) != one[key]]
@@ -108,25 +110,26 @@ def _merge_list(have: Any, patch: list[Any], field: str, holder: str, order: lis
             out.append(strategic_merge({}, one, field))
         else:
             out[at] = strategic_merge(out[at], one, field)
-    return _ordered(out, order, key)
+    return _ordered(out, order or [one for one in patch if "$patch" not in one], old, key)
 
 
-def _ordered(items: list[Any], order: list[Any] | None, key: str | None) -> list[Any]:
-    """Items that the patch orders, in its order; those that it does not know keep their places among them."""
-    if not order:
-        return items
-    wanted = [o.get(key) if isinstance(o, dict) and key else o for o in order]
-    rank = {repr(w): i for i, w in enumerate(wanted)}
+def _ordered(items: list[Any], order: list[Any], server: list[Any], key: str | None) -> list[Any]:
+    """Items in the patch's order; what it does not name keeps its place before those that it stood before.
 
+    So what a patch adds comes before what it does not name, as `kubectl patch` on a service's ports shows.
+    """
     def identity(item: Any) -> str:
         return repr(item.get(key) if isinstance(item, dict) and key else item)
 
-    known = sorted((i for i in items if identity(i) in rank), key=lambda i: rank[identity(i)])
+    rank = {identity(o): i for i, o in enumerate(order)}
+    place = {identity(o): i for i, o in enumerate(server)}
+    named = sorted((i for i in items if identity(i) in rank), key=lambda i: rank[identity(i)])
     out: list[Any] = []
-    queue = iter(known)
-    for item in items:
-        out.append(next(queue) if identity(item) in rank else item)
-    return out
+    for other in (i for i in items if identity(i) not in rank):
+        while named and not place[identity(other)] < place.get(identity(named[0]), -1):
+            out.append(named.pop(0))
+        out.append(other)
+    return out + named
 
 
 def _clean_list(values: list[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
@@ -10,9 +11,9 @@ from labkit.local.client import Obj
 from . import errors
 from .errors import FieldError
 from .meta import LABEL_RULE, SUBDOMAIN_RULE, is_label, is_subdomain
+from .pod_rules import PORT_RANGE, container_rules, pod_rules
 from .selectors import label_selector_matches
 
-_PORT_RANGE = "must be between 1 and 65535, inclusive"
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
@@ -36,6 +37,8 @@ def pod_spec_errors(spec: Obj, at: str, *, template: str | None = None) -> list[
     for key in ("initContainers", "containers"):
         for i, one in enumerate(spec.get(key) or ()):
             out += _container_errors(one, f"{at}.{key}[{i}]", names, volumes)
+            out += container_rules(one, f"{at}.{key}[{i}]", init=key == "initContainers",
+                                   host_network=bool(spec.get("hostNetwork")))
     if not spec.get("containers"):
         out.append(errors.required(f"{at}.containers"))
     policy = spec.get("restartPolicy", "Always")
@@ -53,6 +56,7 @@ def pod_spec_errors(spec: Obj, at: str, *, template: str | None = None) -> list[
                                    "must provide at least one DNS nameserver when `dnsPolicy` is None"))
     if (node := spec.get("nodeName")) and not is_subdomain(node):
         out.append(errors.bad_value(f"{at}.nodeName", node, SUBDOMAIN_RULE))
+    out += pod_rules(spec, at)
     return out
 
 
@@ -84,9 +88,9 @@ def _container_errors(c: Obj, at: str, names: set[str], volumes: set[str]) -> li
         if not number:
             out.append(errors.required(f"{field}.containerPort"))
         elif not _is_port(number):
-            out.append(errors.bad_value(f"{field}.containerPort", number, _PORT_RANGE))
+            out.append(errors.bad_value(f"{field}.containerPort", number, PORT_RANGE))
         if port.get("hostPort") and not _is_port(port["hostPort"]):
-            out.append(errors.bad_value(f"{field}.hostPort", port["hostPort"], _PORT_RANGE))
+            out.append(errors.bad_value(f"{field}.hostPort", port["hostPort"], PORT_RANGE))
         if port.get("protocol", "TCP") not in _PROTOCOLS:
             out.append(errors.unsupported(f"{field}.protocol", port["protocol"], _PROTOCOLS))
     for i, env in enumerate(c.get("env") or ()):
@@ -153,10 +157,10 @@ def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
             out.append(errors.duplicate(f"{at}.name", name))
         names.add(name)
         if not _is_port(port.get("port")):
-            out.append(errors.bad_value(f"{at}.port", port.get("port", 0), _PORT_RANGE))
+            out.append(errors.bad_value(f"{at}.port", port.get("port", 0), PORT_RANGE))
         target = port.get("targetPort")
         if isinstance(target, int) and not _is_port(target):
-            out.append(errors.bad_value(f"{at}.targetPort", target, _PORT_RANGE))
+            out.append(errors.bad_value(f"{at}.targetPort", target, PORT_RANGE))
         elif isinstance(target, str) and (len(target) > 15 or not _PORT_NAME.fullmatch(target)):
             out.append(errors.bad_value(f"{at}.targetPort", target, "must be no more than 15 characters"
                                         if len(target) > 15 else _port_name_rule(target)))
@@ -171,6 +175,16 @@ def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
         seen.add(key)
     if spec.get("sessionAffinity") not in ("ClientIP", "None"):
         out.append(errors.unsupported("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None")))
+    for one in spec.get("loadBalancerSourceRanges") or ():
+        try:
+            if "/" not in one:
+                raise ValueError(one)
+            ipaddress.ip_network(one.strip(), strict=False)
+        except ValueError:
+            out.append(errors.bad_value(
+                "spec.LoadBalancerSourceRanges", f"[{' '.join(spec['loadBalancerSourceRanges'])}]",
+                "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24"))
+            break
     policy = spec.get("externalTrafficPolicy")
     if policy is not None:
         if spec["type"] not in ("NodePort", "LoadBalancer"):

@@ -42,7 +42,31 @@ class WorkloadStrategy(Strategy):
         """Selector against template, and that the selector stays."""
         if sub is not None:
             return []
-        return template_errors(new) + (immutable(new, old, "selector") if old else [])
+        return template_errors(new) + strategy_errors(kind, new["spec"]) \
+            + (immutable(new, old, "selector") if old else [])
+
+
+_STRATEGIES = {"Deployment": ("strategy", "Recreate"), "DaemonSet": ("updateStrategy", "OnDelete"),
+               "StatefulSet": ("updateStrategy", "OnDelete")}
+
+
+def strategy_errors(kind: Kind, spec: Obj) -> list[FieldError]:
+    """How a workload changes its pods: one of two ways, and a rolling one that can move."""
+    if kind.kind not in _STRATEGIES:
+        return []
+    key, other = _STRATEGIES[kind.kind]
+    given = spec[key]
+    if given["type"] not in (known := (other, "RollingUpdate")):
+        return [errors.unsupported(f"spec.{key}.type", given["type"], known)]
+    rolling = given.get("rollingUpdate")
+    if kind.kind != "Deployment" or rolling is None:
+        return []
+    if given["type"] == "Recreate":
+        return [errors.denied("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")]
+    if all(rolling.get(part) in (0, "0%") for part in ("maxSurge", "maxUnavailable")):
+        return [errors.bad_value("spec.strategy.rollingUpdate.maxUnavailable", rolling["maxUnavailable"],
+                                 "may not be 0 when `maxSurge` is 0")]
+    return []
 
 
 class JobStrategy(WorkloadStrategy):
@@ -130,6 +154,20 @@ class EventStrategy(Strategy):
             obj.setdefault(key, "")
 
 
+def rule_errors(rule: Obj, at: str) -> list[FieldError]:
+    """One rule of a role."""
+    out = []
+    if not rule.get("verbs"):
+        out.append(errors.required(f"{at}.verbs", "verbs must contain at least one value"))
+    if rule.get("nonResourceURLs"):
+        return out
+    if not rule.get("apiGroups"):
+        out.append(errors.required(f"{at}.apiGroups", "resource rules must supply at least one api group"))
+    if not rule.get("resources"):
+        out.append(errors.required(f"{at}.resources", "resource rules must supply at least one resource"))
+    return out
+
+
 class RbacStrategy(Strategy):
     """Role bindings: whom they bind stays readable without its API group."""
 
@@ -143,7 +181,9 @@ class RbacStrategy(Strategy):
                 subject.setdefault("apiGroup", group)
 
     def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
-        """A binding's role stays."""
+        """A binding's role stays; a role's rules say what they are about."""
+        if kind.kind in ("Role", "ClusterRole"):
+            return [e for i, rule in enumerate(new.get("rules") or ()) for e in rule_errors(rule, f"rules[{i}]")]
         if old and new.get("roleRef") != old.get("roleRef"):
             ref = new.get("roleRef") or {}
             shown = ", ".join(f'{k[0].upper() + k[1:].replace("Group", "Group")}:"{ref.get(k, "")}"'
@@ -193,6 +233,8 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
         "endpoints": endpoints,
         "endpointslices.discovery.k8s.io": endpoints,
         "events": EventStrategy(machinery),
+        f"roles.{rbac_group}": rbac,
+        f"clusterroles.{rbac_group}": rbac,
         f"rolebindings.{rbac_group}": rbac,
         f"clusterrolebindings.{rbac_group}": rbac,
         "storageclasses.storage.k8s.io": StorageClassStrategy(machinery),
