@@ -61,6 +61,17 @@ def test_an_update_does_what_it_says_or_is_refused(arm):
         create(arm, body=body)
 
 
+@pytest.mark.parametrize(("asked", "words"), [
+    ({"nodeLabels": {"tier": "web"}}, "kubectl label node"), ({"nodeTaints": ["a=b:NoSchedule"]}, "kubectl taint"),
+    ({"powerState": {"code": "Stopped"}}, "stopping one agent pool"),
+])
+def test_what_nodes_would_not_get_is_not_accepted(arm, asked, words):
+    create(arm).result(20)
+    with pytest.raises(HttpResponseError, match=words):
+        arm.aks().agent_pools.begin_create_or_update(
+            "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": {"count": 1, **asked}})
+
+
 def test_deleting_a_cluster_of_a_group_that_is_not_there(arm):
     assert refused(arm.request("DELETE", f"{arm.sub}/{CLUSTER}")) == (
         404, "ResourceGroupNotFound", "Resource group 'CalicoDemoRG' could not be found.")

@@ -269,6 +269,11 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         raise not_in_the_lab("Windows nodes")
     if asked.get("enableAutoScaling"):
         raise not_in_the_lab("the cluster autoscaler")
+    for key, kubectl in (("nodeLabels", "label"), ("nodeTaints", "taint")):
+        if asked.get(key):
+            raise not_in_the_lab(f"{key} of agent pools (kubectl {kubectl} node does it)")
+    if (asked.get("powerState") or {}).get("code") == "Stopped":
+        raise not_in_the_lab("stopping one agent pool; scale it to 0, or stop the cluster")
     return {
         "name": name, "count": count, "vmSize": size.name, "osDiskSizeGB": asked.get("osDiskSizeGB") or 128,
         "osDiskType": "Managed", "kubeletDiskType": "OS", "maxPods": asked.get("maxPods") or 30,
@@ -278,7 +283,7 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         "mode": mode, "enableEncryptionAtHost": False, "enableUltraSSD": False,
         "osType": "Linux", "osSKU": asked.get("osSKU") or "Ubuntu", "nodeImageVersion": "labkit-local",
         "upgradeSettings": asked.get("upgradeSettings") or {}, "enableFIPS": False,
-        **{key: asked[key] for key in ("nodeLabels", "nodeTaints", "tags") if asked.get(key)},
+        **{key: asked[key] for key in ("tags",) if asked.get(key)},
     }
 
 
