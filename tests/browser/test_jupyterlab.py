@@ -1,10 +1,12 @@
 """What a learner sees: JupyterLab in a real browser. Needs chromium (apt install chromium) and root for the lab."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 CHROMIUM = "/usr/bin/chromium"
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -14,9 +16,15 @@ ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--
 def run_all(page: Page, url: str) -> None:
     page.goto(url, wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook", timeout=60_000)
-    page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=30_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    asked = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /[*\\d]/.test(p.innerText))"
+    for _ in range(20):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        # JupyterLab drops what it is asked to run before it is connected to the kernel: then ask again.
+        with contextlib.suppress(PlaywrightTimeout):
+            page.wait_for_function(asked, timeout=3_000)
+            return
+    raise AssertionError("JupyterLab runs no cell")
 
 
 @pytest.mark.kernel
