@@ -30,6 +30,12 @@ class ScriptedApi(ThreadingHTTPServer):
         self.events: list[list[dict[str, Any]]] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.stop = threading.Event()
+        self.clients: list[HttpClient] = []
+
+    def client(self, **options: Any) -> HttpClient:
+        """A client of this API, closed with it."""
+        self.clients.append(HttpClient(self.url, **options))
+        return self.clients[-1]
 
     @property
     def url(self) -> str:
@@ -81,19 +87,14 @@ class Answer(BaseHTTPRequestHandler):
         self.answer(service("a", 3))
 
 
-class Client(HttpClient):
-    """Closes its connection when the test forgets it, since warnings are errors here."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 @pytest.fixture
 def api() -> Iterator[ScriptedApi]:
     server = ScriptedApi()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
+    for client in server.clients:
+        client.close()
     server.stop.set()
     server.shutdown()
     thread.join()
@@ -108,7 +109,7 @@ def wait_for(condition: Any, seconds: float = 5.0) -> None:
 
 
 def test_paths_of_core_grouped_and_unknown_resources(api: ScriptedApi) -> None:
-    client = Client(api.url, token="secret")
+    client = api.client(token="secret")
     assert client.list("services", "default")[0]["kind"] == "Service"
     client.list("endpointslices.discovery.k8s.io", label_selector="a=b")
     client.list("things.new.example.com")
@@ -120,12 +121,12 @@ def test_paths_of_core_grouped_and_unknown_resources(api: ScriptedApi) -> None:
 
 def test_errors_carry_kubernetes_reason_and_words(api: ScriptedApi) -> None:
     with pytest.raises(ApiError, match='services "missing" not found') as caught:
-        Client(api.url).get("services", "missing", "default")
+        api.client().get("services", "missing", "default")
     assert (caught.value.code, caught.value.reason) == (404, "NotFound")
 
 
 def test_patch_types(api: ScriptedApi) -> None:
-    client = Client(api.url, user_agent="felix")
+    client = api.client(user_agent="felix")
     client.patch("services", "a", {"spec": {}}, "default", type="apply", subresource="status")
     _, path, (content_type, body) = api.requests[-1]
     assert path == "/api/v1/namespaces/default/services/a/status?fieldManager=felix&force=true"
@@ -143,7 +144,7 @@ def test_no_listener_is_said_in_words() -> None:
 def test_watch_lists_then_follows(api: ScriptedApi) -> None:
     api.events = [[{"type": "MODIFIED", "object": service("a", 11)}, {"type": "DELETED", "object": service("b", 12)}]]
     seen: list[tuple[str, str]] = []
-    watch = Client(api.url).watch("services", lambda event, obj: seen.append((event, obj["metadata"]["name"])))
+    watch = api.client().watch("services", lambda event, obj: seen.append((event, obj["metadata"]["name"])))
     wait_for(lambda: len(seen) == 4)
     watch.close()
     assert watch.synced.is_set()
@@ -152,7 +153,7 @@ def test_watch_lists_then_follows(api: ScriptedApi) -> None:
 
 def test_watch_resumes_from_the_last_version_it_saw(api: ScriptedApi) -> None:
     api.events = [[{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "77"}}}], []]
-    watch = Client(api.url).watch("services", lambda event, obj: None)
+    watch = api.client().watch("services", lambda event, obj: None)
     wait_for(lambda: sum("watch=1" in path for _, path, _ in api.requests) == 2)
     watch.close()
     assert "resourceVersion=77" in api.requests[-1][1]
@@ -170,7 +171,7 @@ def test_after_410_what_vanished_is_deleted_and_what_changed_modified(api: Scrip
             api.listed = [service("a", 20), service("c", 21)]
             held.set()
 
-    watch = Client(api.url).watch("services", handler)
+    watch = api.client().watch("services", handler)
     wait_for(lambda: len(seen) == 5)
     watch.close()
     assert seen[2:] == [("MODIFIED", "a"), ("ADDED", "c"), ("DELETED", "b")]
@@ -184,6 +185,6 @@ def test_a_handler_that_fails_on_one_object_still_gets_the_next(api: ScriptedApi
         if len(seen) == 1:
             raise KeyError("spec")
 
-    watch = Client(api.url).watch("services", handler)
+    watch = api.client().watch("services", handler)
     wait_for(lambda: seen == ["a", "b"])
     watch.close()

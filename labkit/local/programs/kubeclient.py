@@ -338,6 +338,8 @@ class Watch:
             connection.connect()
             connection.sock.settimeout(_WATCH_SECONDS + 30)  # from here on silence is normal
             self._socket = _keep_alive(connection.sock)
+            if self._closed.is_set():  # by somebody who did not see the socket yet
+                return version
             for event in events:
                 if self._closed.is_set():
                     break
