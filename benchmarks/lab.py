@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from statistics import median
 
 from benchmarks.table import Row
 from labkit import plan
@@ -16,11 +17,15 @@ from labkit.local.paths import LabPaths
 from labkit.local.server import lifecycle, report
 
 
-def start(paths: LabPaths) -> list[Row]:
-    """`labkit up` until the API answers."""
-    started = time.perf_counter()
-    report.fetch(paths, lifecycle.up(paths, port=0))
-    return [Row("`labkit up` to first answer", time.perf_counter() - started, "s", 2, "goal")]
+def start(paths: LabPaths, times: int = 3) -> list[Row]:
+    """`labkit up` until the API answers, from nothing; the last one stays up."""
+    took = []
+    for _ in range(times):
+        lifecycle.down(paths)
+        started = time.perf_counter()
+        report.fetch(paths, lifecycle.up(paths, port=0))
+        took.append(time.perf_counter() - started)
+    return [Row(f"`labkit up` to first answer, median of {times}", median(took), "s", 2, "goal")]
 
 
 def create(lab: Lab) -> list[Row]:
