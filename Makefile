@@ -1,6 +1,7 @@
 # The two commands: `make demo` runs the course, `make test` passes every test. Both set the machine up first.
 .PHONY: setup demo lab test bench check clean
 bin := .venv/bin
+export PATH := $(CURDIR)/$(bin):$(PATH)
 
 setup:
 	@scripts/setup.sh
