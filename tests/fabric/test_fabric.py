@@ -206,3 +206,18 @@ def test_azures_resolver_answers_pods(lab: Fabric) -> None:
     known, unknown = asyncio.run(scenario())
     assert str(known.short()) == "192.0.2.1"
     assert unknown.header.rcode == 3
+
+
+def test_the_address_of_a_deleted_api_holds_no_connection(lab):
+    lab.add_api_address("192.0.2.10")
+    client = lab.ensure_client("alice")
+    with lab.socket_in(lab.internet, socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.bind(("192.0.2.10", 443))
+        listening.listen()
+        with lab.socket_in(client.netns, socket.AF_INET, socket.SOCK_STREAM) as asking:
+            asking.connect(("192.0.2.10", 443))
+            answering, _ = listening.accept()
+            with answering:
+                lab.remove_api_address("192.0.2.10")
+                with pytest.raises(ConnectionAbortedError):
+                    answering.recv(1)

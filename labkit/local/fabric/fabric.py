@@ -75,9 +75,14 @@ class Fabric:
         netns.ip(self.internet, [f"addr replace {ip}/32 dev lo"])
 
     def remove_api_address(self, ip: str) -> None:
-        """Take back the address of an API that is gone."""
+        """Take back the address of an API that is gone.
+
+        A connection that somebody still holds there would swallow the first packets of the next cluster's: the kernel
+        of its nodes begins with the same ports, and for seconds none of them would reach their API.
+        """
         with contextlib.suppress(netns.NetworkError):
             netns.ip(self.internet, [f"addr del {ip}/32 dev lo"])
+        netns.hang_up(self.internet, ip)
 
     def ensure_client(self, name: str, address: str | None = None) -> OutsideClient:
         """Make an outside client, or find it; without `address` it gets its usual or the next free one."""

@@ -130,6 +130,11 @@ def ip_output(name: str, *arguments: str) -> str:
     return _run(["ip", "-n", name, *arguments], "")
 
 
+def hang_up(name: str, ip: str) -> None:
+    """End every TCP connection of an address in the namespace, without waiting for the other side."""
+    run_inside(name, lambda: _run(["ss", "-K", "src", ip], ""))
+
+
 def nft(name: str, script: str) -> None:
     """Load an nftables script in the namespace, in one transaction."""
     run_inside(name, lambda: _run(["nft", "-f", "-"], script))
