@@ -5,12 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
-
-CHROMIUM = "/usr/bin/chromium"
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 def run_all(page: Page, url: str) -> None:
@@ -27,38 +23,34 @@ def run_all(page: Page, url: str) -> None:
     raise AssertionError("JupyterLab runs no cell")
 
 
-@pytest.mark.kernel
-@pytest.mark.slow
-@pytest.mark.usefixtures("daemon")
-def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, tmp_path: Path) -> None:
-    shots = Path(os.environ.get("LABKIT_SCREENSHOTS", tmp_path))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 1100})
-        run_all(page, jupyter.format("03_enable_ebpf.ipynb"))
-        page.wait_for_selector(".lk-step", timeout=90_000)
-        cards = page.locator(".lk-step")
-        assert cards.count() >= 3
-        cards.first.scroll_into_view_if_needed()
-        page.screenshot(path=str(shots / "cards.png"))
-        cards.first.get_by_role("button", name="Check").click()
-        page.wait_for_timeout(1500)
-        assert cards.first.locator(".lk-title").first.inner_text().startswith("1.")
-        page.screenshot(path=str(shots / "checked.png"))
-        browser.close()
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Where screenshots go, for whoever wants to look at them."""
+    return Path(os.environ.get("LABKIT_SCREENSHOTS", tmp_path))
 
 
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.usefixtures("daemon")
-def test_the_chart_of_a_measurement_grows_while_it_runs(jupyter: str, tmp_path: Path) -> None:
-    shots = Path(os.environ.get("LABKIT_SCREENSHOTS", tmp_path))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        page = browser.new_page(viewport={"width": 1500, "height": 1100})
-        run_all(page, jupyter.format("04_benchmark.ipynb"))
-        cell = page.locator(".jp-CodeCell", has_text="ui.live(")
-        cell.locator(".point").nth(3).wait_for(state="attached", timeout=90_000)
-        assert "*" in cell.locator(".jp-InputPrompt").inner_text(), "it was drawn after the run"
-        page.screenshot(path=str(shots / "live.png"))
-        browser.close()
+def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, page: Page, shots: Path) -> None:
+    run_all(page, jupyter.format("03_enable_ebpf.ipynb"))
+    page.wait_for_selector(".lk-step", timeout=90_000)
+    cards = page.locator(".lk-step")
+    assert cards.count() >= 3
+    cards.first.scroll_into_view_if_needed()
+    page.screenshot(path=str(shots / "cards.png"))
+    cards.first.get_by_role("button", name="Check").click()
+    page.wait_for_timeout(1500)
+    assert cards.first.locator(".lk-title").first.inner_text().startswith("1.")
+    page.screenshot(path=str(shots / "checked.png"))
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.usefixtures("daemon")
+def test_the_chart_of_a_measurement_grows_while_it_runs(jupyter: str, page: Page, shots: Path) -> None:
+    run_all(page, jupyter.format("04_benchmark.ipynb"))
+    cell = page.locator(".jp-CodeCell", has_text="ui.live(")
+    cell.locator(".point").nth(3).wait_for(state="attached", timeout=90_000)
+    assert "*" in cell.locator(".jp-InputPrompt").inner_text(), "it was drawn after the run"
+    page.screenshot(path=str(shots / "live.png"))

@@ -131,7 +131,10 @@ def ip_output(name: str, *arguments: str) -> str:
 
 
 def hang_up(name: str, ip: str) -> None:
-    """End every TCP connection of an address in the namespace, without waiting for the other side."""
+    """End every TCP connection of an address in the namespace, without waiting for the other side.
+
+    On a kernel built without CONFIG_INET_DIAG_DESTROY they end by themselves, later.
+    """
     run_inside(name, lambda: _run(["ss", "-K", "src", ip], ""))
 
 

@@ -25,6 +25,7 @@ from labkit.local.programs.kubeclient import HttpClient
 log = logging.getLogger("calico-node")
 
 TICK = 10.0
+HANDOVER = 0.1           # seconds between looks for kube-proxy's rules while eBPF waits for them
 SETTLE = 1.0             # seconds that a program on the node's network has to write its first rules
 CHECK_API = 5.0
 API_PATIENCE = 10.0     # seconds without the API until the pod says that it is not ready
@@ -99,7 +100,8 @@ def run() -> int:
         if felix.disturbed_at and now >= felix.disturbed_at + SETTLE:
             felix.check_order()
         wake = min(next_tick, felix.disturbed_at + SETTLE if felix.disturbed_at else next_tick)
-        timeout = min(1.0 if felix.trouble else TICK, wake - time.monotonic())
+        pause = HANDOVER if felix.handing_over else 1.0 if felix.trouble else TICK
+        timeout = min(pause, wake - time.monotonic())
     log.info("Felix stops; its data plane stays")
     return 0
 

@@ -83,4 +83,5 @@ def client(name: str, command: tuple[str, ...]) -> None:
     try:
         os.execvp(words[0], [*words, *command])
     except FileNotFoundError as error:
-        raise errors.MissingToolError(machine.missing("lab")) from error
+        lacking = tuple(need for need in machine.needs() if need.name == words[0])
+        raise errors.MissingToolError(lacking) from error
