@@ -12,7 +12,8 @@ demo: setup  ## the whole course, headless, on the local lab
 
 lab: setup  ## JupyterLab on the first notebook
 	@$(bin)/labkit up
-	@$(bin)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+	@$(bin)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=notebooks \
+	  --LabApp.default_url=/lab/tree/00_start_here.ipynb --LabApp.extension_manager=readonly
 
 test:  ## every test, kernel and browser included
 	@scripts/setup.sh test
