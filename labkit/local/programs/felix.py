@@ -24,7 +24,7 @@ from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.dataplane.policy_table import PolicyTable
 from labkit.local.dataplane.services import ServiceTable
 from labkit.local.programs.events import Events
-from labkit.local.programs.httphealth import HealthServers, ServiceHealth
+from labkit.local.programs.httphealth import HealthServers, ServiceHealth, proxy_health
 
 log = logging.getLogger("felix")
 
@@ -275,7 +275,7 @@ class Felix:
         if not port:
             return
         try:
-            self._servers.serve("0.0.0.0", port, lambda path: (200, f'{{"lastUpdated": "{_now()}"}}'))
+            self._servers.serve("0.0.0.0", port, lambda path: proxy_health(path, time.time()))
             self._healthz_port = port
         except OSError as error:
             log.error("BPF Proxy Healthz server failed, restarting error=failed to start proxier healthz on"
@@ -289,10 +289,6 @@ class Felix:
     def _stop_proxy_health(self) -> None:
         self._service_health.sync({})
         self._stop_healthz()
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime())
 
 
 def _difference(old: FelixConfig, new: FelixConfig) -> str:

@@ -23,7 +23,7 @@ from labkit.local.dataplane.kubeproxy import CANARY, JUMPS, SERVICE_CHAINS, Prox
 from labkit.local.dataplane.services import Key, ServicePort, ServiceTable
 from labkit.local.programs import logs
 from labkit.local.programs.events import Events
-from labkit.local.programs.httphealth import HealthServers, ServiceHealth
+from labkit.local.programs.httphealth import HealthServers, Reply, ServiceHealth, proxy_health
 from labkit.local.programs.kubeclient import HttpClient
 
 log = logging.getLogger("kube-proxy")
@@ -44,6 +44,7 @@ class Proxier:
     def __init__(self, config: ProxyConfig, iptables: Iptables, *, partial: bool) -> None:
         self.table = ServiceTable()
         self.syncs, self.seconds, self.synced_at = 0, 0.0, 0.0
+        self.pending_since = 0.0      # time.time() of the oldest change that is not programmed
         self._config, self._iptables, self._partial = config, iptables, partial
         self._known: set[str] | None = None
         self._pending: set[Key] = set()
@@ -53,7 +54,14 @@ class Proxier:
     def dirty(self) -> bool:
         """Whether there is something to program."""
         self._pending |= self.table.changed()
+        if self._pending:
+            self.pending_since = self.pending_since or time.time()
         return self._known is None or bool(self._pending)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no change waits for too long. Any thread may ask."""
+        return not self.pending_since or time.time() - self.pending_since < 2 * MONITOR_PERIOD
 
     def sync(self) -> None:
         """Program everything.
@@ -78,7 +86,7 @@ class Proxier:
                                            for table in ("mangle", "nat", "filter")))
         self._known, self._pending = rules.chains, set()
         self._flush_udp(changed)
-        self.synced_at = time.time()
+        self.synced_at, self.pending_since = time.time(), 0.0
         self.seconds += time.monotonic() - started
         self.syncs += 1
         log.info("syncProxyRules took %.1fms (%d services, %s)", (time.monotonic() - started) * 1e3,
@@ -160,11 +168,12 @@ def main(argv: list[str] | None = None) -> int:
     log.info("iptables %s, node %s", iptables.variant, config.node_name)
     _route_localnet()
     proxier = Proxier(config, iptables, partial=minor >= 28)
-    servers = _serve(proxier, options)
+    servers = _serve(proxier, options, today=minor >= 28)
     events.watch("services", proxier.table.on_service,
                  label_selector="!service.kubernetes.io/service-proxy-name")
     events.watch("endpointslices.discovery.k8s.io", proxier.table.on_slice)
-    _run(proxier, events, ServiceHealth(servers), Pace(options.iptables_min_sync_period), stop)
+    health = ServiceHealth(servers, lambda: proxier.healthy, today=minor >= 28)
+    _run(proxier, events, health, Pace(options.iptables_min_sync_period), stop)
     return 0
 
 
@@ -194,15 +203,11 @@ def _run(proxier: Proxier, events: Events, health: ServiceHealth, pace: Pace, st
             timeout = 1.0
 
 
-def _serve(proxier: Proxier, options: argparse.Namespace) -> HealthServers:
+def _serve(proxier: Proxier, options: argparse.Namespace, *, today: bool) -> HealthServers:
     servers = HealthServers()
-    began = time.time()
 
-    def healthz(path: str) -> tuple[int, str]:
-        now = time.time()
-        stuck = proxier.dirty and now - max(proxier.synced_at, began) > 2 * MONITOR_PERIOD
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(proxier.synced_at or began))
-        return (503 if stuck else 200), f'{{"lastUpdated": "{stamp}","currentTime": "{_utc(now)}"}}'
+    def healthz(path: str) -> Reply:
+        return proxy_health(path, proxier.synced_at, healthy=proxier.healthy, today=today)
 
     def metrics(path: str) -> tuple[int, str]:
         if path == "/proxyMode":
@@ -218,10 +223,6 @@ def _serve(proxier: Proxier, options: argparse.Namespace) -> HealthServers:
         except OSError as error:
             log.error("Failed to start server on %s: %s", address, error)
     return servers
-
-
-def _utc(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(when))
 
 
 def _api_minor(client: HttpClient, stop: threading.Event) -> int:
