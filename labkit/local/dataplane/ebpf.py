@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labkit.local.dataplane.services import ServicePort
 
 VXLAN = "vxlan.calico"
+_VXLAN_BYTES = 50                        # what the tunnel adds to a packet: IP, UDP, VXLAN and Ethernet headers
 _GATEWAY = "169.254.1.1"                 # what pods have as their router: the node itself
 _CONNECT = {"cali_connect4": bpfsys.CGROUP_CONNECT4, "cali_getpeername4": bpfsys.CGROUP_GETPEERNAME4,
             "cali_sendmsg4": bpfsys.CGROUP_SENDMSG4, "cali_recvmsg4": bpfsys.CGROUP_RECVMSG4}
@@ -90,6 +91,7 @@ class EbpfDataplane:
         self._interfaces: dict[str, int] = {}           # a pod's interface -> the ifindex that we attached to
         self._endpoints: dict[str, EndpointPolicy] = {}
         self._policy_sets: frozenset[bytes] = frozenset()
+        self._optout: frozenset[bytes] = frozenset()
         self._routes: tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]] = ({}, {}, {})
 
     @property
@@ -109,10 +111,14 @@ class EbpfDataplane:
         state.ip_sets.prune()
         uplinks = [index for index, name in socket.if_nameindex() if re.search(config.bpf_data_iface_pattern, name)]
         vxlan = ebpf_tc.ensure_vxlan(VXLAN, config.vxlan_port)
-        flags = ((maps.CONFIG_DSR if config.bpf_external_service_mode == "DSR" else 0)
-                 | (maps.CONFIG_CONNECT_UDP if config.bpf_connect_time_load_balancing == "Enabled" else 0))
+        optout, members = ebpf_plan.ip_set_entries(config.bpf_dsr_optout_cidrs)
+        state.ip_sets.use(members)
+        uplink = uplinks[0] if uplinks else 0
         state.loaded.maps["cali_config"][bytes(4)] = maps.config(
-            self._node_ip, uplinks[0] if uplinks else 0, vxlan, config.vxlan_vni, config.vxlan_port, flags)
+            self._node_ip, uplink, vxlan, config.vxlan_vni, config.vxlan_port, ebpf_tc.mtu(uplink) - _VXLAN_BYTES,
+            ebpf_plan.config_flags(config), optout)
+        state.ip_sets.release(self._optout)
+        self._optout = members
         self._attached = True
         self._attach_interface(vxlan, ingress="from_tunnel")
         self._attach_pods()
@@ -153,7 +159,7 @@ class EbpfDataplane:
         """Let go of the descriptors; the data plane goes on without this agent."""
         if self._state:
             self._state.loaded.close()
-        self._state, self._policy_sets = None, frozenset()
+        self._state, self._policy_sets, self._optout = None, frozenset(), frozenset()
         self._interfaces.clear()
 
     def _finish_detach(self) -> None:

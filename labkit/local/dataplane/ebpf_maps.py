@@ -14,11 +14,12 @@ FE_EXTERNAL_LOCAL, FE_INTERNAL_LOCAL, FE_SOURCE_RANGES = 1, 2, 4
 RT_WORKLOAD, RT_LOCAL, RT_HOST = 0x04, 0x08, 0x10
 RULE_ALLOW, RULE_DENY = 1, 2
 MAX_RULES, MAX_PORTS = 256, 8
-CONFIG_DSR, CONFIG_DRAIN, CONFIG_CONNECT_UDP = 1, 2, 4
+CONFIG_DSR, CONFIG_DRAIN, CONFIG_CONNECT_UDP, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG = 1, 2, 4, 8, 16
 PATH_STACK, PATH_LOCAL, PATH_OUT, PATH_TUNNEL = range(4)
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 COUNTERS = ("new connections", "translated", "sent through a tunnel", "fell through to the host's stack",
-            "dropped by policy", "dropped, no backend", "dropped, source not allowed", "dropped, error")
+            "dropped by policy", "dropped, no backend", "dropped, source not allowed", "dropped, TTL exceeded",
+            "dropped, too big for the tunnel", "dropped, error")
 
 MAPS = ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_nat_aff", "cali_v4_ct", "cali_v4_frags",
         "cali_v4_ct_nats", "cali_v4_routes", "cali_v4_ip_sets", "cali_policy", "cali_iface", "cali_config",
@@ -73,10 +74,11 @@ def rule(action: int, protocol: int, nets: int, not_nets: int, ports: Iterable[t
     return struct.pack(f"=BBBxII{2 * MAX_PORTS}H", action, protocol, len(ranges), nets, not_nets, *flat)
 
 
-def config(node: str, uplink: int, vxlan: int, vni: int, vxlan_port: int, flags: int) -> bytes:
+def config(node: str, uplink: int, vxlan: int, vni: int, vxlan_port: int, tunnel_mtu: int, flags: int,
+           dsr_optout: int) -> bytes:
     """Value of cali_config."""
-    return (inet_aton(node) + struct.pack("=III", uplink, vxlan, vni) + port(vxlan_port) + b"\0\0"
-            + struct.pack("=I", flags))
+    return (inet_aton(node) + struct.pack("=III", uplink, vxlan, vni) + port(vxlan_port)
+            + struct.pack("=HII", tunnel_mtu, flags, dsr_optout))
 
 
 @dataclass(frozen=True, slots=True)

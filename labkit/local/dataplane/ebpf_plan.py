@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from labkit.local.dataplane import ebpf_maps as maps
 
 if TYPE_CHECKING:
+    from labkit.local.dataplane.felix import FelixConfig
     from labkit.local.dataplane.policy import EndpointPolicy, Rule
     from labkit.local.dataplane.services import ServicePort
 
@@ -73,6 +74,15 @@ def ip_set_entries(nets: Iterable[str]) -> tuple[int, frozenset[bytes]]:
         return 0, frozenset()
     ip_set = content_id(net.encode() for net in members)
     return ip_set, frozenset(maps.ip_set_key(ip_set, net) for net in members)
+
+
+def config_flags(config: FelixConfig) -> int:
+    """What of Felix's configuration the programs themselves act on."""
+    level = config.bpf_log_level
+    return ((maps.CONFIG_DSR if config.bpf_external_service_mode == "DSR" else 0)
+            | (maps.CONFIG_CONNECT_UDP if config.bpf_connect_time_load_balancing == "Enabled" else 0)
+            | (maps.CONFIG_LOG_INFO if level in ("Info", "Debug") else 0)
+            | (maps.CONFIG_LOG_DEBUG if level == "Debug" else 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ process for each: a switch of data planes attaches to every pod's interface.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -14,15 +15,30 @@ import subprocess
 
 INGRESS, EGRESS = 0xFFF2, 0xFFF3                # minor numbers of clsact's two hooks
 _CLSACT = 0xFFFF0000
-_NEWQDISC, _DELQDISC, _NEWTFILTER = 36, 37, 44
+_NEWQDISC, _DELQDISC, _NEWTFILTER, _GETTFILTER = 36, 37, 44, 46
+_NLMSG_ERROR = 2
 _REQUEST, _ACK, _EXCL, _CREATE = 1, 4, 0x200, 0x400
-_KIND, _OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS = 1, 2, 6, 7, 8
+_KIND, _OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID = 1, 2, 6, 7, 8, 11
+_NESTED = 0x8000                                # set in the kind of an attribute that holds others
 _DIRECT_ACTION = 1
+_GET_FLAGS, _UP = 0x8913, 1                     # ioctl SIOCGIFFLAGS, IFF_UP
+_SIOCGIFMTU = 0x8921
 _ETH_P_ALL = socket.htons(3)
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found, at = {}, 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        found[kind & ~_NESTED] = data[at + 4:at + length]
+        at += -(-length // 4) * 4
+    return found
 
 
 def _request(message: int, flags: int, payload: bytes) -> None:
@@ -57,6 +73,20 @@ def attach(ifindex: int, hook: int, program: int, name: str) -> None:
              + _attribute(_KIND, b"bpf\0") + _attribute(_OPTIONS, options))
 
 
+def attached(ifindex: int, hook: int) -> int:
+    """The kernel's id of the program that `attach` attached to a hook; 0 where there is none any more."""
+    payload = _tcmsg(ifindex, 1, _CLSACT | hook, 1 << 16 | _ETH_P_ALL) + _attribute(_KIND, b"bpf\0")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
+        link.settimeout(10)
+        link.send(struct.pack("=IHHII", 16 + len(payload), _GETTFILTER, _REQUEST, 1, 0) + payload)
+        reply = link.recv(65536)
+    size, message = struct.unpack_from("=IH", reply)
+    if message == _NLMSG_ERROR:
+        return 0
+    options = _attributes(_attributes(reply[36:size]).get(_OPTIONS, b""))       # 36: two headers
+    return int.from_bytes(options.get(_BPF_ID, b""), "little")
+
+
 def detach(ifindex: int) -> None:
     """Remove our programs from both hooks of an interface; an interface without any is fine."""
     try:
@@ -75,6 +105,32 @@ def ensure_vxlan(name: str, port: int) -> int:
         _ip("link", "add", name, "type", "vxlan", "external", "dstport", str(port))
         _ip("link", "set", name, "up")
         return socket.if_nametoindex(name)
+
+
+def mtu(ifindex: int) -> int:
+    """The largest IP packet that an interface sends; 1500 where it is gone or was never there."""
+    try:
+        name = socket.if_indextoname(ifindex)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+            answer = fcntl.ioctl(query, _SIOCGIFMTU, struct.pack("16s16x", name.encode()))
+    except OSError:
+        return 1500
+    return int(struct.unpack_from("=i", answer, 16)[0])
+
+
+def is_up(name: str) -> bool:
+    """Whether a device is there and up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe, _GET_FLAGS, struct.pack("16sH14x", name.encode(), 0))
+        except OSError:
+            return False
+    return bool(struct.unpack_from("=H", answer, 16)[0] & _UP)
+
+
+def set_up(name: str) -> None:
+    """Bring a device up."""
+    _ip("link", "set", name, "up")
 
 
 def remove_link(name: str) -> None:

@@ -8,14 +8,6 @@
 #define UDP_IDLE (60 * SECOND)
 #define SYN_REPEATS (10 * SECOND)       /* a SYN this soon after the last one is a retransmission */
 
-static __always_inline struct flow reverse(struct flow *flow)
-{
-	return (struct flow){
-		.saddr = flow->daddr, .daddr = flow->saddr,
-		.sport = flow->dport, .dport = flow->sport, .proto = flow->proto,
-	};
-}
-
 static __always_inline bool is_over(struct packet *packet, struct connection *connection, __u64 now)
 {
 	struct connection *replies;

@@ -247,6 +247,8 @@ enum {
 	CONFIG_DSR = 1,         /* bpfExternalServiceMode: DSR */
 	CONFIG_DRAIN = 2,       /* going away: known connections only, new ones are for the host's stack */
 	CONFIG_CONNECT_UDP = 4, /* bpfConnectTimeLoadBalancing: Enabled */
+	CONFIG_LOG_INFO = 8,    /* bpfLogLevel: connections that begin, and what is dropped, go to the trace pipe */
+	CONFIG_LOG_DEBUG = 16,  /* ... and every packet */
 };
 
 struct config {
@@ -255,8 +257,9 @@ struct config {
 	__u32 vxlan;
 	__u32 vni;
 	__be16 vxlan_port;
-	__u16 pad;
+	__u16 tunnel_mtu;       /* of an IP packet that fits into the tunnel */
 	__u32 flags;
+	__u32 dsr_optout;       /* ip set of clients that DSR is not for */
 };
 
 struct {
@@ -274,6 +277,8 @@ enum counter {
 	DROP_POLICY,
 	DROP_NO_BACKEND,
 	DROP_SOURCE,            /* a pod that lies about its address, a VXLAN packet of no node, source ranges */
+	DROP_TTL,               /* answered with an ICMP error, as the next one */
+	DROP_TOO_BIG,
 	DROP_ERROR,
 	COUNTERS,
 };

@@ -9,10 +9,15 @@
  * Each program does the same three things: read the packet, find its connection, send it on its way. The first packet
  * of a connection has none yet: it is load balanced, asked about policy, and remembered. A packet that belongs
  * to a connection from before these programs were attached is left to the host's stack, which knows it.
+ *
+ * What the kernel must have: 5.10, for bpf_redirect_peer() and bpf_redirect_neigh(), which take a packet past the host's
+ * stack. Everything else is older: functions that the verifier checks by themselves (5.6), bounded loops (5.3), room
+ * behind the Ethernet header (5.2). connect.c needs 5.8, for getpeername4, and uses bpf_set_retval() where it exists (5.18).
  */
 #include "nat.h"
 #include "policy.h"
 #include "conntrack.h"
+#include "icmp.h"
 
 enum hook { FROM_WORKLOAD, TO_WORKLOAD, FROM_UPLINK, TO_UPLINK, FROM_TUNNEL };
 
@@ -35,9 +40,23 @@ static __always_inline void count(struct __sk_buff *skb, enum hook hook, enum co
 		counters->of[which]++;
 }
 
+/* To the trace pipe, by bpfLogLevel: `bpftool prog tracelog` prints it. Addresses are in hexadecimal, because the
+ * kernel has a word for them since 5.13 only.
+ */
+#define SAY(config, level, format, ...) \
+	do { \
+		static const char text[] = "calico: " format; \
+		if ((config)->flags & (level)) \
+			bpf_trace_printk(text, sizeof(text), __VA_ARGS__); \
+	} while (0)
+
 static __always_inline int drop(struct __sk_buff *skb, enum hook hook, enum counter why)
 {
+	struct config *config = the_config();
+
 	count(skb, hook, why);
+	if (config)
+		SAY(config, CONFIG_LOG_INFO, "if %d hook %d: dropped, counter %d", skb->ifindex, hook, why);
 	return TC_ACT_SHOT;
 }
 
@@ -54,10 +73,18 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct config *con
 	return bpf_redirect(config->vxlan, 0);
 }
 
-static __always_inline int send(struct __sk_buff *skb, struct config *config, enum hook hook, struct way way)
+static __always_inline bool is_arriving(enum hook hook)
 {
-	bool arriving = hook == FROM_WORKLOAD || hook == FROM_UPLINK || hook == FROM_TUNNEL;
+	return hook == FROM_WORKLOAD || hook == FROM_UPLINK || hook == FROM_TUNNEL;
+}
 
+static __always_inline int send(struct __sk_buff *skb, struct config *config, enum hook hook, struct packet *packet,
+				struct way way)
+{
+	bool arriving = is_arriving(hook);
+
+	if (arriving && way.path != PATH_STACK && decrement_ttl(skb, packet))
+		return drop(skb, hook, DROP_ERROR);
 	mark(skb, MARK_SEEN);
 	switch (way.path) {
 	case PATH_LOCAL:
@@ -76,6 +103,38 @@ static __always_inline int send(struct __sk_buff *skb, struct config *config, en
 	return TC_ACT_OK;
 }
 
+/* Tell the sender that its packet cannot go on. */
+static __always_inline int refuse(struct __sk_buff *skb, enum hook hook, struct packet *packet, enum counter why,
+				  __u8 type, __u8 code, __u16 mtu, __be32 source)
+{
+	/* What came by the tunnel would have to go back by it, and a router's own packets never get here. */
+	if (!packet->whole || hook == FROM_TUNNEL || hook == TO_WORKLOAD)
+		return drop(skb, hook, why);
+	count(skb, hook, why);
+	if (make_error(skb, type, code, mtu, source))
+		return TC_ACT_SHOT;
+	mark(skb, MARK_SEEN);
+	return bpf_redirect(skb->ifindex, hook == TO_UPLINK ? BPF_F_INGRESS : 0);
+}
+
+/* Whether the packet may take this way; if not, its sender has been told, and `verdict` is what the program returns. */
+static __always_inline bool fits(struct __sk_buff *skb, struct config *config, enum hook hook, struct packet *packet,
+				 struct way way, int *verdict)
+{
+	__u32 size = skb->gso_size ? skb->gso_size + sizeof(struct iphdr) + sizeof(struct tcphdr) : skb->len - ETH_HLEN;
+
+	if (is_arriving(hook) && way.path != PATH_STACK && packet->ttl <= 1) {
+		*verdict = refuse(skb, hook, packet, DROP_TTL, ICMP_TIME_EXCEEDED, 0, 0, config->node);
+		return false;
+	}
+	if (way.path == PATH_TUNNEL && packet->dont_fragment && size > config->tunnel_mtu) {
+		*verdict = refuse(skb, hook, packet, DROP_TOO_BIG, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED,
+				  config->tunnel_mtu, config->node);
+		return false;
+	}
+	return true;
+}
+
 /* --- The first packet of a connection -------------------------------------------------------------------- */
 
 static __always_inline struct way way_to(struct route *route)
@@ -91,14 +150,16 @@ static __always_inline struct way way_to(struct route *route)
 	return way;
 }
 
-static __always_inline struct way way_back(struct __sk_buff *skb, struct config *config, enum hook hook, __be32 peer)
+static __always_inline struct way way_back(struct __sk_buff *skb, struct config *config, enum hook hook,
+					   __be32 client, __be32 peer)
 {
 	struct way way = { .path = PATH_STACK };        /* what came by the stack goes back by the stack */
 
 	if (hook == FROM_WORKLOAD) {
 		way.path = PATH_LOCAL;
 		way.target = skb->ifindex;
-	} else if (hook == FROM_UPLINK || (hook == FROM_TUNNEL && config->flags & CONFIG_DSR)) {
+	} else if (hook == FROM_UPLINK || (hook == FROM_TUNNEL && config->flags & CONFIG_DSR &&
+					   !(config->dsr_optout && in_ip_set(config->dsr_optout, client)))) {
 		way.path = PATH_OUT;
 	} else if (hook == FROM_TUNNEL) {
 		way.path = PATH_TUNNEL;
@@ -116,6 +177,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	struct backend *backend;
 	struct route *route;
 	struct way there;
+	int verdict;
 
 	/* Is it for a service? */
 	frontend = find_frontend(to.daddr, to.dport, to.proto);
@@ -123,6 +185,9 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		if (frontend->flags & FE_SOURCE_RANGES && caller != INSIDE && !in_ip_set(frontend->ranges, to.saddr))
 			return drop(skb, hook, DROP_SOURCE);
 		backend = choose_backend(frontend, caller, to.saddr);
+		if (!backend && frontend->count == 0)   /* a closed port; with the policy Local, silence */
+			return refuse(skb, hook, packet, DROP_NO_BACKEND, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH, 0,
+				      to.daddr);
 		if (!backend)
 			return drop(skb, hook, DROP_NO_BACKEND);
 		to.daddr = backend->addr;
@@ -164,14 +229,18 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		return drop(skb, hook, DROP_POLICY);
 
 	/* Remember it, and go. */
-	if (add_connection(skb, packet, &to, there, way_back(skb, config, hook, peer)))
+	if (!fits(skb, config, hook, packet, there, &verdict))
+		return verdict;
+	if (add_connection(skb, packet, &to, there, way_back(skb, config, hook, packet->flow.saddr, peer)))
 		return drop(skb, hook, DROP_ERROR);
 	count(skb, hook, COUNT_NEW);
 	if (frontend)
 		count(skb, hook, COUNT_TRANSLATED);
+	SAY(config, CONFIG_LOG_INFO, "if %d: new connection %x -> %x", skb->ifindex, bpf_ntohl(packet->flow.saddr),
+	    bpf_ntohl(to.daddr));
 	if (rewrite(skb, packet, &to))
 		return drop(skb, hook, DROP_ERROR);
-	return send(skb, config, hook, there);
+	return send(skb, config, hook, packet, there);
 }
 
 /* A packet in the middle of a connection that we do not know. The host's connection tracking may: the connection
@@ -198,6 +267,7 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 	struct packet packet = {};
 	struct way way;
 	struct flow to;
+	int verdict;
 
 	if (!config)
 		return TC_ACT_OK;
@@ -208,6 +278,15 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 		return drop(skb, hook, DROP_ERROR);
 	case PARSED:
 		break;
+	}
+	SAY(config, CONFIG_LOG_DEBUG, "if %d: packet %x -> %x", skb->ifindex, bpf_ntohl(packet.flow.saddr),
+	    bpf_ntohl(packet.flow.daddr));
+	if (packet.quoted && hook == FROM_WORKLOAD) {
+		/* A pod reports only what it has received itself. */
+		struct route *source = route_to(packet.reporter);
+
+		if (packet.reporter != packet.flow.saddr || !source || source->ifindex != skb->ifindex)
+			return drop(skb, hook, DROP_SOURCE);
 	}
 
 	connection = find_connection(skb, &packet);
@@ -222,10 +301,14 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 	if (connection) {
 		to = connection->to;
 		way = (struct way){ .path = connection->path, .target = connection->ifindex };
+		if (!fits(skb, config, hook, &packet, way, &verdict))
+			return verdict;
 		if (rewrite(skb, &packet, &to))
 			return drop(skb, hook, DROP_ERROR);
-		return send(skb, config, hook, way);
+		return send(skb, config, hook, &packet, way);
 	}
+	if (packet.quoted)
+		return TC_ACT_OK;       /* of a connection that only the host's stack knows, if anyone */
 	if (config->flags & CONFIG_DRAIN)
 		return TC_ACT_OK;
 	if (!packet.starts)
