@@ -14,6 +14,8 @@ from labkit.kube import Kube
 from labkit.kube.wait import rolled_out
 from labkit.plan import Evidence, Log, Plan, Step
 from labkit.sourceip import manifests, outside
+from labkit.sourceip.trace_model import Trace
+from labkit.sourceip.trace_run import trace
 from labkit.targets import OutsideClient, Target
 
 _PROBES = 4
@@ -94,15 +96,17 @@ class SourceIp:
         """An outside client by name."""
         return self._target.client(name)
 
-    def expose(self, policy: manifests.TrafficPolicy = "Cluster", replicas: int | None = None) -> Plan:
+    def expose(self, policy: manifests.TrafficPolicy = "Cluster", replicas: int | None = None, *,
+               capture: bool = False) -> Plan:
         """The plan that runs the echo pods and puts a load balancer in front of them.
 
         Args:
             policy: externalTrafficPolicy.
             replicas: None means one on each node.
+            capture: whether the pods get a second container, from which `trace` captures in their own network.
         """
         count = replicas or max(1, len(self._kube.list("nodes")))
-        objects = [manifests.namespace(), manifests.deployment(count)]
+        objects = [manifests.namespace(), manifests.deployment(count, capture=capture)]
         service = manifests.service(policy)
 
         def apply_pods(log: Log) -> None:
@@ -225,6 +229,24 @@ class SourceIp:
         who, frontend = self._target.client(client), self.frontend()
         places = _Places(self._kube)
         return [self._ask_once(who, frontend, places, timeout) for _ in range(times)]
+
+    def trace(self, client: str, service: str = f"{manifests.NAMESPACE}/{manifests.NAME}", *,
+              port: int | None = None, detour: bool = False, timeout: float = 3.0) -> Trace:
+        """Send one connection and return every hop that it took: `labkit.sourceip.trace` on this cluster.
+
+        Args:
+            client: a client outside by name, a pod as "namespace/name", or "pod" for one made for the trace.
+            service: "namespace/name".
+            port: of the service; None means its first TCP port.
+            detour: send further connections until one comes in by another node than the pod's.
+            timeout: seconds to wait for an answer.
+
+        Raises:
+            LabError: there is no such service, pod or address, or the connection reached no pod.
+            TargetError: there is no such client.
+        """
+        return trace(client, service, port=port, detour=detour, timeout=timeout, kube=self._kube,
+                     target=self._target)
 
     @staticmethod
     def whose(answers: Sequence[Answer | Refused]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from labkit.bench.workload import TOOLS_IMAGE
+
 Obj = dict[str, Any]
 TrafficPolicy = Literal["Cluster", "Local"]
 
@@ -19,12 +21,14 @@ def namespace() -> Obj:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
 
 
-def deployment(replicas: int) -> Obj:
+def deployment(replicas: int, *, capture: bool = False) -> Obj:
     """Pods of agnhost's `netexec`, which answers /clientip with the address it sees.
 
     Args:
         replicas: how many; spread over nodes.
+        capture: with a second container from which a trace captures in the pod's network: agnhost has no tcpdump.
     """
+    beside = [{"name": "capture", "image": TOOLS_IMAGE, "command": ["sleep", "infinity"]}] if capture else []
     return {
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": SELECTOR},
@@ -42,7 +46,7 @@ def deployment(replicas: int) -> Obj:
                         "name": NAME, "image": IMAGE, "args": ["netexec", "--http-port=8080"],
                         "ports": [{"containerPort": 8080}],
                         "readinessProbe": {"httpGet": {"path": "/hostname", "port": 8080}, "periodSeconds": 2},
-                    }],
+                    }, *beside],
                 },
             },
         },
