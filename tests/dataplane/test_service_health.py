@@ -10,6 +10,7 @@ import pytest
 from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.kubeproxy import ProxyConfig
 from labkit.local.programs.httphealth import HealthServers, ServiceHealth, proxy_health, service_health
+from labkit.local.programs.kube_proxy import MONITOR_PERIOD, Proxier
 
 BODY_1_20 = """{
 \t"service": {

@@ -30,7 +30,8 @@ _VXLAN_BYTES = 50                        # what the tunnel adds to a packet: IP,
 _GATEWAY = "169.254.1.1"                 # what pods have as their router: the node itself
 _CONNECT = {"cali_connect4": bpfsys.CGROUP_CONNECT4, "cali_getpeername4": bpfsys.CGROUP_GETPEERNAME4,
             "cali_sendmsg4": bpfsys.CGROUP_SENDMSG4, "cali_recvmsg4": bpfsys.CGROUP_RECVMSG4}
-_AT_CONNECT = {"TCP": {"cali_connect4", "cali_getpeername4"}, "Enabled": set(_CONNECT), "Disabled": set[str]()}
+# "TCP" needs those of UDP, too: for what a node sends to a node port of its own.
+_AT_CONNECT = {"TCP": set(_CONNECT), "Enabled": set(_CONNECT), "Disabled": set[str]()}
 
 
 class Log(Protocol):

@@ -59,7 +59,8 @@ def nat_aff(pins: Pins) -> _Lines:
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     for key, value in pins.entries("cali_v4_nat_aff"):
         client = struct.unpack_from("=Q", key)[0]
-        name = f"netns {client & ~(1 << 63)}" if client >> 63 else inet_ntoa(key[:4])
+        name = (f"netns {client & ~(1 << 63)}" if client >> 63 else
+                f"socket {client & ~(1 << 62)}" if client >> 62 else inet_ntoa(key[:4]))
         frontend = frontends.get(key[8:12])
         service = f"proto {frontend[6]} {_end(frontend)}" if frontend else "deleted"
         age = (now - struct.unpack_from("=Q", value)[0]) / 1e9

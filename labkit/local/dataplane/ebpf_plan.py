@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from labkit.local.dataplane.services import ServicePort
 
 ANY = "0.0.0.0/0"
+FE_LOCAL_LEAVING = 8                    # of nat.h
 Entries = dict[bytes, bytes]
 
 
@@ -36,26 +37,29 @@ def content_id(parts: Iterable[bytes]) -> int:
 def service_entries(port: ServicePort, service: int, node: str) -> ServiceEntries | None:
     """The frontends of a service port, which share its backends; None for a protocol that is not balanced.
 
-    Backends of this node come first, so that the policy Local is only a smaller count.
+    Backends of this node come first, so that the policy Local is only a smaller count. Where all of them are
+    shutting down while others are ready, they are for those alone who may have no other.
     """
     protocol = maps.PROTOCOLS.get(port.protocol)
     if protocol not in (6, 17):
         return None
     usable = port.usable()
     here = tuple(e for e in usable if e.node == node)
-    if "Local" in (port.external_policy, port.internal_policy):
-        here = here or port.usable_on(node)     # with no choice, also one that is shutting down
+    flags = 0
+    if not here and "Local" in (port.external_policy, port.internal_policy):
+        here = port.usable_on(node)
+        flags = FE_LOCAL_LEAVING if here else 0
     ordered = here + tuple(e for e in usable if e.node != node)
     backends = {maps.backend_key(service, index): maps.backend(e.ip, e.port)
                 for index, e in enumerate(ordered)}
 
     ranges, ip_sets = ip_set_entries(port.lb_source_ranges)
-    internal = maps.FE_INTERNAL_LOCAL if port.internal_policy == "Local" else 0
-    external = maps.FE_EXTERNAL_LOCAL if port.external_policy == "Local" else 0
+    internal = flags | (maps.FE_INTERNAL_LOCAL if port.internal_policy == "Local" else 0)
+    external = flags | (maps.FE_EXTERNAL_LOCAL if port.external_policy == "Local" else 0)
     limited = maps.FE_SOURCE_RANGES if port.lb_source_ranges else 0
 
-    def value(flags: int, allowed: int = 0) -> bytes:
-        return maps.frontend(service, len(ordered), len(here), port.affinity_seconds, flags, allowed)
+    def value(kind: int, allowed: int = 0) -> bytes:
+        return maps.frontend(service, len(ordered), len(here), port.affinity_seconds, kind, allowed)
 
     frontends = {maps.frontend_key(port.cluster_ip, port.port, protocol): value(internal)}
     for ip in port.external_ips:

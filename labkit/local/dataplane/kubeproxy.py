@@ -35,8 +35,9 @@ JUMPS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
         ("nat", "OUTPUT", (), "kubernetes service portals", "KUBE-SERVICES"),
         ("nat", "PREROUTING", (), "kubernetes service portals", "KUBE-SERVICES"),
         ("nat", "POSTROUTING", (), "kubernetes postrouting rules", "KUBE-POSTROUTING"),
-        # These two are the kubelet's on a real node: what KUBE-MARK-DROP marked is dropped.
+        # These three are the kubelet's on a real node: what KUBE-MARK-DROP marked is dropped.
         ("filter", "INPUT", (), "kubernetes firewall", "KUBE-FIREWALL"),
+        ("filter", "OUTPUT", (), "kubernetes firewall", "KUBE-FIREWALL"),
         ("filter", "FORWARD", (), "kubernetes firewall", "KUBE-FIREWALL"),
     )
 )
@@ -118,7 +119,8 @@ class _Writer:
             chains.append(svc)
             seps = [chain_name("KUBE-SEP-", name, protocol, f"{e.ip}:{e.port}") for e in endpoints]
             self._balance(nat, svc, name, endpoints, seps, p.affinity_seconds)
-            for endpoint, sep in zip(endpoints, seps, strict=True):
+            for endpoint in self._reachable(p, endpoints):
+                sep = chain_name("KUBE-SEP-", name, protocol, f"{endpoint.ip}:{endpoint.port}")
                 chains.append(sep)
                 recent = f" -m recent --name {sep} --set" if p.affinity_seconds else ""
                 nat.append(f'-A {sep} -m comment --comment "{name}" -s {endpoint.ip}/32 -j KUBE-MARK-MASQ\n'
@@ -150,6 +152,12 @@ class _Writer:
         if write:
             self.written += chains
             self.nat += nat
+
+    def _reachable(self, p: ServicePort, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        """The usable ones, and those that shut down here and are the last of the node, for the policy Local."""
+        if "Local" not in (p.external_policy, p.internal_policy):
+            return endpoints
+        return endpoints + tuple(e for e in p.usable_on(self.config.node_name) if e not in endpoints)
 
     def _reject(self, p: ServicePort, name: str, protocol: str) -> None:
         comment = f'-m comment --comment "{name} has no endpoints"'
@@ -207,9 +215,6 @@ class _Writer:
 
     def _local_endpoints(self, nat: list[str], chain: str, p: ServicePort) -> None:
         name, here = p.full_name, p.usable_on(self.config.node_name)
-        # An endpoint that only serves has no chain while others are ready elsewhere.
-        usable = set(p.usable())
-        here = tuple(endpoint for endpoint in here if endpoint in usable)
         if not here:
             nat.append(f'-A {chain} -m comment --comment "{name} has no local endpoints" -j KUBE-MARK-DROP')
             return

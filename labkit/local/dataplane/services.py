@@ -6,7 +6,7 @@ kube-proxy's iptables and Calico's eBPF read the same table, so they cannot disa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from sys import intern
 from typing import Any
@@ -178,9 +178,10 @@ def service_ports(service: Obj) -> tuple[ServicePort, ...]:
             namespace=intern(meta["namespace"]), name=meta["name"], port_name=intern(port.get("name") or ""),
             protocol=intern(port.get("protocol") or "TCP"), cluster_ip=cluster_ip, port=int(port["port"]),
             node_port=int(port.get("nodePort") or 0),
-            external_ips=tuple(spec.get("externalIPs") or ()),
-            lb_ips=tuple(entry["ip"] for entry in ingress if entry.get("ip")),
-            lb_source_ranges=tuple(cidr.strip() for cidr in spec.get("loadBalancerSourceRanges") or ()),
+            external_ips=_ipv4(spec.get("externalIPs") or ()),
+            # With the mode "Proxy" a load balancer sends to node ports, and wants its own address left alone.
+            lb_ips=_ipv4(entry.get("ip") or "" for entry in ingress if entry.get("ipMode") != "Proxy"),
+            lb_source_ranges=_ipv4(spec.get("loadBalancerSourceRanges") or ()),
             external_policy=intern(external),
             internal_policy=intern(spec.get("internalTrafficPolicy") or "Cluster"),
             affinity_seconds=affinity,
@@ -188,6 +189,11 @@ def service_ports(service: Obj) -> tuple[ServicePort, ...]:
         )
         for port in spec.get("ports") or ()
     )
+
+
+def _ipv4(given: Iterable[str]) -> tuple[str, ...]:
+    """Without the other family's, each once and in the order given."""
+    return tuple(dict.fromkeys(text for each in given if (text := each.strip()) and ":" not in text))
 
 
 def _slice(obj: Obj) -> _Slice | None:
@@ -210,19 +216,27 @@ def _slice(obj: Obj) -> _Slice | None:
 
 
 def _with_endpoints(port: ServicePort, slices: Any) -> ServicePort:
-    found = {
-        Endpoint(ip, number, node, ready, serving, terminating)
-        for piece in slices
-        for name, protocol, number in piece.ports if name == port.port_name and protocol == port.protocol
-        for ip, node, ready, serving, terminating in piece.addresses
-    }
+    # An endpoint on its way from one slice to another is in both for a while: one of them, and the better one, counts.
+    found: dict[tuple[str, int], Endpoint] = {}
+    for piece in slices:
+        for name, protocol, number in piece.ports:
+            if name != port.port_name or protocol != port.protocol:
+                continue
+            for ip, node, ready, serving, terminating in piece.addresses:
+                endpoint, known = Endpoint(ip, number, node, ready, serving, terminating), found.get((ip, number))
+                if known is None or _rank(endpoint) > _rank(known):
+                    found[ip, number] = endpoint
     if not found:
         return port
     return ServicePort(
         port.namespace, port.name, port.port_name, port.protocol, port.cluster_ip, port.port, port.node_port,
         port.external_ips, port.lb_ips, port.lb_source_ranges, port.external_policy, port.internal_policy,
-        port.affinity_seconds, port.health_check_node_port, tuple(sorted(found)),
+        port.affinity_seconds, port.health_check_node_port, tuple(sorted(found.values())),
     )
+
+
+def _rank(endpoint: Endpoint) -> tuple[bool, bool, bool, str]:
+    return endpoint.ready, endpoint.serving, not endpoint.terminating, endpoint.node
 
 
 def _key(obj: Obj) -> Key:

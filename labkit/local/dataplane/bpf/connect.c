@@ -10,6 +10,7 @@
 
 #define PROTO_TCP 6
 #define PROTO_UDP 17
+#define UDP_STICKY 60           /* seconds, as connection tracking keeps a flow of UDP together */
 #define PROCEED 1
 #define REFUSE 0
 
@@ -21,7 +22,8 @@ static __always_inline int refuse(void)
 	return REFUSE;
 }
 
-static __always_inline int translate(struct bpf_sock_addr *ctx, __u8 proto)
+/* `sticky`: how many seconds one socket's messages stay with one backend, where the service itself asks for none. */
+static __always_inline int translate(struct bpf_sock_addr *ctx, __u8 proto, __u32 sticky)
 {
 	struct socket_key key = { .cookie = bpf_get_socket_cookie(ctx) };
 	struct backend seen = { .addr = ctx->user_ip4, .port = ctx->user_port };
@@ -30,8 +32,13 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, __u8 proto)
 
 	if (!frontend)
 		return PROCEED;
-	/* The socket may have no address yet: its network namespace says which pod it is. */
-	backend = choose_backend(frontend, INSIDE, bpf_get_netns_cookie(ctx) | 1ULL << 63);
+	if (frontend->flags & FE_SOURCE_RANGES)
+		return PROCEED;         /* the socket may have no address yet; tc.c sees the packet's */
+	/* Its network namespace says which pod it is. */
+	if (frontend->affinity || !sticky)
+		backend = choose_backend(frontend, INSIDE, bpf_get_netns_cookie(ctx) | 1ULL << 63);
+	else
+		backend = choose_for(frontend, INSIDE, key.cookie | 1ULL << 62, sticky);
 	if (!backend)
 		return refuse();
 	key.addr = backend->addr;
@@ -57,20 +64,27 @@ static __always_inline int translate_back(struct bpf_sock_addr *ctx)
 	return PROCEED;
 }
 
-static __always_inline bool udp_too(void)
+/* Whether UDP to here is exchanged here, too. A node's own address is: what a node sends to itself, for one of its node
+ * ports, never meets an interface with our programs.
+ */
+static __always_inline bool udp_too(struct bpf_sock_addr *ctx)
 {
 	struct config *config = the_config();
+	struct route *route;
 
-	return config && config->flags & CONFIG_CONNECT_UDP;
+	if (config && config->flags & CONFIG_CONNECT_UDP)
+		return true;
+	route = route_to(ctx->user_ip4);
+	return route && route->flags == (RT_HOST | RT_LOCAL);
 }
 
 SEC("cgroup/connect4")
 int cali_connect4(struct bpf_sock_addr *ctx)
 {
 	if (ctx->protocol == PROTO_TCP)
-		return translate(ctx, PROTO_TCP);
-	if (ctx->protocol == PROTO_UDP && udp_too())
-		return translate(ctx, PROTO_UDP);
+		return translate(ctx, PROTO_TCP, 0);
+	if (ctx->protocol == PROTO_UDP && udp_too(ctx))
+		return translate(ctx, PROTO_UDP, 0);
 	return PROCEED;
 }
 
@@ -80,11 +94,11 @@ int cali_getpeername4(struct bpf_sock_addr *ctx)
 	return translate_back(ctx);
 }
 
-/* UDP without connect(): the address is in each message. Attached only when UDP is load balanced here. */
+/* UDP without connect(): the address is in each message. */
 SEC("cgroup/sendmsg4")
 int cali_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return translate(ctx, PROTO_UDP);
+	return udp_too(ctx) ? translate(ctx, PROTO_UDP, UDP_STICKY) : PROCEED;
 }
 
 SEC("cgroup/recvmsg4")

@@ -2,6 +2,12 @@
 #pragma once
 #include "maps.h"
 
+#define AFFINITY_WALK 256       /* how many backends are searched for one that has moved to another index */
+
+enum {                          /* one more flag of a frontend */
+	FE_LOCAL_LEAVING = 8,   /* the local backends are shutting down: only for callers that may have no other */
+};
+
 enum caller {
 	INSIDE,                 /* a pod or a host process of the cluster */
 	OUTSIDE,                /* a packet that came in by the uplink */
@@ -23,12 +29,31 @@ static __always_inline struct frontend *find_frontend(__be32 addr, __be16 port, 
 	return bpf_map_lookup_elem(&cali_v4_nat_fe, &key);
 }
 
-/* Choose a backend. NULL: there is none that this caller may have. */
-static __always_inline struct backend *choose_backend(struct frontend *frontend, enum caller caller, __u64 client)
+/* Where among backends first .. end-1 of a service one is now; negative: the service has it no longer. Endpoints that
+ * come and go move the others to another index: a client stays with its backend, not with a number. Not inlined, so
+ * that the verifier walks through it once.
+ */
+__noinline int index_of(__u32 id, __u32 first, __u32 end, __u32 addr, __u32 port)
+{
+	struct backend_key key = { .id = id, .index = first };
+	struct backend *backend;
+	__u32 i;
+
+	for (i = 0; i < AFFINITY_WALK && key.index < end; i++, key.index++) {
+		backend = bpf_map_lookup_elem(&cali_v4_nat_be, &key);
+		if (backend && backend->addr == addr && backend->port == port)
+			return key.index;
+	}
+	return -1;
+}
+
+/* Choose a backend. NULL: there is none that this caller may have. A client stays with it for `affinity` seconds. */
+static __always_inline struct backend *choose_for(struct frontend *frontend, enum caller caller, __u64 client,
+						  __u32 affinity)
 {
 	struct affinity_key affinity_key = { .client = client, .id = frontend->id };
 	struct backend_key key = { .id = frontend->id };
-	__u32 count = frontend->count;
+	__u32 first = 0, end = frontend->count;
 	struct affinity *known;
 	struct backend *backend;
 	__u64 now = 0;
@@ -36,29 +61,36 @@ static __always_inline struct backend *choose_backend(struct frontend *frontend,
 	if (caller == TUNNELLED ||
 	    (caller == OUTSIDE && frontend->flags & FE_EXTERNAL_LOCAL) ||
 	    (caller == INSIDE && frontend->flags & FE_INTERNAL_LOCAL))
-		count = frontend->local;
-	if (count == 0)
+		end = frontend->local;
+	else if (frontend->flags & FE_LOCAL_LEAVING)
+		first = frontend->local;
+	if (first >= end)
 		return NULL;
 
-	if (frontend->affinity) {
+	if (affinity) {
 		now = bpf_ktime_get_ns();
 		known = bpf_map_lookup_elem(&cali_v4_nat_aff, &affinity_key);
-		if (known && known->index < count && now - known->since < frontend->affinity * 1000000000ULL) {
-			key.index = known->index;
-			backend = bpf_map_lookup_elem(&cali_v4_nat_be, &key);
-			if (backend && backend->addr == known->backend.addr && backend->port == known->backend.port) {
+		if (known && now - known->since < affinity * 1000000000ULL) {
+			int index = index_of(frontend->id, first, end, known->backend.addr, known->backend.port);
+
+			if (index >= 0) {
 				known->since = now;
-				return backend;
+				return &known->backend;
 			}
 		}
 	}
 
-	key.index = bpf_get_prandom_u32() % count;
+	key.index = first + bpf_get_prandom_u32() % (end - first);
 	backend = bpf_map_lookup_elem(&cali_v4_nat_be, &key);
-	if (backend && frontend->affinity) {
-		struct affinity chosen = { .since = now, .index = key.index, .backend = *backend };
+	if (backend && affinity) {
+		struct affinity chosen = { .since = now, .backend = *backend };
 
 		bpf_map_update_elem(&cali_v4_nat_aff, &affinity_key, &chosen, BPF_ANY);
 	}
 	return backend;
+}
+
+static __always_inline struct backend *choose_backend(struct frontend *frontend, enum caller caller, __u64 client)
+{
+	return choose_for(frontend, caller, client, frontend->affinity);
 }
