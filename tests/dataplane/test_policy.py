@@ -148,7 +148,7 @@ def test_the_selected_pods_own_side_of_a_rule_counts(table):
 
 
 def test_what_is_not_supported_fails_closed_and_says_so(table):
-    table.on_policy("ADDED", calico(selector="all()", ingress=[
+    table.on_policy("ADDED", calico(selector="all()", types=["Ingress"], ingress=[
         {"action": "Allow", "http": {"methods": ["GET"]}}]))
     assert ask(table)(ALICE) == "Deny"
     assert table.warnings == ["policy default.p: http is not supported here; the rule fails closed"]

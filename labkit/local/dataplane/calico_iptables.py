@@ -111,7 +111,8 @@ def _rule(rules: CalicoRules, rule: Rule, kind: str) -> list[str]:
     if not rule.nets:
         return []
     end = "src" if kind == "pi" else "dst"
-    match = _nets(rules, rule.nets, end, "") + _nets(rules, rule.not_nets, end, "! ")
+    match = _nets(rules, rule.nets, end, "")
+    match += _nets(rules, rule.not_nets, end, "! ", alone=not match.startswith(("-s", "-d")))
     lines = []
     for protocol in _protocols(rule):
         for ports in _multiports(rule.ports):
@@ -139,10 +140,11 @@ def _multiports(ports: tuple[tuple[int, int], ...]) -> list[str]:
     return [f"-m multiport --dports {','.join(words[i:i + 7])} " for i in range(0, len(words), 7)]
 
 
-def _nets(rules: CalicoRules, nets: tuple[str, ...], end: str, negate: str) -> str:
+def _nets(rules: CalicoRules, nets: tuple[str, ...], end: str, negate: str, *, alone: bool = True) -> str:
+    """A match on addresses: of one net by itself, of several by a set. iptables takes one net in a rule."""
     if not nets or (nets == (ANY,) and not negate):
         return ""
-    if len(nets) == 1:
+    if len(nets) == 1 and alone:
         return f"{negate}{'-s' if end == 'src' else '-d'} {nets[0]} "
     name = SET_PREFIX + _hash(*nets)[:22]
     rules.sets[name] = nets

@@ -3,8 +3,13 @@
 Parsing is done once for each change of a policy, and leaves predicates and nets; who a selector selects is
 looked up later, in `policy_table`, because pods change more often than policies do.
 
-A rule that says something that this data plane cannot tell apart (ICMP types, service accounts, HTTP) fails
-closed: an Allow is left out, a Deny covers more, and the policy carries a warning.
+A rule that says something that these data planes cannot tell apart (ICMP types, HTTP, the ports of SCTP) fails
+closed: an Allow is left out, a Deny covers more, and the policy carries a warning. The API refuses the most of
+them, with the reason, before they come here.
+
+Log is a rule that decides nothing. iptables' LOG writes to the kernel's log, from a network namespace only where
+net.netfilter.nf_log_all_netns is 1. The eBPF programs pass over it, as Calico's did until v3.28; since v3.29 those
+write to the BPF log on kernels from 5.16 on.
 """
 
 from __future__ import annotations
@@ -20,6 +25,10 @@ from labkit.local.dataplane.policy import ANY, Action
 Obj = Mapping[str, Any]
 PortMatch = tuple[int, int] | str
 """A range of numbers, or the name of a container's port."""
+
+NAMESPACE_NAME = "projectcalico.org/name"              # Calico's labels, on namespaces
+ORCHESTRATOR = "projectcalico.org/orchestrator"        # and on pods, but not on network sets
+SERVICE_ACCOUNT = "projectcalico.org/serviceaccount"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,11 @@ class ParsedRule:
     peer: Peer
     ports: tuple[PortMatch, ...] = ()
     own: Peer = Peer()
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a port is given by its name."""
+        return any(isinstance(port, str) for port in self.ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,9 @@ def _nets(cidrs: Iterable[str]) -> tuple[str, ...]:
 def _kubernetes(obj: Obj) -> ParsedPolicy:
     meta, spec = obj["metadata"], obj.get("spec") or {}
     namespace, chosen = meta["namespace"], selectors.from_kubernetes(spec.get("podSelector") or {})
+    name = f"{namespace}/knp.default.{meta['name']}"
     types = spec.get("policyTypes") or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+    warnings: list[str] = []
 
     def selects(subject: Subject) -> bool:
         return subject.namespace == namespace and chosen(subject.labels)
@@ -98,35 +114,42 @@ def _kubernetes(obj: Obj) -> ParsedPolicy:
         if direction.capitalize() not in types:
             return None
         return tuple(parsed for rule in spec.get(direction) or ()
-                     for parsed in _kubernetes_rule(rule or {}, peers, namespace))
+                     for parsed in _kubernetes_rule(rule or {}, peers, namespace, name, warnings))
 
     # Calico gives every Kubernetes policy the order 1000.
-    return ParsedPolicy(f"knp.default.{namespace}/{meta['name']}", 1000, selects,
-                        rules("ingress", "from"), rules("egress", "to"))
+    return ParsedPolicy(name, 1000, selects, rules("ingress", "from"), rules("egress", "to"), warnings)
 
 
-def _kubernetes_rule(rule: Obj, peers: str, namespace: str) -> list[ParsedRule]:
-    by_protocol: dict[str | None, list[PortMatch] | None] = {}
+def _kubernetes_rule(rule: Obj, peers: str, namespace: str, name: str, warnings: list[str]) -> list[ParsedRule]:
+    by_protocol: dict[str | None, list[PortMatch] | None] = {} if rule.get("ports") else {None: None}
     for port in rule.get("ports") or ():
         protocol = port.get("protocol") or "TCP"
         if port.get("port") is None:
             by_protocol[protocol] = None
+        elif protocol == "SCTP":
+            warnings.append(_sctp_ports(name))
         elif (known := by_protocol.setdefault(protocol, [])) is not None:
             number = port["port"]
             known.append((number, int(port.get("endPort") or number)) if isinstance(number, int) else number)
     return [ParsedRule("Allow", protocol, _kubernetes_peer(peer, namespace), tuple(ports or ()))
             for peer in rule.get(peers) or [{"ipBlock": {"cidr": ANY}}]
-            for protocol, ports in (by_protocol or {None: None}).items()]
+            for protocol, ports in by_protocol.items()]
+
+
+def _sctp_ports(name: str) -> str:
+    return (f"policy {name}: ports of SCTP are not supported here, as in Calico's eBPF data plane; the rule fails"
+            " closed")
 
 
 def _kubernetes_peer(peer: Obj, namespace: str) -> Peer:
+    """Selectors of Kubernetes select pods alone; Calico's network sets are none."""
     if block := peer.get("ipBlock"):
         return Peer(_nets([block["cidr"]]), _nets(block.get("except") or ()))
     pods = selectors.from_kubernetes(peer.get("podSelector") or {})
     if peer.get("namespaceSelector") is None:
-        return Peer(selects=lambda subject: subject.namespace == namespace and pods(subject.labels))
+        return Peer(selects=lambda s: ORCHESTRATOR in s.labels and s.namespace == namespace and pods(s.labels))
     spaces = selectors.from_kubernetes(peer["namespaceSelector"])
-    return Peer(selects=lambda s: s.namespace != "" and spaces(s.namespace_labels) and pods(s.labels))
+    return Peer(selects=lambda s: ORCHESTRATOR in s.labels and spaces(s.namespace_labels) and pods(s.labels))
 
 
 # --- Calico
@@ -137,19 +160,27 @@ def _calico(obj: Obj) -> ParsedPolicy:
     warnings: list[str] = []
     name = meta["name"] if meta["name"].startswith("default.") else f"default.{meta['name']}"    # its tier
     name = f"{namespace}/{name}" if namespace else name
-    if spec.get("doNotTrack") or spec.get("preDNAT") or spec.get("serviceAccountSelector"):
-        warnings.append(f"policy {name}: doNotTrack, preDNAT and serviceAccountSelector select no pods here")
-        return ParsedPolicy(name, 0, lambda subject: False, None, None, warnings)
+    for untracked in ("doNotTrack", "preDNAT"):
+        if spec.get(untracked):
+            warnings.append(f"policy {name}: {untracked} is for host endpoints, and there are none here; the policy"
+                            " selects no pods")
+            return ParsedPolicy(name, 0, lambda subject: False, None, None, warnings)
+    if spec.get("serviceAccountSelector"):
+        raise ValueError("serviceAccountSelector is not supported here")
     chosen = selectors.parse(spec.get("selector") or "")
-    spaces = selectors.parse(spec["namespaceSelector"]) if spec.get("namespaceSelector") else None
+    spaces = _namespaces(spec["namespaceSelector"]) if spec.get("namespaceSelector") else None
 
     def selects(subject: Subject) -> bool:
         if namespace and subject.namespace != namespace:
             return False
-        return chosen(subject.labels) and (spaces is None or spaces(subject.namespace_labels))
+        return chosen(subject.labels) and (spaces is None or spaces(subject))
 
-    types = spec.get("types") or [kind for kind, wanted in (
-        ("Ingress", spec.get("ingress") or not spec.get("egress")), ("Egress", spec.get("egress"))) if wanted]
+    types = spec.get("types")
+    if not types:
+        # calicoctl and projectcalico.org/v3 fill this in from the rules; what kubectl writes into Calico's store
+        # comes to Felix as it is.
+        warnings.append(f"policy {name}: types is not set, so it is about Ingress and Egress both")
+        types = ["Ingress", "Egress"]
 
     def rules(direction: str) -> tuple[ParsedRule, ...] | None:
         if direction.capitalize() not in types:
@@ -164,59 +195,115 @@ def _calico(obj: Obj) -> ParsedPolicy:
 
 
 _UNSUPPORTED = ("notProtocol", "icmp", "notICMP", "http")
-_UNSUPPORTED_ENTITY = ("serviceAccounts", "services", "domains")
 _ACTIONS: dict[str, Action] = {"Allow": "Allow", "Pass": "Allow", "Deny": "Deny", "Log": "Log"}
-_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 132: "SCTP"}
+_NUMBERS = {1: "ICMP", 6: "TCP", 17: "UDP", 132: "SCTP"}
+_NAMES = {**{name: name for name in _NUMBERS.values()}, "UDPLITE": "136", "ICMPV6": "58"}
+_WITH_PORTS = ("TCP", "UDP", "SCTP")
 
 
 def _calico_rule(rule: Obj, direction: str, namespace: str, name: str,
                  warnings: list[str]) -> ParsedRule | None:
     source, destination = rule.get("source") or {}, rule.get("destination") or {}
-    unknown = [key for key in _UNSUPPORTED if rule.get(key)]
-    unknown += [key for end in (source, destination) for key in _UNSUPPORTED_ENTITY if end.get(key)]
-    unknown += [f"source.{key}" for key in ("ports", "notPorts") if source.get(key)]
     action = _ACTIONS.get(rule["action"])
     if action is None:
         raise ValueError(f"unknown action {rule['action']!r}")
+    protocol = _calico_protocol(rule.get("protocol"))
+    _check_ports(protocol, source, destination)
+    if rule.get("ipVersion") == 6 or protocol == "58":
+        return None                       # it speaks of packets that no network of the lab carries
+    unknown = [key for key in _UNSUPPORTED if rule.get(key)]
+    ports: tuple[PortMatch, ...] = ()
+    try:
+        ports = _calico_ports(destination)
+    except _NamedNotPorts:
+        unknown.append("a name in destination.notPorts")
+    if ports and protocol == "SCTP":
+        warnings.append(_sctp_ports(name))
+        ports = ()
+        if action != "Deny":
+            return None
+    unknown += [key for end in (source, destination) for key in ("services", "domains") if end.get(key)]
+    unknown += ["serviceAccounts.selector" for end in (source, destination)
+                if (end.get("serviceAccounts") or {}).get("selector")]
+    unknown += [f"source.{key}" for key in ("ports", "notPorts") if source.get(key)]
     if unknown:
         warnings.append(f"policy {name}: {', '.join(unknown)} is not supported here; the rule fails closed")
         if action != "Deny":
             return None
-    protocol = rule.get("protocol")
-    if protocol is not None:
-        protocol = _PROTOCOLS.get(protocol, str(protocol)) if isinstance(protocol, int) else protocol.upper()
+    if destination.get("notPorts") and not ports and not unknown and protocol != "SCTP":
+        return None                       # every port is left out
     own, other = (destination, source) if direction == "ingress" else (source, destination)
-    return ParsedRule(action, protocol, _calico_peer(other, namespace), _calico_ports(destination),
-                      _calico_peer(own, namespace))
+    return ParsedRule(action, protocol, _calico_peer(other, namespace), ports, _calico_peer(own, namespace))
+
+
+def _calico_protocol(protocol: int | str | None) -> str | None:
+    if protocol is None:
+        return None
+    if isinstance(protocol, int) or protocol.isdigit():
+        return _NUMBERS.get(int(protocol), str(protocol))
+    if (known := _NAMES.get(protocol.upper())) is None:
+        raise ValueError(f"unknown protocol {protocol!r}")
+    return known
+
+
+def _check_ports(protocol: str | None, source: Obj, destination: Obj) -> None:
+    """Calico's own rule, in its words."""
+    ports = [port for end in (source, destination) for key in ("ports", "notPorts") for port in end.get(key) or ()]
+    if ports and protocol and protocol not in _WITH_PORTS:
+        raise ValueError("rules that specify ports must set protocol to TCP or UDP or SCTP")
+    if not protocol and not all(isinstance(_calico_port(port), str) for port in ports):
+        raise ValueError("rules with numeric port or port range must set protocol to TCP or UDP or SCTP")
 
 
 def _calico_peer(entity: Obj, namespace: str) -> Peer:
-    nets = entity.get("nets")
+    nets, left_out = entity.get("nets"), entity.get("notSelector")
     return Peer(_nets(nets) if nets else (ANY,), _nets(entity.get("notNets") or ()),
-                _calico_selects(entity, "selector", namespace),
-                _calico_selects(entity, "notSelector", namespace))
+                _calico_selects(entity, namespace), _not_selects(left_out) if left_out else None)
 
 
-def _calico_selects(entity: Obj, field_name: str, namespace: str) -> Selects | None:
-    text = entity.get(field_name)
-    spaces_text = entity.get("namespaceSelector") if field_name == "selector" else None
-    if not text and not spaces_text:
+def _not_selects(text: str) -> Selects:
+    labels = selectors.parse(text)
+    return lambda subject: labels(subject.labels)
+
+
+def _calico_selects(entity: Obj, namespace: str) -> Selects | None:
+    """Whom the selectors of one end choose together; None where it has none.
+
+    In a namespaced policy any selector, also notSelector, keeps the rule in the namespace, unless
+    namespaceSelector says otherwise.
+    """
+    text, spaces = entity.get("selector") or "", entity.get("namespaceSelector") or ""
+    accounts = frozenset((entity.get("serviceAccounts") or {}).get("names") or ())
+    if not (text or spaces or accounts or (namespace and entity.get("notSelector"))):
         return None
-    labels = selectors.parse(text or "")
-    if spaces_text and "".join(spaces_text.split()) == "global()":
-        return lambda s: not s.namespace and labels(s.labels)
-    if spaces_text:
-        spaces = selectors.parse(spaces_text)
-        return lambda s: s.namespace != "" and spaces(s.namespace_labels) and labels(s.labels)
-    if namespace:
-        return lambda s: s.namespace == namespace and labels(s.labels)
-    return lambda s: labels(s.labels)
+    labels = selectors.parse(text)
+    where = _namespaces(spaces) if spaces else lambda s: not namespace or s.namespace == namespace
+    return lambda s: (where(s) and labels(s.labels)
+                      and (not accounts or s.labels.get(SERVICE_ACCOUNT) in accounts))
+
+
+def _namespaces(text: str) -> Selects:
+    """A namespaceSelector. all() is every namespace and nothing global, global() the opposite."""
+    if "".join(text.split()) == "global()":
+        return lambda subject: not subject.namespace
+    if "global(" in text:
+        raise ValueError("global() cannot be combined with other selectors")
+    spaces = selectors.parse(text, NAMESPACE_NAME)
+    return lambda subject: spaces(subject.namespace_labels)
+
+
+class _NamedNotPorts(ValueError):
+    """A port's name among ports to leave out: what it stands for differs from pod to pod."""
 
 
 def _calico_ports(destination: Obj) -> tuple[PortMatch, ...]:
-    if left_out := destination.get("notPorts"):
-        return _complement([_calico_port(port) for port in left_out])
-    return tuple(_calico_port(port) for port in destination.get("ports") or ())
+    ports = tuple(_calico_port(port) for port in destination.get("ports") or ())
+    left_out = [_calico_port(port) for port in destination.get("notPorts") or ()]
+    if not left_out:
+        return ports
+    if any(isinstance(port, str) for port in (*ports, *left_out)):
+        raise _NamedNotPorts
+    return _without(ports or ((0, 65535),), left_out)
 
 
 def _calico_port(port: int | str) -> PortMatch:
@@ -228,13 +315,10 @@ def _calico_port(port: int | str) -> PortMatch:
     return port
 
 
-def _complement(ranges: list[PortMatch]) -> tuple[PortMatch, ...]:
-    left: list[PortMatch] = []
-    start = 0
-    for part in sorted(r for r in ranges if isinstance(r, tuple)):
-        if part[0] > start:
-            left.append((start, part[0] - 1))
-        start = max(start, part[1] + 1)
-    if start <= 65535:
-        left.append((start, 65535))
+def _without(ports: Iterable[PortMatch], left_out: Iterable[PortMatch]) -> tuple[PortMatch, ...]:
+    """Ranges without what other ranges hold."""
+    left = [port for port in ports if isinstance(port, tuple)]
+    for low, high in (port for port in left_out if isinstance(port, tuple)):
+        left = [part for start, end in left
+                for part in ((start, min(end, low - 1)), (max(start, high + 1), end)) if part[0] <= part[1]]
     return tuple(left)

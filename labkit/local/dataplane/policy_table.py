@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Any
 
 from labkit.local.dataplane.policy import ANY, EndpointPolicy, Rule, host_interface
 from labkit.local.dataplane.policy_rules import (
+    NAMESPACE_NAME,
+    ORCHESTRATOR,
+    SERVICE_ACCOUNT,
     ParsedPolicy,
     ParsedRule,
     Peer,
@@ -30,6 +33,7 @@ class Pod:
     node: str
     labels: tuple[tuple[str, str], ...]
     ports: tuple[tuple[str, str, int], ...]      # name, protocol, number
+    service_account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class PolicyTable:
         name = obj["metadata"]["name"]
         labels = None
         if event != "DELETED":
-            labels = {**(obj["metadata"].get("labels") or {}), "projectcalico.org/name": name}
+            labels = {**(obj["metadata"].get("labels") or {}), NAMESPACE_NAME: name}
         if labels != self._namespaces.get(name):
             self._put(self._namespaces, name, labels)
 
@@ -137,10 +141,14 @@ class PolicyTable:
         found = self._subjects.get(thing)
         if found is None:
             labels = dict(thing.labels)
-            if isinstance(thing, Pod):
+            spaces: Mapping[str, str] = {}
+            if thing.namespace:
                 labels["projectcalico.org/namespace"] = thing.namespace
-                labels["projectcalico.org/orchestrator"] = "k8s"
-            found = Subject(thing.namespace, labels, self._namespaces.get(thing.namespace, {}))
+                spaces = self._namespaces.get(thing.namespace) or {NAMESPACE_NAME: thing.namespace}
+            if isinstance(thing, Pod):
+                labels[ORCHESTRATOR] = "k8s"
+                labels[SERVICE_ACCOUNT] = thing.service_account
+            found = Subject(thing.namespace, labels, spaces)
             self._subjects[thing] = found
         return found
 
@@ -156,11 +164,12 @@ class PolicyTable:
             for rule in parsed:
                 if not self._own_side_matches(rule.own, pod):
                     continue
-                named = any(isinstance(port, str) for port in rule.ports)
-                if named and direction == "ingress":
-                    rules += self._resolve(rule, policy.name, _named_on(pod, rule))
-                elif named:
-                    rules += self._resolve_named_egress(rule, policy.name)
+                if rule.has_names and direction == "ingress":
+                    for one in _by_protocol(rule):
+                        rules += self._resolve(one, policy.name, _named_on(pod, one))
+                elif rule.has_names:
+                    for one in _by_protocol(rule):
+                        rules += self._resolve_named_egress(one, policy.name)
                 else:
                     key = (id(rule), direction)      # the same for every pod that the policy selects
                     if key not in memo:
@@ -172,13 +181,17 @@ class PolicyTable:
     def _own_side_matches(self, own: Peer, pod: Pod) -> bool:
         if own == Peer():
             return True
-        subject = self._subject(pod)
         return (
-            (own.selects is None or own.selects(subject))
-            and (own.not_selects is None or not own.not_selects(subject))
+            (own.selects is None or self._is_selected(pod, own.selects))
+            and (own.not_selects is None or not self._is_selected(pod, own.not_selects))
             and (own.nets == (ANY,) or bool(_intersection(own.nets, _net(pod))))
             and not _intersection(own.not_nets, _net(pod))
         )
+
+    def _is_selected(self, pod: Pod, selects: Selects) -> bool:
+        """Whether a rule means the pod: by its labels, or by a network set that holds its address."""
+        return selects(self._subject(pod)) or any(
+            _intersection(one.nets, _net(pod)) for one in self._sets.values() if selects(self._subject(one)))
 
     def _resolve(self, rule: ParsedRule, policy: str, ports: tuple[tuple[int, int], ...]) -> Iterator[Rule]:
         if rule.ports and not ports:
@@ -221,7 +234,7 @@ def _pod(obj: Obj) -> Pod | None:
                   for container in spec.get("containers") or ()
                   for port in container.get("ports") or () if port.get("name"))
     return Pod(meta["namespace"], meta["name"], status.get("podIP") or "", spec.get("nodeName") or "",
-               _frozen(meta.get("labels")), ports)
+               _frozen(meta.get("labels")), ports, spec.get("serviceAccountName") or "default")
 
 
 def _frozen(labels: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
@@ -236,10 +249,15 @@ def _numbers(rule: ParsedRule) -> tuple[tuple[int, int], ...]:
     return tuple(port for port in rule.ports if isinstance(port, tuple))
 
 
+def _by_protocol(rule: ParsedRule) -> list[ParsedRule]:
+    """A name says the protocol too: a rule that leaves it open is one rule for each."""
+    return [rule] if rule.protocol else [replace(rule, protocol=protocol) for protocol in ("TCP", "UDP")]
+
+
 def _named_on(pod: Pod, rule: ParsedRule) -> tuple[tuple[int, int], ...]:
     wanted = {port for port in rule.ports if isinstance(port, str)}
     return _numbers(rule) + tuple((number, number) for name, protocol, number in pod.ports
-                                  if name in wanted and protocol == (rule.protocol or protocol))
+                                  if name in wanted and protocol == rule.protocol)
 
 
 def _intersection(nets: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:

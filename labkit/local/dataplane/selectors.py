@@ -26,21 +26,25 @@ _TOKEN = re.compile(r"""\s*(?:
 
 
 @lru_cache(maxsize=4096)
-def parse(text: str) -> Predicate:
+def parse(text: str, every: str = "") -> Predicate:
     """Compile a selector in Calico's language.
 
     Operators: `k == 'v'`, `!=`, `in {…}`, `not in {…}`, `has(k)`, `contains`, `starts with`, `ends with`,
     `all()`, `!`, `&&`, `||` and parentheses. An empty selector matches everything.
 
+    Args:
+        text: the selector.
+        every: a label that `all()` asks for; "" where it matches whatever there is.
+
     Raises:
         SelectorError: the text is not a selector.
     """
-    return _Parser(text).whole()
+    return _Parser(text, every).whole()
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, every: str = "") -> None:
+        self.text, self.every = text, every
         self.tokens: list[tuple[str, str]] = []
         at, end = 0, len(text.rstrip())
         while at < end:
@@ -99,7 +103,8 @@ class _Parser:
     def _operand(self) -> Predicate:
         kind, value = self._take()
         if kind == "call":
-            return lambda labels: True
+            every = self.every
+            return lambda labels: not every or every in labels
         if kind == "has":
             return lambda labels: value in labels
         if value == "(":
