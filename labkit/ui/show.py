@@ -18,7 +18,7 @@ __all__ = ["show"]
 
 @singledispatch
 def show(thing: Any, **options: Any) -> None:
-    """Show a plan, a run, a path, a chart or a prediction.
+    """Show a plan, a run, a path, a trace, a chart or a prediction.
 
     Without a front end a plan is run, because nobody could click it; everything else is printed.
 
@@ -43,7 +43,23 @@ def show(thing: Any, **options: Any) -> None:
         if isinstance(thing, Report):
             _display(report(thing, **options))
             return
+    if _traces([thing]):
+        return
     _display(thing)
+
+
+def _traces(things: list[Any]) -> bool:
+    """Draw traces of connections; whether they were all such."""
+    if not things or "labkit.sourceip" not in sys.modules:  # nobody can hold a trace before
+        return False
+    from labkit.sourceip import Trace
+
+    if not all(isinstance(thing, Trace) for thing in things):
+        return False
+    from labkit.ui import trace
+
+    _display(trace.picture(things))
+    return True
 
 
 def _show_run(run: Any, metric: str, *, verdicts: bool = True, **options: Any) -> None:
@@ -95,6 +111,8 @@ def _(thing: list) -> None:  # type: ignore[type-arg]
         if all(isinstance(item, Answer | Refused) for item in thing):
             _display(tally(thing))
             return
+    if _traces(thing):
+        return
     for item in thing:
         show(item)
 
