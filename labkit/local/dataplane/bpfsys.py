@@ -16,7 +16,7 @@ from pathlib import Path
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _OBJ_GET = 1, 2, 3, 4, 7
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _OBJ_PIN, _OBJ_GET = 1, 2, 3, 4, 6, 7
 _PROG_ATTACH, _PROG_DETACH, _PROG_RUN, _OBJ_GET_INFO, _PROG_QUERY, _MAP_LOOKUP_BATCH = 8, 9, 10, 15, 16, 24
 
 PER_CPU = {5, 6, 10, 21}                      # map types: percpu hash, percpu array, LRU percpu hash …
@@ -56,6 +56,16 @@ def open_pinned(path: Path) -> int:
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     return _bpf(_OBJ_GET, _attr(struct.pack("=QII", ctypes.addressof(name), 0, 0)))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a loaded program or a map a name in a bpffs.
+
+    Raises:
+        OSError: something has that name (EEXIST).
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(_OBJ_PIN, _attr(struct.pack("=QII", ctypes.addressof(name), fd, 0)))
 
 
 def program_id(fd: int) -> int:
@@ -109,12 +119,17 @@ class _directory:  # noqa: N801 - reads as a function
         os.close(self._fd)
 
 
-def run(program: int, packet: bytes, *, repeat: int = 1) -> tuple[int, bytes, int]:
-    """Run a tc program on a packet without a network: its verdict, the packet after, nanoseconds each."""
+def run(program: int, packet: bytes, *, repeat: int = 1, ifindex: int = 0) -> tuple[int, bytes, int]:
+    """Run a tc program on a packet without a network: its verdict, the packet after, nanoseconds each.
+
+    `ifindex` is the interface of the caller's namespace that the packet seems to be on; 0 for the loopback's.
+    """
     given = ctypes.create_string_buffer(packet, len(packet))
     after = ctypes.create_string_buffer(len(packet) + 256)
-    attr = _attr(struct.pack("=IIIIQQII", program, 0, len(packet), len(after), ctypes.addressof(given),
-                             ctypes.addressof(after), repeat, 0))
+    context = ctypes.create_string_buffer(struct.pack("=40xI", ifindex), 44)     # of a struct __sk_buff
+    attr = _attr(struct.pack("=IIIIQQIIIIQQ", program, 0, len(packet), len(after), ctypes.addressof(given),
+                             ctypes.addressof(after), repeat, 0, len(context) if ifindex else 0, 0,
+                             ctypes.addressof(context) if ifindex else 0, 0))
     _bpf(_PROG_RUN, attr)
     _, verdict, _, size, _, _, _, duration = struct.unpack_from("=IIIIQQII", attr.raw)
     return verdict, after.raw[:size], duration
@@ -149,6 +164,10 @@ class Map:
         self._element = _Element(fd=self._fd, key=ctypes.addressof(self._key),
                                  value=ctypes.addressof(self._value))
         self._doomed = _Element(fd=self._fd, key=ctypes.addressof(self._key))   # the kernel wants no value here
+
+    def pin(self) -> None:
+        """Give the map its name back, where somebody removed it."""
+        pin(self._fd, self.path)
 
     def close(self) -> None:
         """Close the descriptor; the map lives on as long as it is pinned."""

@@ -19,6 +19,7 @@ from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.ebpf_load import Loaded, load, unload
 from labkit.local.dataplane.ebpf_mirror import IpSets, Mirror
 from labkit.local.dataplane.ebpf_services import ServiceMaps
+from labkit.local.dataplane.iptables_guard import count
 
 if TYPE_CHECKING:
     from labkit.local.dataplane.felix import FelixConfig
@@ -49,6 +50,8 @@ class _State:
     """What is loaded, and what is in it."""
 
     loaded: Loaded
+    frontends: Mirror
+    backends: Mirror
     services: ServiceMaps
     ip_sets: IpSets
     routes: Mirror
@@ -62,9 +65,16 @@ class _State:
             return Mirror(loaded.maps[name])
 
         ip_sets = IpSets(mirror("cali_v4_ip_sets"))
-        services = ServiceMaps(mirror("cali_v4_nat_fe"), mirror("cali_v4_nat_be"), ip_sets, node)
-        return cls(loaded, services, ip_sets, mirror("cali_v4_routes"), mirror("cali_policy"),
+        frontends, backends = mirror("cali_v4_nat_fe"), mirror("cali_v4_nat_be")
+        services = ServiceMaps(frontends, backends, ip_sets, node)
+        return cls(loaded, frontends, backends, services, ip_sets, mirror("cali_v4_routes"), mirror("cali_policy"),
                    mirror("cali_iface"))
+
+    def mirrors(self) -> dict[str, Mirror | IpSets]:
+        """What only this agent writes, by the names of the maps; what is named comes before what names it."""
+        return {"cali_v4_ip_sets": self.ip_sets, "cali_v4_nat_be": self.backends,
+                "cali_v4_nat_fe": self.frontends, "cali_v4_routes": self.routes,
+                "cali_policy": self.policy, "cali_iface": self.ifaces}
 
 
 class EbpfDataplane:
@@ -90,6 +100,10 @@ class EbpfDataplane:
         self._state: _State | None = None
         self._attached = False
         self._interfaces: dict[str, int] = {}           # a pod's interface -> the ifindex that we attached to
+        self._hooks: dict[tuple[int, int], str] = {}    # ifindex and hook -> the program that we attached there
+        self._config: FelixConfig | None = None         # what `attach` was called with
+        self._devices: tuple[int, list[int]] = (0, [])  # ifindex of the tunnel, and of the uplinks
+        self._config_entry = b""                        # what is in cali_config
         self._endpoints: dict[str, EndpointPolicy] = {}
         self._policy_sets: frozenset[bytes] = frozenset()
         self._optout: frozenset[bytes] = frozenset()
@@ -110,12 +124,13 @@ class EbpfDataplane:
         """
         state = self._load()
         state.ip_sets.prune()
-        uplinks = [index for index, name in socket.if_nameindex() if re.search(config.bpf_data_iface_pattern, name)]
+        uplinks = _uplinks(config)
         vxlan = ebpf_tc.ensure_vxlan(VXLAN, config.vxlan_port)
         optout, members = ebpf_plan.ip_set_entries(config.bpf_dsr_optout_cidrs)
         state.ip_sets.use(members)
         uplink = uplinks[0] if uplinks else 0
-        state.loaded.maps["cali_config"][bytes(4)] = maps.config(
+        self._config, self._devices = config, (vxlan, uplinks)
+        state.loaded.maps["cali_config"][bytes(4)] = self._config_entry = maps.config(
             self._node_ip, uplink, vxlan, config.vxlan_vni, config.vxlan_port, ebpf_tc.mtu(uplink) - _VXLAN_BYTES,
             ebpf_plan.config_flags(config), optout)
         state.ip_sets.release(self._optout)
@@ -162,6 +177,62 @@ class EbpfDataplane:
             self._state.loaded.close()
         self._state, self._policy_sets, self._optout = None, frozenset(), frozenset()
         self._interfaces.clear()
+        self._hooks.clear()
+
+    def repair(self) -> list[str]:
+        """Put back what somebody removed or changed by hand in the kernel, and say what that was, in words.
+
+        Maps come first, then the programs that read them. What others attached beside ours stays. After `detach`
+        nothing is put back.
+        """
+        if self._state is None or self._config is None or not self._attached:
+            return []
+        loaded = self._state.loaded
+        repaired = [f"pin of {name} was missing" for name in loaded.repin()]
+        for name, mirror in self._state.mirrors().items():
+            lost, foreign = mirror.repair()
+            if lost or foreign:
+                parts = [f"{count(number, 'entry')} {what}" for number, what in (
+                    (lost, "missing or changed"), (foreign, "not ours")) if number]
+                repaired.append(f"map {name}: {', '.join(parts)}")
+        if loaded.maps["cali_config"].get(bytes(4)) != self._config_entry:
+            loaded.maps["cali_config"][bytes(4)] = self._config_entry
+            repaired.append("map cali_config was changed")
+        if _ifindex(VXLAN) == self._devices[0] and not ebpf_tc.is_up(VXLAN):
+            ebpf_tc.set_up(VXLAN)
+            repaired.append(f"device {VXLAN} was down")
+        if (_ifindex(VXLAN), _uplinks(self._config)) != self._devices:
+            if not _ifindex(VXLAN):
+                repaired.append(f"device {VXLAN} was missing")
+            self.attach(self._config)
+        return repaired + self._repair_hooks(loaded) + self._repair_connect(self._config, loaded)
+
+    def _repair_hooks(self, loaded: Loaded) -> list[str]:
+        repaired, ids = [], {name: bpfsys.program_id(fd) for name, fd in loaded.programs.items()}
+        for (ifindex, hook), name in list(self._hooks.items()):
+            try:
+                interface = socket.if_indextoname(ifindex)
+            except OSError:                              # gone, with its pod
+                del self._hooks[ifindex, hook]
+                continue
+            self._ensure_counters(ifindex)               # these may be reset by hand: no harm was done
+            if ebpf_tc.attached(ifindex, hook) == ids[name]:
+                continue
+            try:
+                ebpf_tc.attach(ifindex, hook, loaded.programs[name], name)
+            except OSError as error:
+                self._log.warning("Cannot attach BPF program %s to %s: %s", name, interface, error)
+                continue
+            repaired.append(f"program {name} was not attached to {interface}")
+        return repaired
+
+    def _repair_connect(self, config: FelixConfig, loaded: Loaded) -> list[str]:
+        missing = [name for name in sorted(_AT_CONNECT[config.bpf_connect_time_load_balancing])
+                   if bpfsys.program_id(loaded.programs[name])
+                   not in bpfsys.attached_to_cgroup(self._cgroup, _CONNECT[name])]
+        for name in missing:
+            bpfsys.attach_cgroup(self._cgroup, loaded.programs[name], _CONNECT[name])
+        return [f"program {name} was not attached to the node's cgroup" for name in missing]
 
     def _finish_detach(self) -> None:
         if self._state and (held := ebpf_connections.held(self._state.loaded.maps["cali_v4_ct"], _now())):
@@ -188,13 +259,18 @@ class EbpfDataplane:
 
     def _attach_interface(self, ifindex: int, *, ingress: str, egress: str = "") -> None:
         loaded = self._load().loaded
-        counters = loaded.maps["cali_counters"]
-        for hook, name, direction in ((ebpf_tc.INGRESS, ingress, 0), (ebpf_tc.EGRESS, egress, 1)):
+        self._ensure_counters(ifindex)
+        for hook, name in ((ebpf_tc.INGRESS, ingress), (ebpf_tc.EGRESS, egress)):
+            if name:
+                ebpf_tc.attach(ifindex, hook, loaded.programs[name], name)
+                self._hooks[ifindex, hook] = name
+
+    def _ensure_counters(self, ifindex: int) -> None:
+        counters = self._load().loaded.maps["cali_counters"]
+        for direction in (0, 1):
             key = ifindex.to_bytes(4, "little") + direction.to_bytes(4, "little")
             if counters.get(key) is None:
                 counters[key] = bytes(counters.value_size)
-            if name:
-                ebpf_tc.attach(ifindex, hook, loaded.programs[name], name)
 
     def apply_services(self, changed: Iterable[tuple[tuple[str, str], tuple[ServicePort, ...]]]) -> None:
         """Program the services that changed; one without ports is gone. The others cost nothing."""
@@ -264,6 +340,10 @@ class EbpfDataplane:
             self._interfaces[name] = ifindex
         for name in self._interfaces.keys() - there.keys():
             del self._interfaces[name]
+
+
+def _uplinks(config: FelixConfig) -> list[int]:
+    return [index for index, name in socket.if_nameindex() if re.search(config.bpf_data_iface_pattern, name)]
 
 
 def _ifindex(name: str) -> int:

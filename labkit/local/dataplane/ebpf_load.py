@@ -28,6 +28,23 @@ class Loaded:
 
     programs: dict[str, int]
     maps: dict[str, bpfsys.Map]
+    folder: Path                               # where the programs are pinned
+
+    def repin(self) -> list[str]:
+        """Give what somebody unpinned its name back, and say what that was. Adopting needs the names."""
+        missing = []
+        for part, names in PROGRAMS.items():
+            for name in names:
+                if not (path := self.folder / part / name).exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    bpfsys.pin(self.programs[name], path)
+                    missing.append(name)
+        for name, kernel in self.maps.items():
+            if not kernel.path.exists():
+                kernel.path.parent.mkdir(parents=True, exist_ok=True)
+                kernel.pin()
+                missing.append(name)
+        return missing
 
     def close(self) -> None:
         """Close the descriptors; what is pinned or attached lives on."""
@@ -62,7 +79,7 @@ def load(objects: Path, bpffs: Path) -> Loaded:
             shutil.rmtree(other)
     programs = {name: bpfsys.open_pinned(folder / part / name)
                 for part, names in PROGRAMS.items() for name in names}
-    return Loaded(programs, {name: bpfsys.Map(pinned_maps / name) for name in MAPS})
+    return Loaded(programs, {name: bpfsys.Map(pinned_maps / name) for name in MAPS}, folder)
 
 
 def unload(bpffs: Path) -> None:

@@ -17,7 +17,7 @@ INGRESS, EGRESS = 0xFFF2, 0xFFF3                # minor numbers of clsact's two 
 _CLSACT = 0xFFFF0000
 _NEWQDISC, _DELQDISC, _NEWTFILTER, _GETTFILTER = 36, 37, 44, 46
 _NLMSG_ERROR = 2
-_REQUEST, _ACK, _EXCL, _CREATE = 1, 4, 0x200, 0x400
+_REQUEST, _ACK, _CREATE = 1, 4, 0x400
 _KIND, _OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID = 1, 2, 6, 7, 8, 11
 _NESTED = 0x8000                                # set in the kind of an attribute that holds others
 _DIRECT_ACTION = 1
@@ -63,10 +63,12 @@ def attach(ifindex: int, hook: int, program: int, name: str) -> None:
     """
     qdisc = _tcmsg(ifindex, _CLSACT, 0xFFFFFFF1, 0) + _attribute(_KIND, b"clsact\0")
     try:
-        _request(_NEWQDISC, _CREATE | _EXCL, qdisc)
+        _request(_NEWQDISC, _CREATE, qdisc)              # one that is there stays
     except OSError as error:
-        if error.errno != errno.EEXIST:
+        if error.errno != errno.EINVAL:
             raise
+        detach(ifindex)                                  # ingress, in clsact's place: it has no egress hook
+        _request(_NEWQDISC, _CREATE, qdisc)
     options = (_attribute(_BPF_FD, struct.pack("=I", program)) + _attribute(_BPF_NAME, name.encode() + b"\0")
                + _attribute(_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION)))
     _request(_NEWTFILTER, _CREATE, _tcmsg(ifindex, 1, _CLSACT | hook, 1 << 16 | _ETH_P_ALL)

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+from labkit.local.dataplane import iptables_stamp
+
 
 class IptablesError(RuntimeError):
     """iptables refused; the message carries its own words."""
@@ -64,6 +66,19 @@ class Iptables:
         if done.returncode:
             raise IptablesError(f"iptables-save failed: {done.stderr.strip()}")
         return done.stdout
+
+    def stamp(self, table: str) -> bytes:
+        """What differs after somebody changed the table; cheap, and no more than that can be read from it.
+
+        Raises:
+            IptablesError: the kernel refuses to say.
+        """
+        if self._prefix:       # a test's: the kernel is asked in the caller's namespace
+            return self.save(table).encode()
+        try:
+            return iptables_stamp.of_table(self.variant, table)
+        except OSError as error:
+            raise IptablesError(str(error)) from error
 
     def chains(self, table: str) -> set[str]:
         """The names of a table's chains."""

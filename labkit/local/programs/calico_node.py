@@ -21,6 +21,7 @@ from labkit.local.programs.events import Events
 from labkit.local.programs.felix import Felix
 from labkit.local.programs.httphealth import HealthServers
 from labkit.local.programs.kubeclient import HttpClient
+from labkit.local.programs.repairs import PERIOD, Repairs
 
 log = logging.getLogger("calico-node")
 
@@ -74,7 +75,8 @@ def run() -> int:
 
     log.info("Felix starting up: version %s", os.environ.get("CALICO_VERSION", "v3.17.2"))
     health = HealthServers()
-    felix = Felix(os.environ.get("NODE_NAME") or socket.gethostname(), os.environ, health)
+    name = os.environ.get("NODE_NAME") or socket.gethostname()
+    felix = Felix(name, os.environ, health, Repairs(client, "calico-node", name))
     api = ApiCheck(client)
     _serve_health(health, felix, events, api)
     node = _wait_for_api(client, felix.node, stop)
@@ -84,7 +86,7 @@ def run() -> int:
         return 1
     felix.subscribe(events)
     api.start(stop)
-    next_tick = time.monotonic() + TICK
+    next_tick, next_look = time.monotonic() + TICK, time.monotonic() + PERIOD
     timeout = 0.02
     while not stop.is_set():
         events.handle(timeout)
@@ -99,7 +101,10 @@ def run() -> int:
             felix.apply()
         if felix.disturbed_at and now >= felix.disturbed_at + SETTLE:
             felix.check_order()
-        wake = min(next_tick, felix.disturbed_at + SETTLE if felix.disturbed_at else next_tick)
+        if now >= next_look:
+            felix.look_after()
+            next_look = time.monotonic() + PERIOD
+        wake = min(next_tick, next_look, felix.disturbed_at + SETTLE if felix.disturbed_at else next_tick)
         pause = HANDOVER if felix.handing_over else 1.0 if felix.trouble else TICK
         timeout = min(pause, wake - time.monotonic())
     log.info("Felix stops; its data plane stays")

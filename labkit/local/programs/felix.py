@@ -10,16 +10,17 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from labkit.local.client import Obj
-from labkit.local.dataplane.calico_iptables import CalicoIptables, build, build_bpf_mode
+from labkit.local.dataplane.calico_iptables import SET_PREFIX, CalicoIptables, CalicoRules, build, build_bpf_mode
 from labkit.local.dataplane.ebpf import EbpfDataplane
 from labkit.local.dataplane.ebpf_load import LoadError
 from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables, remove_chains
+from labkit.local.dataplane.iptables_guard import Guard, SetGuard
 from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.dataplane.policy_table import PolicyTable
 from labkit.local.dataplane.services import ServiceTable
@@ -49,9 +50,11 @@ class Felix:
         node: this node's name.
         environment: FELIX_* parameters and LABKIT_* places.
         health: where health ports are served.
+        report: where to say what was put back after somebody changed it by hand.
     """
 
-    def __init__(self, node: str, environment: Mapping[str, str], health: HealthServers) -> None:
+    def __init__(self, node: str, environment: Mapping[str, str], health: HealthServers,
+                 report: Callable[[Sequence[str]], None] = lambda repaired: None) -> None:
         self.node, self._environment = node, environment
         self.services, self.nodes = ServiceTable(), dict[str, str]()
         self.config = FelixConfig.read({}, environment)
@@ -62,6 +65,10 @@ class Felix:
         self._specs: dict[str, dict[str, Any]] = {}
         self._iptables = Iptables()
         self._calico = CalicoIptables(self._iptables)
+        self._guard = Guard(self._iptables, "filter", "cali-", "Policy explicitly accepted packet.")
+        self._set_guard = SetGuard(SET_PREFIX)
+        self._chains: CalicoRules | None = None  # what was written last
+        self._report = report
         self._ebpf: EbpfDataplane | None = None
         self._servers, self._service_health = health, ServiceHealth(health)
         self._healthz_port = 0
@@ -174,36 +181,64 @@ class Felix:
     def check_order(self) -> None:
         """Take the first place in iptables back where another program has put its rules before ours."""
         self.disturbed_at = 0.0
+        self.look_after()                        # first: what is missing is said there, not only put back
         try:
             if self.mode and self._calico.hook():
                 log.warning("Detected out-of-sync inserts, resyncing: our chains were not the first")
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             log.error("Failed to put our chains first, will retry: %s", error)
 
+    def look_after(self) -> None:
+        """Every few seconds: put back what somebody removed or changed by hand, and say so.
+
+        A data plane that is being left is not touched: what is missing there may have been removed on purpose.
+        """
+        if self.mode is None or self._broken:
+            return
+        try:
+            if self.mode == "bpf" and self._ebpf and (repaired := self._ebpf.repair()):
+                self._say("BPF data plane", repaired)
+            if self._chains is not None:
+                self._write_chains(self._chains, learn=True)
+        except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
+            log.error("Failed to check the %s data plane, will retry: %s", self.mode, error)
+            self._broken = True                  # half of it may be back: write everything
+
+    def _write_chains(self, wanted: CalicoRules, *, everything: bool = False, learn: bool = False) -> None:
+        """Bring iptables to `wanted`, and put back what others changed there."""
+        disturbed = [self._guard.changed(learn=learn), self._set_guard.changed()]
+        if everything or any(disturbed):
+            self._calico.forget()
+        same, self._chains = wanted == self._chains and not everything, wanted
+        if not self._calico.apply(wanted):
+            return
+        repaired = [*self._guard.wrote(same=same), *self._set_guard.wrote(any_set=bool(wanted.sets))]
+        if repaired and not everything:
+            self._say("filter table", repaired)
+
+    def _say(self, what: str, repaired: Sequence[str]) -> None:
+        log.warning("Detected out-of-sync %s, resyncing: %s", what, "; ".join(repaired))
+        self._report(repaired)
+
     def tick(self) -> None:
-        """Every ten seconds: housekeeping, and taking back what somebody else changed."""
+        """Every ten seconds: housekeeping."""
         try:
             if self._ebpf:
                 self._ebpf.tick()
             if self.mode == "bpf" and not self.handing_over:
                 self._clean_up_kube_proxy()
                 self._serve_proxy_health()
-            elif self.mode == "iptables" and not self._iptables.has_chain("filter", "cali-FORWARD"):
-                log.warning("Detected out-of-sync filter table: cali-FORWARD is missing, writing it again")
-                self._calico.forget()
-                self.policies.dirty = True
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Housekeeping failed, will retry: %s", error)
         self.apply()
         self.check_order()
 
     def _apply_iptables(self, everything: bool) -> None:
-        if everything:
-            self._calico.forget()
         if everything or self.policies.dirty:
-            self._calico.apply(build(self.policies.endpoints().values(),
+            self._write_chains(build(self.policies.endpoints().values(),
                                      interface_prefix=self.config.interface_prefix,
-                                     endpoint_to_host=self.config.default_endpoint_to_host_action.upper()))
+                                     endpoint_to_host=self.config.default_endpoint_to_host_action.upper()),
+                               everything=everything)
         self.services.changed()                  # kube-proxy's business in this mode
         if everything:
             if self._ebpf or self._pinned():
@@ -231,8 +266,7 @@ class Felix:
             self._attached_config = self.config
         if everything:
             # Only now does iptables let go: the programs are attached and their maps are full.
-            self._calico.forget()
-            self._calico.apply(build_bpf_mode())
+            self._write_chains(build_bpf_mode(), everything=True)
             self._clean_up_kube_proxy()
             self.mode = "bpf"
         if (everything or changed) and not self.handing_over:

@@ -1,6 +1,9 @@
 """kube-proxy in iptables mode: watches services and endpoint slices and programs its node.
 
 It runs in its node's network namespace and stops like the real one: the rules stay when the process goes.
+
+In one thing it is kinder than the real one, which notices every 30 seconds that its canary chains are gone and puts a
+single rule back at its next full sync only: this one sees a rule that somebody deleted within seconds.
 """
 
 from __future__ import annotations
@@ -14,22 +17,26 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labkit.local.client import ApiError
 from labkit.local.dataplane import conntrack
 from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
+from labkit.local.dataplane.iptables_guard import Guard
 from labkit.local.dataplane.kubeproxy import CANARY, JUMPS, SERVICE_CHAINS, ProxyConfig, build
 from labkit.local.dataplane.services import Key, ServicePort, ServiceTable
 from labkit.local.programs import logs
 from labkit.local.programs.events import Events
 from labkit.local.programs.httphealth import HealthServers, Reply, ServiceHealth, proxy_health
 from labkit.local.programs.kubeclient import HttpClient
+from labkit.local.programs.repairs import PERIOD, Repairs
 
 log = logging.getLogger("kube-proxy")
 
 BURST = 2               # syncs that may follow each other without a pause
 MONITOR_PERIOD = 30.0   # how often the canaries are looked at, kube-proxy's default syncPeriod
+BPF_MODE = "Pre-approved by BPF programs."   # says Felix in a rule of its own while eBPF has the services
 
 
 class Proxier:
@@ -49,6 +56,7 @@ class Proxier:
         self._known: set[str] | None = None
         self._pending: set[Key] = set()
         self._udp: dict[Key, tuple[ServicePort, ...]] = {}
+        self._guards = [Guard(iptables, table, "KUBE-") for table in ("nat", "filter")]
 
     @property
     def dirty(self) -> bool:
@@ -63,13 +71,20 @@ class Proxier:
         """Whether no change waits for too long. Any thread may ask."""
         return not self.pending_since or time.time() - self.pending_since < 2 * MONITOR_PERIOD
 
-    def sync(self) -> None:
+    def sync(self) -> list[str]:
         """Program everything.
+
+        Returns:
+            What others had changed by hand and is back, in words.
 
         Raises:
             IptablesError: the rules were refused; the next sync writes all of them.
         """
         started = time.monotonic()
+        taken_away = False
+        if any([guard.changed(learn=False) for guard in self._guards]):
+            self._known = None        # somebody changed our chains, or may have: write all of them
+            taken_away = self._taken_away()
         changed, first = self._pending | self.table.changed(), self._known is None
         self._pending = changed       # until it is done
         known = self._known
@@ -91,6 +106,22 @@ class Proxier:
         self.syncs += 1
         log.info("syncProxyRules took %.1fms (%d services, %s)", (time.monotonic() - started) * 1e3,
                  len(self.table), "partial" if partial else "full")
+        repaired = [words for guard in self._guards for words in guard.wrote(same=not changed)]
+        return [] if taken_away else repaired
+
+    def look_after(self) -> None:
+        """Notice that somebody changed our chains by hand: then a sync is due.
+
+        What Felix removes when eBPF takes services over was removed on purpose. A kube-proxy that runs all the same
+        writes it again when it looks at its canaries, as the real one does, and not before.
+        """
+        if self._known is not None and any([guard.changed() for guard in self._guards]) and not self._taken_away():
+            self._known = None
+
+    def _taken_away(self) -> bool:
+        """Whether whole tables of ours are gone and Felix is there in BPF mode."""
+        return (not all(self._iptables.has_chain(table, CANARY) for table in ("nat", "filter"))
+                and BPF_MODE in self._iptables.save("filter"))
 
     def check_canaries(self) -> None:
         """Notice that somebody flushed our tables, and program everything again."""
@@ -173,12 +204,15 @@ def main(argv: list[str] | None = None) -> int:
                  label_selector="!service.kubernetes.io/service-proxy-name")
     events.watch("endpointslices.discovery.k8s.io", proxier.table.on_slice)
     health = ServiceHealth(servers, lambda: proxier.healthy, today=minor >= 28)
-    _run(proxier, events, health, Pace(options.iptables_min_sync_period), stop)
+    report = Repairs(client, "kube-proxy", config.node_name)
+    _run(proxier, events, health, Pace(options.iptables_min_sync_period), stop, report)
     return 0
 
 
-def _run(proxier: Proxier, events: Events, health: ServiceHealth, pace: Pace, stop: threading.Event) -> None:
+def _run(proxier: Proxier, events: Events, health: ServiceHealth, pace: Pace, stop: threading.Event,
+         report: Callable[[Sequence[str]], None]) -> None:
     look_again = time.monotonic() + MONITOR_PERIOD
+    look_after = time.monotonic() + PERIOD
     timeout = 0.05
     ready = False
     while not stop.is_set():
@@ -189,14 +223,22 @@ def _run(proxier: Proxier, events: Events, health: ServiceHealth, pace: Pace, st
         if time.monotonic() >= look_again:
             proxier.check_canaries()
             look_again = time.monotonic() + MONITOR_PERIOD
-        timeout = look_again - time.monotonic()
+        if time.monotonic() >= look_after:
+            try:
+                proxier.look_after()
+            except IptablesError as error:
+                log.error("Failed to look after the rules: %s", error)
+            look_after = time.monotonic() + PERIOD
+        timeout = min(look_again, look_after) - time.monotonic()
         if not proxier.dirty:
             continue
         if (turn := pace.wait()) > 0:
             timeout = min(timeout, turn)
             continue
         try:
-            proxier.sync()
+            if repaired := proxier.sync():
+                log.warning("Chains were changed by others, wrote them again: %s", "; ".join(repaired))
+                report(repaired)
             health.sync(proxier.health_ports())
         except IptablesError as error:
             log.error("Failed to execute iptables-restore: %s", error)

@@ -1,0 +1,302 @@
+"""What a learner deletes or changes by hand is back within seconds, traffic flows, and an event says so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from labkit.local.dataplane import iptables_stamp
+from labkit.local.dataplane.iptables_guard import count, differences, ours
+from labkit.local.programs.repairs import message
+
+from .agents_lab import FRONTEND, Cluster
+
+SERVICE = "10.0.1.1"
+ALLOW = {"apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy", "metadata": {"name": "some"},
+         "spec": {"selector": "app == 'web'", "types": ["Ingress"], "ingress": [
+             {"action": "Allow", "source": {"nets": ["10.0.0.0/8", "203.0.113.0/24"]}}]}}
+SAVED = """*nat
+:PREROUTING ACCEPT [1:2]
+:KUBE-SERVICES - [0:0]
+:KUBE-EMPTY - [0:0]
+:OTHER - [0:0]
+-A PREROUTING -m comment --comment "x" -j KUBE-SERVICES
+-A PREROUTING -j OTHER
+-A KUBE-SERVICES -d 10.0.1.1/32 -j KUBE-SVC-X
+-A OTHER -m comment --comment "ours, by its comment" -j ACCEPT
+COMMIT
+"""
+
+
+def test_of_a_table_only_our_part_counts():
+    chains = ours(SAVED, "KUBE-", "ours, by")
+    assert chains == {
+        "KUBE-SERVICES": ("-d 10.0.1.1/32 -j KUBE-SVC-X",), "KUBE-EMPTY": (),
+        "PREROUTING": ('-m comment --comment "x" -j KUBE-SERVICES',),
+        "OTHER": ('-m comment --comment "ours, by its comment" -j ACCEPT',)}
+
+
+def test_what_was_changed_is_said_in_words():
+    right = {"A": ("1", "2", "3"), "B": ("1",), "C": ("1", "2"), "D": ()}
+    found = {"A": ("1", "9"), "C": ("2", "1"), "D": (), "E": ()}
+    assert differences("nat", right, found) == (
+        "chain A (nat): 2 rules missing, 1 rule not ours", "chain B (nat) was missing",
+        "chain C (nat): rules in another order", "chain E (nat) was not ours")
+    assert differences("nat", right, right) == ()
+    assert (count(1, "entry"), count(2, "entry"), count(0, "rule")) == ("1 entry", "2 entries", "0 rules")
+    assert message(["a", "b", "c", "d", "e"]) == "Put back what was changed by hand: a; b; c; and 2 more"
+    assert message(["a"]) == "Put back what was changed by hand: a"
+
+
+def test_packets_do_not_change_a_stamp():
+    def entry(counter: int, rule: bytes, step: int) -> bytes:
+        head = bytes(88) + (112).to_bytes(2, "little") + step.to_bytes(2, "little") + counter.to_bytes(4, "little")
+        return (head + counter.to_bytes(16, "little") + rule).ljust(step, b"\0")
+
+    quiet, busy = (entry(n, b"one", 152) + entry(n, b"two", 144) for n in (0, 77))
+    assert quiet != busy
+    assert iptables_stamp.without_counters(quiet) == iptables_stamp.without_counters(busy)
+    assert iptables_stamp.without_counters(busy) != iptables_stamp.without_counters(busy.replace(b"two", b"too"))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_the_kernel_tells_whether_a_table_changed(variant):
+    """In a namespace of its own, which ends with the process."""
+    script = f"""
+import subprocess
+from labkit.local.dataplane import iptables_stamp
+def change(*words): subprocess.run(["iptables-{variant}", *words], check=True)
+def stamp(): return iptables_stamp.of_table("{variant}", "filter")
+seen = [stamp()]
+for words in (("-N", "A"), ("-A", "A", "-p", "tcp", "-j", "RETURN"), ("-R", "A", "1", "-p", "udp", "-j", "RETURN"),
+              ("-F", "A")):
+    change(*words)
+    seen.append(stamp())
+    assert stamp() == seen[-1]
+print(len(set(seen)))
+"""
+    done = subprocess.run(["unshare", "-n", "python", "-c", script], capture_output=True, text=True, check=True)
+    # Legacy: after the flush the table is what it was before the rule; nft counts transactions.
+    assert done.stdout.split() == ["4" if variant == "legacy" else "5"]
+
+
+# --- agents in their nodes
+
+
+class Hands:
+    """A learner at work on the first node."""
+
+    def __init__(self, lab: Cluster) -> None:
+        self.lab = lab
+
+    def run(self, *argv: str) -> str:
+        enter = ["nsenter", f"--net=/run/netns/{self.lab.nodes[0].netns}"]
+        return subprocess.run([*enter, *argv], capture_output=True, text=True, check=True).stdout
+
+    def iptables(self, *argv: str) -> None:
+        self.run("iptables-legacy", "-w", *argv)
+
+    def rule(self, table: str, start: str, contains: str = "") -> list[str]:
+        """The words of a rule, to delete it: the first that starts so and contains this."""
+        lines = self.lab.rules(0, table).splitlines()
+        line = next(line for line in lines if line.startswith(f"-A {start}") and contains in line)
+        return shlex.split(line.removeprefix("-A "))
+
+    def delete_rule(self, table: str, start: str, contains: str = "") -> None:
+        self.iptables("-t", table, "-D", *self.rule(table, start, contains))
+
+    def map(self, name: str) -> list[dict[str, list[str]]]:
+        return json.loads(self.run("bpftool", "-j", "map", "dump", "pinned", self.pin(name)))
+
+    def pin(self, name: str) -> str:
+        return str(self.lab.paths.bpffs / "c1" / self.lab.nodes[0].name / "maps" / name)
+
+    def delete_entries(self, name: str, number: int = 1 << 20) -> None:
+        for entry in self.map(name)[:number]:
+            self.run("bpftool", "map", "delete", "pinned", self.pin(name), "key", *entry["key"])
+
+    def ip_set(self) -> str:
+        return self.run("ipset", "list", "-n").split()[0]
+
+    def azv(self, pod: str) -> str:
+        return self.lab.pods[pod][0].host_interface
+
+    def cgroup(self) -> str:
+        return str(self.lab.paths.cgroup / "c1" / self.lab.nodes[0].name)
+
+    def detach(self, name: str) -> None:
+        shown = json.loads(self.run("bpftool", "-j", "cgroup", "show", self.cgroup()))
+        program = next(p for p in shown if p["name"] == name)
+        self.run("bpftool", "cgroup", "detach", self.cgroup(), program["attach_type"], "id", str(program["id"]))
+
+    def programs_at(self, dev: str, hook: str) -> list[str]:
+        enter = ["nsenter", f"--net=/run/netns/{self.lab.nodes[0].netns}"]
+        shown = subprocess.run([*enter, "tc", "filter", "show", "dev", dev, hook], capture_output=True, text=True,
+                               check=False).stdout           # without the device there is nothing to show
+        return re.findall(r"handle 0x\d+ (\w+) direct-action", shown)
+
+    def state(self) -> dict[str, object]:
+        """All that agents keep in the node, but for what packets change, and numbers that the kernel chose."""
+        rules = [line.split(" [")[0] for table in ("nat", "filter", "mangle")
+                 for line in self.lab.rules(0, table).splitlines() if not line.startswith("#")]
+        sets = sorted(self.run("ipset", "list", "-o", "save").splitlines())
+        state: dict[str, object] = {"rules": rules, "sets": [s for s in sets if s.startswith("add")]}
+        for dev in ("eth0", self.azv("web1"), "vxlan.calico"):
+            state[dev] = [self.programs_at(dev, hook) for hook in ("ingress", "egress")]
+        state["cgroup"] = sorted(re.findall("cali_[a-z]+4", self.run("bpftool", "cgroup", "show", self.cgroup())))
+        folder = self.lab.paths.bpffs / "c1" / self.lab.nodes[0].name
+        state["pins"] = sorted(str(p.relative_to(folder)) for p in folder.rglob("*_*") if not p.is_dir()
+                               and not p.name.endswith("_rodata"))        # loaded with the programs, and theirs
+        if (folder / "maps").exists():
+            for name in ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_routes", "cali_policy", "cali_iface",
+                         "cali_v4_ip_sets"):
+                state[name] = sorted(map(str, self.map(name)))
+        return state
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Cluster(tmp_path_factory.mktemp("repair") / "home")
+    lab.call("create", "globalnetworkpolicies.crd.projectcalico.org", ALLOW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_REPAIR_PERIOD", "0.3")
+        yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="module")
+def iptables(lab):
+    """Both agents, on iptables."""
+    lab.start_agent("kube_proxy")
+    assert lab.until(lambda: SERVICE in lab.rules(0, "nat"))
+    lab.start_agent("calico_node")
+    assert lab.until(lambda: "cali-tw-azv" in lab.rules(0, "filter")), lab.log("calico_node")
+    yield Hands(lab)
+    lab.stop_agent("kube_proxy")
+    lab.stop_agent("calico_node")
+
+
+@pytest.fixture(scope="module")
+def ebpf(lab):
+    """Felix, on eBPF, and no kube-proxy. It follows the iptables cases: a module's tests run in their order."""
+    for program in ("kube_proxy", "calico_node"):
+        lab.stop_agent(program)
+    lab.bpf(True)
+    lab.start_agent("calico_node")
+    assert lab.until(lambda: "in sync (bpf" in lab.log("calico_node")), lab.log("calico_node")
+    yield Hands(lab)
+    lab.stop_agent("calico_node")
+
+
+def events(lab: Cluster) -> dict[str, int]:
+    """"component: message" to count, of the first node."""
+    found = lab.call("list", "events", "default")
+    return {f"{e['source']['component']}: {e['message']}": e["count"] for e in found
+            if e["involvedObject"]["name"] == "n1" and e["reason"] == "DataPlaneRepaired" and e["type"] == "Warning"}
+
+
+def changed(before: dict[str, object], after: dict[str, object]) -> str:
+    return "\n".join(f"{key}\n{value}\n{after.get(key)}" for key, value in before.items() if after.get(key) != value)
+
+
+def breaks_and_heals(hands: Hands, break_it, component: str, words: str) -> None:
+    lab = hands.lab
+    before, said = hands.state(), events(lab)
+    break_it(hands)
+    assert lab.until(lambda: hands.state() == before, 10), (
+        changed(before, hands.state()), lab.log("calico_node")[-999:])
+
+    def told() -> list[str]:
+        now = events(lab)
+        return [text for text, times in now.items() if times > said.get(text, 0)]
+    assert lab.until(lambda: any(text.startswith(f"{component}: ") and words in text for text in told())), told()
+    assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
+    assert lab.ask("alice", "tcp", FRONTEND, 80)[0].startswith("web")
+
+
+IPTABLES = {
+    "a rule of KUBE-SERVICES": (
+        lambda h: h.delete_rule("nat", "KUBE-SERVICES", "10.0.1.1/32 -p tcp"), "kube-proxy",
+        "chain KUBE-SERVICES (nat): 1 rule missing"),
+    "the rules of an endpoint": (
+        lambda h: h.iptables("-t", "nat", "-F", h.rule("nat", "KUBE-SEP-")[0]), "kube-proxy", "(nat): 2 rules missing"),
+    "the way in": (
+        lambda h: h.delete_rule("nat", "PREROUTING", "KUBE-SERVICES"), "kube-proxy",
+        "chain PREROUTING (nat) was missing"),
+    "a rule that leads elsewhere": (
+        lambda h: h.iptables("-t", "nat", "-R", h.rule("nat", "KUBE-SEP-")[0], "2", "-p", "tcp", "-j", "DNAT",
+                             "--to-destination", "10.9.9.9:9"), "kube-proxy", "1 rule missing, 1 rule not ours"),
+    "a rule that is not ours": (
+        lambda h: h.iptables("-t", "nat", "-I", "KUBE-SERVICES", "-d", SERVICE, "-j", "RETURN"), "kube-proxy",
+        "chain KUBE-SERVICES (nat): 1 rule not ours"),
+    "a whole table": (
+        lambda h: (h.iptables("-t", "nat", "-F"), h.iptables("-t", "nat", "-X")), "kube-proxy", "more"),
+    "a rule of a policy": (
+        lambda h: h.delete_rule("filter", "cali-pi-_", "match-set"), "calico-node", "(filter): 1 rule missing"),
+    "Calico's way in": (
+        lambda h: h.iptables("-D", "FORWARD", "-j", "cali-FORWARD"), "calico-node",
+        "chain FORWARD (filter): 1 rule missing"),
+    "the members of an IP set": (
+        lambda h: h.run("ipset", "flush", h.ip_set()), "calico-node", "2 members missing"),
+    "a member that is not ours": (
+        lambda h: h.run("ipset", "add", h.ip_set(), "198.51.100.0/24"), "calico-node",
+        "1 member not ours"),
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("case", IPTABLES)
+def test_rules_that_were_changed_by_hand_come_back(iptables, case):
+    breaks_and_heals(iptables, *IPTABLES[case])
+
+
+@pytest.mark.kernel
+def test_the_same_again_is_counted(iptables):
+    lab = iptables.lab
+    text = "kube-proxy: Put back what was changed by hand: chain KUBE-SERVICES (nat): 1 rule missing"
+    before = events(lab).get(text, 0)
+    for _ in range(2):
+        breaks_and_heals(iptables, *IPTABLES["a rule of KUBE-SERVICES"])
+    assert lab.until(lambda: events(lab)[text] == before + 2), events(lab)
+
+
+EBPF = {
+    "the uplink's programs": (
+        lambda h: h.run("tc", "qdisc", "del", "dev", "eth0", "clsact"), "was not attached to eth0"),
+    "a pod's program": (
+        lambda h: h.run("tc", "filter", "del", "dev", h.azv("web1"), "ingress"),
+        "program from_workload was not attached"),
+    "another qdisc in the place of ours": (
+        lambda h: (h.run("tc", "qdisc", "del", "dev", h.azv("web1"), "clsact"),
+                   h.run("tc", "qdisc", "add", "dev", h.azv("web1"), "ingress")),
+        "program to_workload was not attached"),
+    "a program at connect": (
+        lambda h: h.detach("cali_connect4"), "program cali_connect4 was not attached to the node's cgroup"),
+    "the tunnel": (lambda h: h.run("ip", "link", "del", "vxlan.calico"), "device vxlan.calico was missing"),
+    "the tunnel, down": (lambda h: h.run("ip", "link", "set", "vxlan.calico", "down"), "device vxlan.calico was down"),
+    "frontends": (lambda h: h.delete_entries("cali_v4_nat_fe"), "map cali_v4_nat_fe: "),
+    "backends": (lambda h: h.delete_entries("cali_v4_nat_be", 1), "map cali_v4_nat_be: 1 entry missing or changed"),
+    "routes": (lambda h: h.delete_entries("cali_v4_routes"), "map cali_v4_routes: "),
+    "rules of policies": (lambda h: h.delete_entries("cali_policy", 2), "map cali_policy: "),
+    "interfaces": (lambda h: h.delete_entries("cali_iface"), "map cali_iface: "),
+    "members of IP sets": (lambda h: h.delete_entries("cali_v4_ip_sets", 1), "map cali_v4_ip_sets: 1 entry missing"),
+    "the configuration": (
+        lambda h: h.run("bpftool", "map", "update", "pinned", h.pin("cali_config"), "key", "0", "0", "0", "0", "value",
+                        *("0" for _ in h.map("cali_config")[0]["value"])), "map cali_config was changed"),
+    "names in the bpffs": (
+        lambda h: subprocess.run(["rm", "-r", *h.lab.paths.bpffs.glob("c1/n1/*")], check=True),
+        "pin of from_workload was missing"),
+    "what is left in iptables": (lambda h: h.iptables("-F", "cali-FORWARD"), "chain cali-FORWARD (filter): "),
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("case", EBPF)
+def test_programs_and_maps_that_were_changed_by_hand_come_back(ebpf, case):
+    break_it, words = EBPF[case]
+    breaks_and_heals(ebpf, break_it, "calico-node", words)
