@@ -289,15 +289,13 @@ class _View:
         node = next((c for c in self.captures if c.place.kind == "node" and c.place.node == pod.node), None)
         if node is None:
             return Record(f"tcpdump in node {pod.node}", "nothing was captured there", absent=True)
-        other = packet.ends.destination
-        # The pod's own packets name its interface: those that came In from the address that this one goes to.
-        veth = next((p.interface for p in node.packets if p.direction == "In" and p.ends.source == other
-                     and p.outer is None), "")
+        # The pod's own packets of the connection name its interface.
+        turned = Ends(packet.ends.destination, packet.ends.source)
+        own = [p for p in node.packets if p.direction == "In" and p.ends == turned and p.outer is None]
         out = sum(p.direction == "Out" and p.ends == packet.ends for p in node.packets)
-        back = sum(p.interface == veth and p.direction == "In" for p in node.packets)
         text = f"{out} packets of the connection went Out to the pod on any interface"
-        if veth:
-            text += f"; its interface {veth} showed {back} packets In from it"
+        if own:
+            text += f"; its interface {own[0].interface} showed {len(own)} packets In from it"
         return Record(f"tcpdump in {node.place}", text, absent=True)
 
     def _entries(self, node: str, *, frontends: bool = False) -> list[Record]:
