@@ -12,6 +12,7 @@ import contextlib
 import selectors
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ class PolicyLab(EbpfLab):
         for pod in self.pods:
             self.world.put(self.pod_object(pod))
         self.plane_now: Plane | None = None
-        self.source_ports = count(10000)
+        self._source_ports: defaultdict[tuple[str, str], Iterator[int]] = defaultdict(lambda: count(10000))
         self._calico = {name: CalicoIptables(Iptables()) for name in self.nodes}
         self.services = [self._service(pod, protocol, port, index) for index, (pod, port, protocol) in enumerate(
             (pod, port, protocol) for pod, port in (("a1", 8080), ("b1", 8081)) for protocol in ("TCP", "UDP"))]
@@ -244,6 +245,10 @@ class PolicyLab(EbpfLab):
         """What the model is asked: the addresses and the port."""
         return Connection(self.address(attempt.client), self.address(attempt.server), attempt.port, attempt.protocol)
 
+    def source_port(self, client: str, protocol: str) -> int:
+        """A port that the client has not had before: data planes remember connections, and let their packets pass."""
+        return next(self._source_ports[client, protocol])
+
     def open(self, attempt: Attempt, timeout: float = 5) -> socket.socket:
         """A socket that has connected, and has said something.
 
@@ -253,8 +258,7 @@ class PolicyLab(EbpfLab):
         """
         kind = socket.SOCK_DGRAM if attempt.protocol == "UDP" else socket.SOCK_STREAM
         sock = netns.socket_in(self.space(attempt.client), socket.AF_INET, kind)
-        # Never a port twice: data planes remember connections, and let their packets pass.
-        sock.bind(("0.0.0.0", next(self.source_ports)))
+        sock.bind(("0.0.0.0", self.source_port(attempt.client, attempt.protocol)))
         sock.settimeout(timeout)
         with contextlib.suppress(BlockingIOError):
             sock.connect((self.address(attempt.server), attempt.port))

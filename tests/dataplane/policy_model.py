@@ -201,8 +201,9 @@ def _label_selector(selector: Obj, labels: dict[str, str]) -> bool:
         "Exists": lambda key, _: key in labels,
         "DoesNotExist": lambda key, _: key not in labels,
     }
-    return (all(labels.get(key) == value for key, value in (selector.get("matchLabels") or {}).items())
-            and all(tests[e["operator"]](e["key"], e.get("values", [])) for e in selector.get("matchExpressions") or []))
+    wanted, terms = selector.get("matchLabels") or {}, selector.get("matchExpressions") or []
+    return (all(labels.get(key) == value for key, value in wanted.items())
+            and all(tests[term["operator"]](term["key"], term.get("values", [])) for term in terms))
 
 
 def _calico_selector(text: str, labels: dict[str, str] | None) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from labkit.local.fabric import netns
-from tests.dataplane.policy_cases import CART, CASES, TEAM_A, Case, calico, to_web
+from tests.dataplane.policy_cases import CART, CASES, TEAM_A, Case, allow, calico, to_web
 from tests.dataplane.policy_lab import PLANES, Attempt, Obj, Plane, PolicyLab, network_policy, policy_lab
 from tests.dataplane.policy_model import Model
 
@@ -126,7 +126,8 @@ def test_pods_come_and_go(lab: PolicyLab) -> None:
     assert lab.reached(attempts("a2>a1 b2>a1"), attempts("a2>a1")) == attempts("a2>a1")
 
 
-@pytest.mark.parametrize("text", ["a2>a1", "b1>a1", "a1>b1", "a2>a1/udp", "alice>lb", "alice>lb:8081", "alice>lb:8081/udp"])
+@pytest.mark.parametrize("text", [
+    "a2>a1", "b1>a1", "a1>b1", "a2>a1/udp", "alice>lb", "alice>lb:8081", "alice>lb:8081/udp"])
 def test_what_exists_goes_on_when_a_deny_comes(lab: PolicyLab, text: str) -> None:
     """Both data planes ask policy when a connection begins, as Calico's do; a new one is refused."""
     attempt = Attempt.read(text)
@@ -155,7 +156,7 @@ def test_ping_is_a_connection_too(lab: PolicyLab) -> None:
         for client in ("a2", "b2"):
             with netns.run_inside(lab.space(client), raw_icmp) as sock:
                 sock.settimeout(0.1)
-                sock.sendto(echo_request(next(lab.source_ports)), (lab.address("a1"), 0))
+                sock.sendto(echo_request(lab.source_port(client, "ICMP")), (lab.address("a1"), 0))
                 with contextlib.suppress(TimeoutError):
                     sock.recv(99)
                     found.add(client)
@@ -168,6 +169,6 @@ def test_ping_is_a_connection_too(lab: PolicyLab) -> None:
     lab.world.put(to_web({"from": [{"podSelector": CART}], "ports": [{"port": 8080}]}))
     lab.sync()
     assert pings() == set()
-    lab.world.put(calico({"action": "Allow", "protocol": "ICMP", "source": {"namespaceSelector": "team == 'b'"}}, order=1))
+    lab.world.put(calico(allow("ICMP", namespaceSelector="team == 'b'"), order=1))
     lab.sync()
     assert pings() == {"b2"}

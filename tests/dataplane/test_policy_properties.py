@@ -70,7 +70,7 @@ def present(world: World) -> set[str]:
     return {pod["metadata"]["name"] for pod in world.of("Pod")}
 
 
-@fixed(200)
+@fixed(150)
 @given(CLUSTERS)
 def test_rules_say_what_the_objects_mean(cluster: tuple[list[Obj], list[Obj], dict[str, Any], dict[str, Any]]) -> None:
     policies, sets, pods, namespaces = cluster
@@ -141,7 +141,7 @@ def compare(lab: PolicyLab) -> None:
 
 @pytest.mark.kernel
 def test_the_kernel_does_what_the_objects_mean(lab: PolicyLab) -> None:
-    @fixed(12)
+    @fixed(8)
     @given(st.lists(STEPS, min_size=2, max_size=6))
     def run(steps: list[tuple[str, Any]]) -> None:
         begin(lab.world)

@@ -88,6 +88,36 @@ def _felix_spec() -> Obj:
         "bpfDSROptoutCIDRs": _texts()}}
 
 
+def _entity() -> Obj:
+    ports: Obj = {"type": "array", "items": {"x-kubernetes-int-or-string": True}}
+    return {"type": "object", "properties": {
+        **{name: _TEXT for name in ("namespaceSelector", "notSelector", "selector")},
+        "nets": _texts(), "notNets": _texts(), "ports": ports, "notPorts": ports,
+        "serviceAccounts": {"type": "object", "properties": {"names": _texts(), "selector": _TEXT}},
+        "services": {"type": "object", "properties": {"name": _TEXT, "namespace": _TEXT}}}}
+
+
+def _policy_spec(*, world: bool = False) -> Obj:
+    """The spec of a NetworkPolicy, or of a GlobalNetworkPolicy where `world` is set."""
+    icmp: Obj = {"type": "object", "properties": {
+        "code": {**_NUMBER, "minimum": 0, "maximum": 255}, "type": {**_NUMBER, "minimum": 0, "maximum": 254}}}
+    protocol: Obj = {"x-kubernetes-int-or-string": True}
+    rule: Obj = {"type": "object", "required": ["action"], "properties": {
+        "action": {"type": "string", "enum": ["Allow", "Deny", "Log", "Pass"]},
+        "source": _entity(), "destination": _entity(), "protocol": protocol, "notProtocol": protocol,
+        "icmp": icmp, "notICMP": icmp, "http": _OPEN, "ipVersion": {**_NUMBER, "enum": [4, 6]},
+        "metadata": {"type": "object", "properties": {
+            "annotations": {"type": "object", "additionalProperties": _TEXT}}}}}
+    more: Obj = {name: _FLAG for name in ("applyOnForward", "doNotTrack", "preDNAT")} if world else {}
+    if world:
+        more["namespaceSelector"] = _TEXT
+    return {"type": "object", "properties": {
+        "egress": {"type": "array", "items": rule}, "ingress": {"type": "array", "items": rule},
+        "order": {"type": "number"}, "performanceHints": _texts(), "selector": _TEXT,
+        "serviceAccountSelector": _TEXT, "tier": _TEXT,
+        "types": {"type": "array", "items": {"type": "string", "enum": ["Ingress", "Egress"]}}, **more}}
+
+
 def _condition(type: str) -> str:
     return f".status.conditions[?(@.type=='{type}')]"
 
@@ -115,7 +145,7 @@ def calico_definitions() -> list[Obj]:
     group = "crd.projectcalico.org"
     cluster = {
         "BGPConfiguration": "bgpconfigurations", "BGPPeer": "bgppeers", "BlockAffinity": "blockaffinities",
-        "ClusterInformation": "clusterinformations", "GlobalNetworkPolicy": "globalnetworkpolicies",
+        "ClusterInformation": "clusterinformations",
         "GlobalNetworkSet": "globalnetworksets", "HostEndpoint": "hostendpoints", "IPAMBlock": "ipamblocks",
         "IPAMConfig": "ipamconfigs", "IPAMHandle": "ipamhandles", "IPPool": "ippools",
         "KubeControllersConfiguration": "kubecontrollersconfigurations",
@@ -123,6 +153,7 @@ def calico_definitions() -> list[Obj]:
     return [
         _definition(group, "FelixConfiguration", "felixconfigurations", spec=_felix_spec()),
         *(_definition(group, kind, plural) for kind, plural in cluster.items()),
-        _definition(group, "NetworkPolicy", "networkpolicies", scope="Namespaced"),
+        _definition(group, "GlobalNetworkPolicy", "globalnetworkpolicies", spec=_policy_spec(world=True)),
+        _definition(group, "NetworkPolicy", "networkpolicies", scope="Namespaced", spec=_policy_spec()),
         _definition(group, "NetworkSet", "networksets", scope="Namespaced"),
     ]

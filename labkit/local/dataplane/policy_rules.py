@@ -215,7 +215,7 @@ def _calico_rule(rule: Obj, direction: str, namespace: str, name: str,
     ports: tuple[PortMatch, ...] = ()
     try:
         ports = _calico_ports(destination)
-    except _NamedNotPorts:
+    except _NamedNotPortsError:
         unknown.append("a name in destination.notPorts")
     if ports and protocol == "SCTP":
         warnings.append(_sctp_ports(name))
@@ -292,7 +292,7 @@ def _namespaces(text: str) -> Selects:
     return lambda subject: spaces(subject.namespace_labels)
 
 
-class _NamedNotPorts(ValueError):
+class _NamedNotPortsError(ValueError):
     """A port's name among ports to leave out: what it stands for differs from pod to pod."""
 
 
@@ -302,7 +302,7 @@ def _calico_ports(destination: Obj) -> tuple[PortMatch, ...]:
     if not left_out:
         return ports
     if any(isinstance(port, str) for port in (*ports, *left_out)):
-        raise _NamedNotPorts
+        raise _NamedNotPortsError
     return _without(ports or ((0, 65535),), left_out)
 
 

@@ -97,6 +97,7 @@ def strategies_for(machinery: Machinery) -> dict[str, Strategy]:
     )
     from .custom import CustomStrategy, DefinitionStrategy
     from .pods import PodStrategy
+    from .policies import policy_strategies
     from .services import ServiceStrategy
     from .workloads import workload_strategies
 
@@ -110,4 +111,5 @@ def strategies_for(machinery: Machinery) -> dict[str, Strategy]:
         "customresourcedefinitions.apiextensions.k8s.io": DefinitionStrategy(machinery),
         "*": CustomStrategy(machinery),
         **workload_strategies(machinery),
+        **policy_strategies(machinery),
     }

@@ -78,18 +78,16 @@ def _container_errors(c: Obj, at: str, names: set[str], volumes: set[str]) -> li
     for i, port in enumerate(c.get("ports") or ()):
         field = f"{at}.ports[{i}]"
         if label := port.get("name"):
-            if len(label) > 15 or not _PORT_NAME.fullmatch(label):
-                out.append(errors.bad_value(f"{field}.name", label, "must be no more than 15 characters"
-                                            if len(label) > 15 else _port_name_rule(label)))
+            out += port_name_errors(label, f"{field}.name")
             if label in port_names:
                 out.append(errors.duplicate(f"{field}.name", label))
             port_names.add(label)
         number = port.get("containerPort")
         if not number:
             out.append(errors.required(f"{field}.containerPort"))
-        elif not _is_port(number):
+        elif not is_port(number):
             out.append(errors.bad_value(f"{field}.containerPort", number, PORT_RANGE))
-        if port.get("hostPort") and not _is_port(port["hostPort"]):
+        if port.get("hostPort") and not is_port(port["hostPort"]):
             out.append(errors.bad_value(f"{field}.hostPort", port["hostPort"], PORT_RANGE))
         if port.get("protocol", "TCP") not in _PROTOCOLS:
             out.append(errors.unsupported(f"{field}.protocol", port["protocol"], _PROTOCOLS))
@@ -119,6 +117,13 @@ def _container_errors(c: Obj, at: str, names: set[str], volumes: set[str]) -> li
     return out
 
 
+def port_name_errors(name: str, at: str) -> list[FieldError]:
+    """A port's name, wherever one is given."""
+    if len(name) > 15:
+        return [errors.bad_value(at, name, "must be no more than 15 characters")]
+    return [] if _PORT_NAME.fullmatch(name) else [errors.bad_value(at, name, _port_name_rule(name))]
+
+
 def _port_name_rule(name: str) -> str:
     if not re.search("[a-z]", name):
         return "must contain at least one letter or number (a-z, 0-9)" if not re.search(r"\d", name) \
@@ -128,7 +133,8 @@ def _port_name_rule(name: str) -> str:
     return "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"
 
 
-def _is_port(value: Any) -> bool:
+def is_port(value: Any) -> bool:
+    """Whether a value is a port's number."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535
 
 
@@ -156,14 +162,13 @@ def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
         elif name and name in names:
             out.append(errors.duplicate(f"{at}.name", name))
         names.add(name)
-        if not _is_port(port.get("port")):
+        if not is_port(port.get("port")):
             out.append(errors.bad_value(f"{at}.port", port.get("port", 0), PORT_RANGE))
         target = port.get("targetPort")
-        if isinstance(target, int) and not _is_port(target):
+        if isinstance(target, int) and not is_port(target):
             out.append(errors.bad_value(f"{at}.targetPort", target, PORT_RANGE))
-        elif isinstance(target, str) and (len(target) > 15 or not _PORT_NAME.fullmatch(target)):
-            out.append(errors.bad_value(f"{at}.targetPort", target, "must be no more than 15 characters"
-                                        if len(target) > 15 else _port_name_rule(target)))
+        elif isinstance(target, str):
+            out += port_name_errors(target, f"{at}.targetPort")
         if port.get("protocol") not in _PROTOCOLS:
             out.append(errors.unsupported(f"{at}.protocol", port.get("protocol"), _PROTOCOLS))
         if port.get("nodePort") and spec["type"] not in ("NodePort", "LoadBalancer"):

@@ -229,7 +229,6 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
         "statefulsets.apps": WorkloadStrategy(machinery, defaults.stateful_set),
         "jobs.batch": JobStrategy(machinery, lambda spec: defaults.job(spec, minor)),
         "cronjobs.batch": SpecDefaults(machinery, defaults.cron_job),
-        "networkpolicies.networking.k8s.io": SpecDefaults(machinery, defaults.network_policy),
         "endpoints": endpoints,
         "endpointslices.discovery.k8s.io": endpoints,
         "events": EventStrategy(machinery),
