@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import statistics
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -14,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit.local.dataplane import bpfsys
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.services import Endpoint, ServicePort
 from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, EbpfLab, ebpf_lab
+from tests.dataplane.frames import CLIENT, OK, REDIRECT, SHOT, flow_of, frame, is_sound, run
 
 pytestmark = pytest.mark.kernel
-OK, SHOT, REDIRECT = 0, 2, 7
-CLIENT = "203.0.113.10"
 
 
 @pytest.fixture(scope="module")
@@ -30,47 +25,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EbpfLab]:
         lab.serve("a1")
         lab.up(lab.service("a1"), lab.service("a1", protocol="UDP"))
         yield lab
-
-
-def checksum(data: bytes) -> int:
-    words = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while words >> 16:
-        words = (words & 0xFFFF) + (words >> 16)
-    return ~words & 0xFFFF
-
-
-def frame(flow: maps.Flow, *, tcp_flags: int = maps.TCP_SYN, payload: bytes = b"hello!") -> bytes:
-    """An Ethernet frame with correct checksums."""
-    if flow.protocol == 6:
-        head = struct.pack(">HHIIBBHHH", flow.sport, flow.dport, 1, 0, 5 << 4, tcp_flags, 1024, 0, 0)
-    else:
-        head = struct.pack(">HHHH", flow.sport, flow.dport, 8 + len(payload), 0)
-    ends = socket.inet_aton(flow.saddr) + socket.inet_aton(flow.daddr)
-    sum4 = checksum(ends + struct.pack(">HH", flow.protocol, len(head + payload)) + head + payload)
-    at = 16 if flow.protocol == 6 else 6
-    head = head[:at] + struct.pack(">H", sum4) + head[at + 2:]
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(head + payload), 1, 0, 64, flow.protocol, 0)
-    ip = ip[:10] + struct.pack(">H", checksum(ip + ends))
-    return bytes(12) + b"\x08\x00" + ip + ends + head + payload
-
-
-def is_sound(packet: bytes) -> bool:
-    ends, body = packet[26:34], packet[34:]
-    return (checksum(packet[14:34]) == 0
-            and checksum(ends + struct.pack(">HH", packet[23], len(body)) + body) == 0)
-
-
-def flow_of(packet: bytes) -> maps.Flow:
-    sport, dport = struct.unpack_from(">HH", packet, 34)
-    return maps.Flow(socket.inet_ntoa(packet[26:30]), socket.inet_ntoa(packet[30:34]), sport, dport, packet[23])
-
-
-def run(lab: EbpfLab, program: str, packet: bytes, *, repeat: int = 1) -> tuple[int, bytes, int]:
-    fd = bpfsys.open_pinned(next((lab.paths.bpffs / "c1" / "node1").glob(f"programs-*/tc/{program}")))
-    try:
-        return bpfsys.run(fd, packet, repeat=repeat)
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.parametrize("protocol", [6, 17])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import platform
 import struct
@@ -221,9 +222,25 @@ class Map:
                 if (value := self.get(key)) is not None:
                     yield key, value
             return
-        yield from self._batches()
+        for number, keys, values in self._batches():
+            for i in range(number):
+                yield (keys[i * self.key_size:(i + 1) * self.key_size],
+                       values[i * self.value_size:(i + 1) * self.value_size])
 
-    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
+    def digest(self) -> bytes:
+        """What differs after a change of the map, for a quarter of what `items` costs; b"" where there is none.
+
+        The same entries may have two digests, after one was taken out and put back.
+        """
+        if self.type == LPM_TRIE or self.type in PER_CPU:
+            return b""
+        whole = hashlib.blake2b(digest_size=16)
+        for number, keys, values in self._batches():
+            whole.update(keys[:number * self.key_size])
+            whole.update(values[:number * self.value_size])
+        return whole.digest()
+
+    def _batches(self) -> Iterator[tuple[int, bytes, bytes]]:
         size = min(self.max_entries, _BATCH)
         keys = ctypes.create_string_buffer(size * self.key_size)
         values = ctypes.create_string_buffer(size * self.value_size)
@@ -240,7 +257,4 @@ class Map:
                     raise
                 last = True
             attr.at = ctypes.addressof(position)
-            key_bytes, value_bytes = keys.raw, values.raw
-            for i in range(attr.count):
-                yield (key_bytes[i * self.key_size:(i + 1) * self.key_size],
-                       value_bytes[i * self.value_size:(i + 1) * self.value_size])
+            yield attr.count, keys.raw, values.raw
