@@ -11,6 +11,7 @@ import pytest
 
 from labkit.local.dataplane import iptables_stamp
 from labkit.local.dataplane.iptables_guard import count, differences, ours
+from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.programs.repairs import message
 
 from .agents_lab import FRONTEND, Cluster
@@ -173,9 +174,9 @@ def lab(tmp_path_factory):
 def iptables(lab):
     """Both agents, on iptables."""
     lab.start_agent("kube_proxy")
-    assert lab.until(lambda: SERVICE in lab.rules(0, "nat"))
+    assert lab.until(lambda: CANARY in lab.rules(0, "filter")), lab.log("kube_proxy")
     lab.start_agent("calico_node")
-    assert lab.until(lambda: "cali-tw-azv" in lab.rules(0, "filter")), lab.log("calico_node")
+    assert lab.until(lambda: "in sync (iptables" in lab.log("calico_node")), lab.log("calico_node")
     yield Hands(lab)
     lab.stop_agent("kube_proxy")
     lab.stop_agent("calico_node")

@@ -16,28 +16,35 @@ class Mirror:
     def __init__(self, kernel: Map) -> None:
         self._kernel = kernel
         self.known = dict(kernel.items())
+        self._digest = b""                       # the kernel's map, when it was what we wrote; b"" after a write
 
     def set(self, key: bytes, value: bytes) -> None:
         """Write an entry, unless it is there already."""
         if self.known.get(key) != value:
             self._kernel[key] = value
             self.known[key] = value
+            self._digest = b""
 
     def discard(self, key: bytes) -> None:
         """Delete an entry, if it is there."""
         if self.known.pop(key, None) is not None:
             self._kernel.discard(key)
+            self._digest = b""
 
     def repair(self) -> tuple[int, int]:
         """Bring the kernel's map back to what we wrote, where somebody else changed it.
 
-        Reads the whole map: 30,000 entries take some 20 milliseconds.
+        A map of 20,000 entries takes some 20 milliseconds after a write, and five while nobody writes.
 
         Returns:
             How many entries were missing or different, and how many were not ours.
         """
+        digest = self._kernel.digest()
+        if digest and digest == self._digest:
+            return 0, 0
         there = dict(self._kernel.items())
         if there == self.known:
+            self._digest = digest
             return 0, 0
         lost = {key: value for key, value in self.known.items() if there.get(key) != value}
         foreign = there.keys() - self.known.keys()

@@ -11,10 +11,10 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from labkit.local.fabric import netns, topology
+from labkit.local.fabric import netns, survey, topology
 from labkit.local.paths import LabPaths
 
 _maps_lock = threading.Lock()  # nodes come side by side, and a router's maps are read before they are written
@@ -173,6 +173,23 @@ class Vnet:
     def remove_pod(self, uid: str) -> None:
         """Disconnect a pod."""
         _remove_leaf(self.pod_netns(uid))
+
+    def repair_node(self, node: NodeNet, pods: Mapping[str, str]) -> list[str]:
+        """Put back what somebody took from a node's links, routes and neighbours, and say what that was, in words.
+
+        Args:
+            node: which.
+            pods: its pods' interfaces and addresses.
+        """
+        wanted = topology.node_uplink(node.index)
+        for link, ip in pods.items():
+            wanted += topology.towards_leaf(link, ip)
+        gone = survey.missing(survey.look(node.netns), wanted)
+        if gone:
+            there = {name for _, name in netns.run_inside(node.netns, socket.if_nameindex)}
+            netns.ip(node.netns, topology.node_uplink(node.index) + [
+                command for link, ip in pods.items() if link in there for command in topology.towards_leaf(link, ip)])
+        return gone
 
     def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
         """Send what arrives for a public address to these nodes, spread by connection.

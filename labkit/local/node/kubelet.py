@@ -26,6 +26,7 @@ from labkit.local.paths import LabPaths
 log = logging.getLogger(__name__)
 
 _HEARTBEAT = 10.0
+_LOOK = 5.0  # seconds between two looks at the node's routes
 _STATUS_EVERY = 30  # heartbeats: the status is written every five minutes, as a real kubelet does
 _pool = ThreadPoolExecutor(4, thread_name_prefix="node")  # bounds how many pods are set up at once
 
@@ -94,6 +95,7 @@ class Kubelet:
         self._ips: dict[str, str] = {}
         self._next_ip = 0
         self._heart: asyncio.Task[None] | None = None
+        self._look: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -109,12 +111,14 @@ class Kubelet:
         feed.add(self.name, self._on_pod)
         await self._clear_strangers()
         self._heart = asyncio.get_running_loop().create_task(self._beat())
+        self._look = asyncio.get_running_loop().create_task(self._look_after())
 
     async def stop(self, *, kill_pods: bool) -> None:
         """Stop; the pods go on unless `kill_pods`."""
         PodFeed.of(self.client).remove(self.name)
-        if self._heart:
-            self._heart.cancel()
+        for task in (self._heart, self._look):
+            if task:
+                task.cancel()
         workers = list(self._workers.values())
         self._workers.clear()
         if kill_pods:
@@ -287,6 +291,28 @@ class Kubelet:
                         self._register()
                 else:
                     log.warning("heartbeat of node %s: %s", self.name, error)
+
+    async def _look_after(self) -> None:
+        """Put back what somebody took from the node's links, routes and neighbours.
+
+        Azure's network plugin makes them once, as a pod starts, and so did we: a pod that lost its route by hand was
+        lost. This is kinder than AKS is.
+        """
+        while True:
+            await asyncio.sleep(_LOOK)
+            pods = {worker.sandbox.host_interface: worker.sandbox.ip for worker in self._workers.values()
+                    if worker.sandbox.host_interface}
+            try:
+                gone = await self.blocking(self.vnet.repair_node, self.node, pods)
+            except OSError as error:      # the node is being removed, or the kernel refuses
+                log.warning("network of node %s: %s", self.name, error)
+                continue
+            if gone:
+                more = f"; and {len(gone) - 3} more" if len(gone) > 3 else ""
+                text = f"Put back what was changed by hand: {'; '.join(gone[:3])}{more}"
+                log.warning("node %s: %s", self.name, text)
+                self.recorder.record({"metadata": {"name": self.name, "uid": self.name}}, "Node", "DataPlaneRepaired",
+                                     text, normal=False)
 
     async def _refresh_volumes(self) -> None:
         for worker in list(self._workers.values()):

@@ -71,6 +71,7 @@ class PodSandbox:
         self.cgroup = host.cgroup(self._uid)
         self.ip = ""
         self.netns = ""
+        self.host_interface = ""                  # the node's end of its link; "" on the node's network, or without one
         self.pause = 0
         self.volumes: dict[str, str] = {}
         self._renew_after = 0.0
@@ -89,8 +90,9 @@ class PodSandbox:
         self._renew_after = facts.get("renew_after", 0.0)
         self.ip = facts["ip"] if self.on_host else self._host.take_ip(self._uid, facts["ip"])
         if not self.on_host:
-            await self._host.blocking(
+            net = await self._host.blocking(
                 self._host.vnet.add_pod, self._host.node, self._uid, self._namespace, self._name, self.ip)
+            self.host_interface = net.host_interface
         return True
 
     async def create(self) -> None:
@@ -111,7 +113,8 @@ class PodSandbox:
             kill_cgroup(self.cgroup)
             self.files.prepare()
             if not self.on_host:
-                self.netns = host.vnet.add_pod(host.node, self._uid, self._namespace, self._name, self.ip).netns
+                net = host.vnet.add_pod(host.node, self._uid, self._namespace, self._name, self.ip)
+                self.netns, self.host_interface = net.netns, net.host_interface
             return volumes.materialise(self._pod, self.place, around)
 
         self.volumes = await host.blocking(prepare)
@@ -135,6 +138,7 @@ class PodSandbox:
 
     async def remove(self) -> None:
         """End what runs in it; free its network and its address, keep its files."""
+        self.host_interface = ""
         await self._host.blocking(self._remove)
         self._host.give_ip(self._uid)
 
