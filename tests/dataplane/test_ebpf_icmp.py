@@ -243,12 +243,11 @@ def test_the_log_level_decides_what_the_trace_pipe_says(lab: EbpfLab) -> None:
     def said(level: str, port: int) -> list[str]:
         lab.on("node1", "attach", FelixConfig(bpf_log_level=level))
         # In a mount namespace of its own: bpftool mounts tracefs where it is not mounted.
-        pipe = subprocess.Popen(["unshare", "--mount", "timeout", "1", "bpftool", "prog", "tracelog"],
-                                stdout=subprocess.PIPE, text=True)
-        translated(lab, port)
-        translated(lab, port)
-        assert pipe.stdout
-        with pipe.stdout:
+        with subprocess.Popen(["unshare", "--mount", "timeout", "1", "bpftool", "prog", "tracelog"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as pipe:
+            translated(lab, port)
+            translated(lab, port)
+            assert pipe.stdout
             return [line.partition("calico: ")[2].strip() for line in pipe.stdout if f"{CLIENT_HEX} ->" in line]
 
     pod = f"{int.from_bytes(socket.inet_aton(lab.pods['a1'].ip), 'big'):x}"
