@@ -49,6 +49,15 @@ def test_egress_matches_destinations_and_left_out_nets():
     assert rules.chains[policy][1:] == ("! -d 203.0.113.0/24 -j DROP",)
 
 
+def test_one_net_and_one_exception_fit_into_a_rule():
+    """iptables takes one -s in a rule: the exception is a set."""
+    rules = build([endpoint(Rule("Allow", None, ("10.0.0.0/8",), ("10.1.0.0/16",), (), "p"), DENY)])
+    [(ipset, members)] = rules.sets.items()
+    [policy] = [chain for chain in rules.chains if chain.startswith("cali-pi-")]
+    assert members == ("10.1.0.0/16",)
+    assert rules.chains[policy][1].startswith(f"-s 10.0.0.0/8 -m set ! --match-set {ipset} src -j MARK")
+
+
 def test_many_ports_are_split_as_multiport_needs():
     rule = Rule("Allow", "UDP", (ANY,), (), tuple((p, p) for p in range(1, 10)), "p")
     rules = build([endpoint(rule, DENY)])

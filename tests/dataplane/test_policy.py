@@ -154,8 +154,64 @@ def test_what_is_not_supported_fails_closed_and_says_so(table):
     assert table.warnings == ["policy default.p: http is not supported here; the rule fails closed"]
 
 
+@pytest.mark.parametrize(("rule", "what"), [
+    ({"notProtocol": "TCP"}, "notProtocol"),
+    ({"protocol": "ICMP", "icmp": {"type": 8}}, "icmp"),
+    ({"source": {"services": {"name": "s"}}}, "services"),
+    ({"source": {"serviceAccounts": {"selector": "a == 'b'"}}}, "serviceAccounts.selector"),
+    ({"protocol": "TCP", "source": {"ports": [80]}}, "source.ports"),
+    ({"protocol": "TCP", "destination": {"notPorts": ["http"]}}, "a name in destination.notPorts"),
+])
+def test_a_rule_with_more_to_it_allows_nothing_and_denies_more(table, rule, what):
+    said = f"policy default.p: {what} is not supported here; the rule fails closed"
+    for action, rest in (("Allow", []), ("Pass", []), ("Deny", [{"action": "Allow"}])):
+        protocol = rule.get("protocol", "UDP")
+        rules = [{"action": action, **rule}, *rest]
+        table.on_policy("ADDED", calico(selector="all()", types=["Ingress"], ingress=rules))
+        source = "10.224.0.6"
+        assert ask(table)(source, 8080, protocol) == "Deny", action
+        assert table.warnings == [said]
+        table.warnings.clear()
+
+
+def test_sctp_is_matched_without_its_ports_alone(table):
+    table.on_policy("ADDED", knp(podSelector={}, ingress=[{"ports": [{"protocol": "SCTP", "port": 7}]}]))
+    assert (ask(table)(ALICE, 7, "SCTP"), ask(table)(ALICE, 7)) == ("Deny", "Deny")
+    assert table.warnings == ["policy shop/knp.default.p: ports of SCTP are not supported here, as in Calico's eBPF"
+                              " data plane; the rule fails closed"]
+    table.on_policy("MODIFIED", knp(podSelector={}, ingress=[{"ports": [{"protocol": "SCTP"}]}]))
+    assert (ask(table)(ALICE, 7, "SCTP"), ask(table)(ALICE, 7)) == ("Allow", "Deny")
+
+
+@pytest.mark.parametrize(("spec", "words"), [
+    ({"doNotTrack": True}, "policy default.p: doNotTrack is for host endpoints, and there are none here; the policy"
+     " selects no pods"),
+    ({"preDNAT": True}, "policy default.p: preDNAT is for host endpoints, and there are none here; the policy selects"
+     " no pods"),
+    ({"serviceAccountSelector": "a == 'b'"}, "policy p is ignored: serviceAccountSelector is not supported here"),
+    ({"ingress": [{"action": "Deny", "destination": {"ports": [80]}}]},
+     "policy p is ignored: rules with numeric port or port range must set protocol to TCP or UDP or SCTP"),
+    ({"ingress": [{"action": "Deny", "protocol": "ICMP", "destination": {"ports": [80]}}]},
+     "policy p is ignored: rules that specify ports must set protocol to TCP or UDP or SCTP"),
+    ({"ingress": [{"action": "Deny", "protocol": "XYZ"}]}, "policy p is ignored: unknown protocol 'XYZ'"),
+    ({"ingress": [{"action": "deny"}]}, "policy p is ignored: unknown action 'deny'"),
+    ({"ingress": [{"action": "Deny", "source": {"namespaceSelector": "global() || has(a)"}}]},
+     "policy p is ignored: global() cannot be combined with other selectors"),
+])
+def test_what_felix_leaves_out_it_names(table, spec, words):
+    table.on_policy("ADDED", calico(selector="all()", types=["Ingress"], **spec))
+    assert table.warnings == [words]
+    assert ask(table)(ALICE, 80, "ICMP") == "Allow"
+
+
+def test_without_types_a_policy_is_about_both_directions_and_says_so(table):
+    table.on_policy("ADDED", calico(selector="all()", ingress=[{"action": "Allow"}]))
+    assert (ask(table)(ALICE), ask(table, direction="egress")(ALICE)) == ("Allow", "Deny")
+    assert table.warnings == ["policy default.p: types is not set, so it is about Ingress and Egress both"]
+
+
 def test_a_policy_that_makes_no_sense_is_named(table):
-    table.on_policy("ADDED", calico(selector="app = 'web'"))
+    table.on_policy("ADDED", calico(selector="app = 'web'", types=["Ingress"]))
     assert table.warnings == [
         "policy p is ignored: invalid selector \"app = 'web'\": unexpected \"= 'web'\""]
     assert ask(table)(ALICE) == "Allow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import struct
 from collections.abc import Iterator
@@ -140,22 +141,29 @@ def test_what_exists_goes_on_when_a_deny_comes(lab: PolicyLab, text: str) -> Non
         assert b"server" in sock.recv(999)
 
 
-def raw_icmp() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total = (total & 0xffff) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xffff
 
 
 def echo_request(ident: int) -> bytes:
-    words = (0x0800, 0, ident, 1)
-    total = sum(words)
-    return struct.pack(">4H", words[0], ~(total + (total >> 16)) & 0xffff, ident, 1)
+    head = struct.pack(">4H", 0x0800, 0, ident, 1)
+    return struct.pack(">4H", 0x0800, checksum(head), ident, 1)
+
+
+def raw(lab: PolicyLab, who: str, protocol: int) -> socket.socket:
+    make = functools.partial(socket.socket, socket.AF_INET, socket.SOCK_RAW, protocol)
+    sock = netns.run_inside(lab.space(who), make)
+    sock.settimeout(0.1)
+    return sock
 
 
 def test_ping_is_a_connection_too(lab: PolicyLab) -> None:
     def pings() -> set[str]:
         found = set()
         for client in ("a2", "b2"):
-            with netns.run_inside(lab.space(client), raw_icmp) as sock:
-                sock.settimeout(0.1)
+            with raw(lab, client, socket.IPPROTO_ICMP) as sock:
                 sock.sendto(echo_request(lab.source_port(client, "ICMP")), (lab.address("a1"), 0))
                 with contextlib.suppress(TimeoutError):
                     sock.recv(99)
@@ -172,3 +180,58 @@ def test_ping_is_a_connection_too(lab: PolicyLab) -> None:
     lab.world.put(calico(allow("ICMP", namespaceSelector="team == 'b'"), order=1))
     lab.sync()
     assert pings() == {"b2"}
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def sctp_init(source: int, port: int) -> bytes:
+    """The first packet of an association; kernels without SCTP can send it, too."""
+    chunk = struct.pack(">BBHIIHHI", 1, 0, 20, 1, 65536, 1, 1, 1)
+    head = struct.pack(">HHI", source, port, 0)
+    return head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk
+
+
+def test_sctp_is_refused_by_policy_but_where_a_rule_means_all_of_it(lab: PolicyLab) -> None:
+    def arrives(port: int) -> bool:
+        with raw(lab, "a1", socket.IPPROTO_SCTP) as server, raw(lab, "a2", socket.IPPROTO_SCTP) as client:
+            client.sendto(sctp_init(lab.source_port("a2", "SCTP"), port), (lab.address("a1"), 0))
+            with contextlib.suppress(TimeoutError):
+                return bool(server.recv(99))
+        return False
+
+    # Refusals first: a protocol without ports that was let in once is a connection that goes on.
+    for policy in (to_web(), to_web({"ports": [{"protocol": "SCTP", "port": 8080}]}),
+                   to_web({"ports": [{"port": 8080}]}),
+                   calico({**allow("SCTP", ports=[8080]), "action": "Deny"}, allow())):
+        lab.world.put(policy)
+        lab.sync()
+        assert not arrives(8080), policy
+        lab.world.remove(policy)
+    assert len([text for text in lab.world.warnings() if "ports of SCTP are not supported" in text]) == 2
+    lab.world.put(to_web({"ports": [{"protocol": "SCTP"}]}))
+    lab.sync()
+    assert arrives(8080)
+
+
+def test_a_pod_cannot_forge_the_nodes_tunnel(lab: PolicyLab) -> None:
+    """Else it would choose the client's address that policy is asked about."""
+    source, frontend, text = lab.source_port("alice", "UDP"), lab.address("lb"), b"forged"
+    datagram = struct.pack(">4H", source, 8080, 8 + len(text), 0) + text
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(datagram), 1, 0, 64, socket.IPPROTO_UDP, 0,
+                       socket.inet_aton(lab.alice.address), socket.inet_aton(frontend))
+    head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
+    inner = bytes.fromhex("020000000001 020000000002 0800") + head + datagram
+    vxlan = struct.pack(">II", 0x08000000, 4096 << 8) + inner
+    with raw(lab, "a1", socket.IPPROTO_UDP) as server, netns.socket_in(
+            lab.space("a2"), socket.AF_INET, socket.SOCK_DGRAM) as liar:
+        for gateway in (lab.nodes["node1"].ip, lab.nodes["node2"].ip, "169.254.1.1"):
+            liar.sendto(vxlan, (gateway, 4789))
+        with pytest.raises(TimeoutError):
+            server.recv(999)

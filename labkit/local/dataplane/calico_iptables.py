@@ -24,6 +24,8 @@ SEEN_BY_BPF = "0x1000000/0x1000000"
 FALLEN_THROUGH_BPF = "0x5000000/0x5000000"
 SET_PREFIX = "cali40s:"
 _RETURN_IF_ACCEPTED = f"-m mark --mark {ACCEPT} -j RETURN"
+_FORGED_TUNNEL = ('-p udp -m comment --comment "Drop VXLAN encapped packets originating in workloads"'
+                  " -m multiport --dports 4789 -j DROP")
 
 
 class IpsetError(RuntimeError):
@@ -70,8 +72,12 @@ def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
     return rules
 
 
-def build_bpf_mode() -> CalicoRules:
-    """What is left in iptables while eBPF does the work: accept what its programs have let pass."""
+def build_bpf_mode(*, interface_prefix: str = "azv") -> CalicoRules:
+    """What is left in iptables while eBPF does the work: accept what its programs have let pass.
+
+    Args:
+        interface_prefix: what the pods' host interfaces start with.
+    """
     # The kernel tracks connections in a namespace only while some rule there asks about them. The first rule
     # is that one: without it the connections that kube-proxy translated would stop when its rules go.
     known = ('-m comment --comment "Accept packets from flows that pre-date BPF."'
@@ -80,7 +86,9 @@ def build_bpf_mode() -> CalicoRules:
     unknown = ('-m comment --comment "Drop packets from unknown flows."'
                f" -m mark --mark {FALLEN_THROUGH_BPF} -j DROP")
     approved = f'-m comment --comment "Pre-approved by BPF programs." -m mark --mark {SEEN_BY_BPF} -j ACCEPT'
-    return CalicoRules({"cali-FORWARD": (known, unknown, approved), "cali-INPUT": (known, approved),
+    # A pod's own VXLAN would come out of vxlan.calico with whatever client's address it holds inside.
+    forged = f"-i {interface_prefix}+ {_FORGED_TUNNEL}"
+    return CalicoRules({"cali-FORWARD": (known, unknown, approved), "cali-INPUT": (forged, known, approved),
                         "cali-OUTPUT": ()})
 
 
@@ -90,8 +98,7 @@ def _endpoint(rules: CalicoRules, endpoint: EndpointPolicy, listed: Sequence[Rul
              "-m conntrack --ctstate INVALID -j DROP",
              "-j MARK --set-xmark 0x0/0x10000"]
     if kind == "po":
-        lines.append('-p udp -m comment --comment "Drop VXLAN encapped packets originating in workloads"'
-                     " -m multiport --dports 4789 -j DROP")
+        lines.append(_FORGED_TUNNEL)
     lines.append('-m comment --comment "Start of policies" -j MARK --set-xmark 0x0/0x20000')
     for policy, group in groupby(listed[:-1], key=lambda rule: rule.policy):
         body = tuple(line for rule in group for line in _rule(rules, rule, kind))
