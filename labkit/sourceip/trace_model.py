@@ -187,7 +187,7 @@ class Trace:
     def verdict(self) -> str:
         """Which client address the pod saw, in one sentence."""
         if not self.seen:
-            return "Which address the pod saw is not known."
+            return "Which address the pod saw is not known: no packet of the connection was seen in it."
         address = self.seen.rpartition(":")[0]
         if self.preserved:
             return f"The pod saw {address}: the client itself."

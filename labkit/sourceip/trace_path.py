@@ -136,7 +136,8 @@ def _first_seq(question: Question, captures: Sequence[Capture], answered: Answer
         return int(asked.pop() or 0)
     if asked:
         raise LabError(f"{len(asked)} connections to {question.asked} were made at once.",
-                       "which of them is ours cannot be told.", "trace again when nobody else asks.")
+                       "which of them is ours cannot be told; a client without an answer tries again for a while.",
+                       "trace again when nobody else asks.")
     raise LabError(f"No node saw a connection to {question.asked}.", answered.error,
                    "is the address reachable from the client? `lab.diagnose()` looks at the cluster.")
 
