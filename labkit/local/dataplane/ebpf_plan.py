@@ -54,7 +54,8 @@ def service_entries(port: ServicePort, service: int, node: str) -> ServiceEntrie
                 for index, e in enumerate(ordered)}
 
     ranges, ip_sets = ip_set_entries(port.lb_source_ranges)
-    internal = flags | (maps.FE_INTERNAL_LOCAL if port.internal_policy == "Local" else 0)
+    # A cluster's address has one policy, whoever asks.
+    internal = flags | (maps.FE_INTERNAL_LOCAL | maps.FE_EXTERNAL_LOCAL if port.internal_policy == "Local" else 0)
     external = flags | (maps.FE_EXTERNAL_LOCAL if port.external_policy == "Local" else 0)
     limited = maps.FE_SOURCE_RANGES if port.lb_source_ranges else 0
 

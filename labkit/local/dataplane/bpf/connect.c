@@ -32,7 +32,7 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, __u8 proto, __u3
 
 	if (!frontend)
 		return PROCEED;
-	if (frontend->flags & FE_SOURCE_RANGES)
+	if (frontend->flags & FE_SOURCE_RANGES && frontend->count)
 		return PROCEED;         /* the socket may have no address yet; tc.c sees the packet's */
 	/* Its network namespace says which pod it is. */
 	if (frontend->affinity || !sticky)

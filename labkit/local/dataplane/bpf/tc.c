@@ -182,7 +182,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	/* Is it for a service? */
 	frontend = find_frontend(to.daddr, to.dport, to.proto);
 	if (frontend) {
-		if (frontend->flags & FE_SOURCE_RANGES && caller != INSIDE && !in_ip_set(frontend->ranges, to.saddr))
+		if (frontend->flags & FE_SOURCE_RANGES && frontend->count && !in_ip_set(frontend->ranges, to.saddr))
 			return drop(skb, hook, DROP_SOURCE);
 		backend = choose_backend(frontend, caller, to.saddr);
 		if (!backend && frontend->count == 0)   /* a closed port; with the policy Local, silence */
