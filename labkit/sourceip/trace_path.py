@@ -104,13 +104,14 @@ def assemble(question: Question, captures: Sequence[Capture], tables: Sequence[T
             answered.error or "no capture shows it with a pod's address.",
             "a policy may keep the client out, or the service has no ready pod: `lab.diagnose()`.")
     order = _order(question.client, backend, syns)
-    sent = [(place, packet) for place in order for packet in syns.get(place, ())]
+    loops = backend == question.client
+    sent = _along(order, syns, loops=loops)
     replies = _sightings(captures, lambda p: p.flags == "S." and p.ack == (start + 1) % _MODULO)
-    back = [(place, packet) for place in reversed(order) for packet in replies.get(place, ())]
+    back = _along(order[::-1], replies, loops=loops)
     view = _View(question, tables, answered, backend, captures, sent[0][1].ends.source)
     hops = (*view.hops("request", sent), *view.hops("reply", back))
     data = _sightings(captures, lambda p: p.length > 0 and p.seq == (start + 1) % _MODULO)
-    later = [(place, packet.sight[:3]) for place in order for packet in data.get(place, ())]
+    later = [(place, packet.sight[:3]) for place, packet in _along(order, data, loops=loops)]
     seen = next((p.ends.source for p in syns.get(backend, ()) if p.direction == "In"), "") or answered.said
     return Trace(
         client=question.client.name, client_address=question.client.address, service=question.service,
@@ -174,6 +175,17 @@ def _order(client: Place, backend: Place, syns: dict[Place, tuple[Packet, ...]])
         return at, syns[place][0].time
 
     return sorted(syns, key=rank)
+
+
+def _along(order: Sequence[Place], found: dict[Place, tuple[Packet, ...]], *,
+           loops: bool) -> list[tuple[Place, Packet]]:
+    """The sightings along the way; a pod that reaches itself is at both ends of it."""
+    seen = [(place, packet) for place in order for packet in found.get(place, ())]
+    if not loops:
+        return seen
+    ends = {direction: [(place, packet) for place, packet in seen
+                        if place.kind == "pod" and packet.direction == direction] for direction in ("Out", "In")}
+    return [*ends["Out"], *(one for one in seen if one[0].kind == "node"), *ends["In"]]
 
 
 def _whose(seen: str, question: Question) -> str:

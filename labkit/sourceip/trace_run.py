@@ -86,16 +86,17 @@ def _trace(kube: Kube, target: Target, client: str, service: str, port: int | No
             who = _place(kube.get("pods", "client", namespace))
         posts = [Post(node, namespace, node_pod(node.node), None) for node in nodes]
         posts += [_post(pod) for pod in found.pods if not pod["spec"].get("hostNetwork")]
-        if who.kind == "pod" and all(post.place != who for post in posts):
-            posts.append(_post(kube.get("pods", *reversed(who.name.split("/")))))
+        at = _post(kube.get("pods", *reversed(who.name.split("/")))) if who.kind == "pod" else None
+        if at and all(post.place != who for post in posts):
+            posts.append(at)
         ports = {found.port, found.backend_port, found.node_port} - {0}
         tcp = " or ".join(f"tcp port {number}" for number in sorted(ports))
         pods = tuple(_place(pod) for pod in found.pods)
         question = Question(who, service, asked, plane, pods, found.backend_port, nodes)
         for _ in range(_TRIES if detour else 1):
             with trace_capture.captures(kube, posts, f"{tcp} or udp port {_VXLAN_PORT}") as running:
-                answered = (_ask_outside(outsider, asked, timeout) if outsider
-                            else _ask_from_pod(kube, who, asked, timeout))
+                answered = (_ask_from_pod(kube, at, asked, timeout) if at
+                            else _ask_outside(outsider or target.client(client), asked, timeout))
                 seen = [Capture(place, trace_packets.parse(lines)) for place, lines in running.read()]
             tables, missing = _tables(kube, namespace, nodes, plane)
             told = trace_path.assemble(question, seen, tables, answered, (*running.notes, *missing))
@@ -219,10 +220,10 @@ def _ask_outside(client: targets.OutsideClient, asked: str, timeout: float) -> A
     return Answered(said=_said(reply.texts[0] if reply.texts else ""), error=error)
 
 
-def _ask_from_pod(kube: Kube, client: Place, asked: str, timeout: float) -> Answered:
-    namespace, _, name = client.name.partition("/")
+def _ask_from_pod(kube: Kube, at: Post, asked: str, timeout: float) -> Answered:
+    client, curl = at.place, _CURL.format(asked=asked, timeout=timeout)
     try:
-        output = kube.exec(name, namespace, ["sh", "-c", _CURL.format(asked=asked, timeout=timeout)], check=False,
+        output = kube.exec(at.pod, at.namespace, ["sh", "-c", curl], container=at.container, check=False,
                            timeout=timeout + 10)
     except ExecError as error:
         raise LabError(f"No connection could be made from the pod {client.name}.", error.why or error.what,

@@ -246,3 +246,15 @@ def test_lines_of_tcpdump() -> None:
         (5.5, "eth0", "In", "S", 1, None, 0)]
     assert got[1].outer == Ends("10.0.0.3:999", "10.0.0.4:4789")
     assert got[2].ends == Ends("2001:db8::1:80", "2001:db8::2:81")
+
+
+def test_a_pod_that_reaches_itself_is_at_both_ends() -> None:
+    trace = load("iptables-self")
+    assert way(trace.request) == [
+        ("pod", "eth0 Out", ("sent",)), ("node", "azv In", ("left the pod",)),
+        ("node", "azv Out", ("DNAT", "SNAT")), ("pod", "eth0 In", ("entered the pod",))]
+    assert way(trace.reply)[-1] == ("pod", "eth0 In", ("entered the pod",))
+    assert trace.seen_is == trace.pod_node
+    trace = load("ebpf-self")
+    assert way(trace.request) == [("pod", "socket", ("chosen at connect",)), ("pod", "lo In", ("sent",))]
+    assert trace.preserved
