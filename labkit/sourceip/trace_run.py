@@ -100,7 +100,7 @@ def _trace(kube: Kube, target: Target, client: str, service: str, port: int | No
                 seen = [Capture(place, trace_packets.parse(lines)) for place, lines in running.read()]
             tables, missing = _tables(kube, namespace, nodes, plane)
             told = trace_path.assemble(question, seen, tables, answered, (*running.notes, *missing))
-            if told.detour:
+            if told.detour or answered.error:  # what got no answer is sent again and again, and would be mixed in
                 return told
     if detour:
         note = f"None of {_TRIES} connections came in by another node than the pod's."
