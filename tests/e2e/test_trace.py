@@ -52,6 +52,14 @@ def sent(traced, client: str, name: str, *, detour: bool = False, timeout: float
     return trace(client, f"{namespace}/{name}", detour=detour, timeout=timeout, kube=kube, target=target)
 
 
+def told(traced) -> str:
+    """The trace of alice's connection, or why there is none, in words."""
+    try:
+        return str(sent(traced, "alice", "front", timeout=0.5))
+    except LabError as error:
+        return str(error)
+
+
 def steps(hops) -> list[str]:
     return [", ".join(hop.steps) for hop in hops]
 
@@ -118,15 +126,10 @@ def test_a_connection_that_a_policy_stops_leaves_nothing_either(traced) -> None:
         "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]}})
     try:
         wait_for(lambda: not answers(kube, traced[1], namespace), "the policy holds", 20)
-        try:
-            found = sent(traced, "alice", "front", timeout=0.5)
-        except LabError as error:  # it came in by the pod's own node, and was stopped before it went anywhere
-            assert "reached no pod" in error.what
-            assert error.why.startswith("no answer within")
-        else:
-            assert (found.reply, found.seen, found.detour) == ((), "", True)
-            assert "no packet of the connection was seen in it" in found.verdict
-            assert any(note.startswith("The client got no answer: no answer within") for note in found.notes)
+        said = told(traced)
+        assert "no answer within" in said
+        # By the pod's own node it was stopped before it went anywhere; by the other one its way is shown that far.
+        assert ("reached no pod" in said) != ("no packet of the connection was seen in it" in said)
     finally:
         kube.delete("networkpolicies.networking.k8s.io", "shut", namespace)
     nothing_stays(traced)
