@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 
 import pytest
 
@@ -141,7 +142,7 @@ class Hands:
                                check=False).stdout           # without the device there is nothing to show
         return re.findall(r"handle 0x\d+ (\w+) direct-action", shown)
 
-    def state(self) -> dict[str, object]:
+    def state(self, *, maps: bool = True) -> dict[str, object]:
         """All that agents keep in the node, but for what packets change, and numbers that the kernel chose."""
         rules = [line.split(" [")[0] for table in ("nat", "filter", "mangle")
                  for line in self.lab.rules(0, table).splitlines() if not line.startswith("#")]
@@ -153,7 +154,7 @@ class Hands:
         folder = self.lab.paths.bpffs / "c1" / self.lab.nodes[0].name
         state["pins"] = sorted(str(p.relative_to(folder)) for p in folder.rglob("*_*") if not p.is_dir()
                                and not p.name.endswith("_rodata"))        # loaded with the programs, and theirs
-        if (folder / "maps").exists():
+        if maps and (folder / "maps").exists():
             for name in ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_routes", "cali_policy", "cali_iface",
                          "cali_v4_ip_sets"):
                 state[name] = sorted(map(str, self.map(name)))
@@ -301,3 +302,67 @@ EBPF = {
 def test_programs_and_maps_that_were_changed_by_hand_come_back(ebpf, case):
     break_it, words = EBPF[case]
     breaks_and_heals(ebpf, break_it, "calico-node", words)
+
+
+# --- agents that die
+
+
+def kill(lab: Cluster, *programs: str) -> None:
+    for key in [key for key in lab.agents if key[0] in programs]:
+        agent = lab.agents.pop(key)
+        agent.kill()
+        agent.wait(5)
+
+
+def kernel(hands: Hands) -> dict[str, object]:
+    """What must be the same wherever an agent died.
+
+    Not the maps, whose ids a new agent may give anew, nor who comes first in FORWARD: Felix looks at that when a pod
+    on the node's network comes, and there are none here.
+    """
+    state = hands.state(maps=False)
+    return {**state, "rules": sorted(state["rules"])}
+
+
+@pytest.mark.kernel
+def test_agents_that_die_in_the_middle_of_a_switch_converge(ebpf):
+    lab = ebpf.lab
+    on_ebpf = kernel(ebpf)
+    on_iptables: dict[str, object] = {}
+    for delay in (1.0, 0.1):           # the first lets a switch end: that is what the others are held to
+        lab.start_agent("kube_proxy")
+        lab.bpf(False)
+        time.sleep(delay)
+        kill(lab, "calico_node", "kube_proxy")
+        for program in ("kube_proxy", "calico_node"):
+            lab.start_agent(program)
+        if not on_iptables:
+            assert lab.until(lambda: CANARY in lab.rules(0, "filter") and "cali-tw-azv" in lab.rules(0, "filter"))
+            assert lab.until(lambda: kernel(ebpf)["pins"] == [])
+            on_iptables = kernel(ebpf)
+            assert on_iptables["cgroup"] == []
+        assert lab.until(lambda right=on_iptables: kernel(ebpf) == right, 60), changed(on_iptables, kernel(ebpf))
+        assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
+
+        kill(lab, "kube_proxy")
+        lab.bpf(True)
+        time.sleep(delay)
+        kill(lab, "calico_node")
+        lab.start_agent("calico_node")
+        assert lab.until(lambda: kernel(ebpf) == on_ebpf, 60), (changed(on_ebpf, kernel(ebpf)), lab.log("calico_node"))
+        assert lab.ask("alice", "tcp", FRONTEND, 80)[0].startswith("web")
+
+
+@pytest.mark.kernel
+def test_kube_proxy_does_not_write_what_felix_removed_on_purpose(ebpf):
+    """Both run at once, as when a learner forgets to patch kube-proxy away: no tug-of-war, and no event about it."""
+    lab = ebpf.lab
+    said = events(lab)
+    lab.start_agent("kube_proxy")
+    try:
+        assert lab.until(lambda: CANARY in lab.rules(0, "filter"))
+        assert lab.until(lambda: CANARY not in lab.rules(0, "nat") + lab.rules(0, "filter")), "Felix cleans up"
+        assert not lab.until(lambda: CANARY in lab.rules(0, "filter"), 2), "six looks of kube-proxy"
+        assert {text for text in events(lab).keys() - said.keys() if text.startswith("kube-proxy")} == set()
+    finally:
+        lab.stop_agent("kube_proxy")

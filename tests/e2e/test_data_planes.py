@@ -170,3 +170,51 @@ def test_large_transfers_by_the_load_balancer(plane):
             f"http://{address}/echo?msg={'x' * 60000}",
         )
         assert done.stdout == "60000", done.stderr
+
+
+@pytest.mark.parametrize("plane", ["iptables", "ebpf"], indirect=True)
+def test_endpoints_leave_a_drained_node_and_traffic_goes_on(plane):
+    """The last of a plane's tests: it takes a server with it, and whatever else had a place on the node."""
+    _, cluster, namespace = plane
+    first, second = cluster.nodes()
+    labels = {"app": "moving"}
+    container = {
+        "name": "main",
+        "image": support.AGNHOST,
+        "args": ["netexec", "--http-port=8080"],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+    }
+    cluster.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "moving", "namespace": namespace},
+            "spec": {
+                "replicas": 4,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            },
+        },
+        service("moving", namespace, app="moving", ports=(("TCP", 80, 8080),)),
+    )
+
+    def places() -> list[str]:
+        found = cluster.core.list_namespaced_pod(namespace, label_selector="app=moving").items
+        return sorted(p.spec.node_name for p in found if any(
+            c.type == "Ready" and c.status == "True" for c in p.status.conditions or ()))
+
+    wait_for(lambda: len(places()) == 4 and set(places()) == {first, second}, "both nodes have endpoints")
+    address = cluster.core.read_namespaced_service("moving", namespace).spec.cluster_ip
+    try:
+        said = cluster.kubectl(
+            "drain", second, "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--grace-period=1"
+        )
+        assert "drained" in said
+        wait_for(lambda: places() == [first] * 4, "all endpoints are on the first node")
+        here = {p.metadata.name for p in cluster.core.list_namespaced_pod(namespace).items}
+        wait_for(lambda: ask(cluster, namespace, address, "hostname").strip() in here, "the service answers")
+        for _ in range(5):
+            assert ask(cluster, namespace, address, "hostname").strip() in here
+    finally:
+        cluster.kubectl("uncordon", second)
+    wait_for(cluster.system_ready, "what was evicted runs again", 60)

@@ -18,6 +18,7 @@ from kubernetes import client, config, stream, watch
 from labkit import plan as plans
 from labkit.calico import observe, plan_disable_ebpf, plan_enable_ebpf
 from labkit.kube import Kube
+from labkit.local.fabric import netns
 from tests.e2e.support import create_cluster, delete_cluster, pod, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -49,12 +50,23 @@ def scale(cluster, pool, count):
     return pools.begin_create_or_update(cluster.group, cluster.name, pool, profile).result(60)
 
 
+def traces(cluster, node):
+    """What there is of a node on this machine: its namespace, its cgroup, its pins, its files."""
+    paths = cluster.paths
+    spaces = [name for name in netns.names(paths.prefix) if name.endswith(f"-{node}")]
+    roots = (paths.cgroup, paths.bpffs, paths.run / "nodes")
+    return spaces + [str(path) for root in roots for path in root.glob(f"*/{node}")]
+
+
 def test_agent_pools_bring_nodes_and_take_them_away(own):
     (first,) = ready_nodes(own)
     assert scale(own, "nodepool1", 3).count == 3
     wait_for(lambda: len(ready_nodes(own)) == 3, "three nodes are ready")
+    assert all(traces(own, name) for name in own.nodes())
+    leaving = set(own.nodes()) - {first}
     assert scale(own, "nodepool1", 1).provisioning_state == "Succeeded"
     wait_for(lambda: own.nodes() == [first], "only the first node is left")
+    wait_for(lambda: not any(traces(own, name) for name in leaving), "nothing is left of those that went")
 
     pools = own.aks.agent_pools
     more = {"count": 1, "vmSize": "Standard_D2s_v3", "mode": "User", "osType": "Linux"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -64,16 +67,17 @@ def load(objects: Path, bpffs: Path) -> Loaded:
     """
     folder, pinned_maps = bpffs / f"programs-{_version(objects)}", bpffs / "maps"
     pinned_maps.mkdir(parents=True, exist_ok=True)
-    if not _complete(folder):
-        try:
-            _load_objects(objects, folder, pinned_maps)
-        except LoadError:
-            if not any(pinned_maps.iterdir()):
-                raise
-            # Maps of an older layout. What they say can be written again, but connections cannot be saved.
-            shutil.rmtree(pinned_maps)
-            pinned_maps.mkdir()
-            _load_objects(objects, folder, pinned_maps)
+    with _alone(bpffs) as lock:
+        if not _complete(folder):
+            try:
+                _load_objects(objects, folder, pinned_maps, lock)
+            except LoadError:
+                if not any(pinned_maps.iterdir()):
+                    raise
+                # Maps of an older layout. What they say can be written again, but connections cannot be saved.
+                shutil.rmtree(pinned_maps)
+                pinned_maps.mkdir()
+                _load_objects(objects, folder, pinned_maps, lock)
     for other in bpffs.glob("programs-*"):
         if other != folder:
             shutil.rmtree(other)
@@ -103,7 +107,21 @@ def _complete(folder: Path) -> bool:
     return all((folder / part / name).exists() for part, names in PROGRAMS.items() for name in names)
 
 
-def _load_objects(objects: Path, folder: Path, pinned_maps: Path) -> None:
+@contextlib.contextmanager
+def _alone(bpffs: Path) -> Iterator[int]:
+    """Wait for the bpftool of an agent that was killed: it goes on, and would pin its maps between ours.
+
+    bpftool gets the descriptor that carries the lock, so it is held until both have ended.
+    """
+    lock = os.open(bpffs, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _load_objects(objects: Path, folder: Path, pinned_maps: Path, lock: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for part in PROGRAMS:
@@ -114,15 +132,16 @@ def _load_objects(objects: Path, folder: Path, pinned_maps: Path) -> None:
             known = []
         maps = [word for name in known for word in ("map", "name", name, "pinned", str(pinned_maps / name))]
         where = [] if known else ["pinmaps", str(pinned_maps)]
-        _bpftool("prog", "loadall", str(objects / f"{part}.o"), str(folder / part), *maps, *where)
+        _bpftool("prog", "loadall", str(objects / f"{part}.o"), str(folder / part), *maps, *where, lock=lock)
 
 
-def _bpftool(*arguments: str) -> None:
+def _bpftool(*arguments: str, lock: int) -> None:
     tool = shutil.which("bpftool", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if tool is None:
         raise LoadError("bpftool is not installed, so eBPF programs cannot be loaded.\n"
                         "Next: apt-get install bpftool")
-    run = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=60, check=False,
+                         pass_fds=(lock,))
     if run.returncode:
         raise LoadError("bpftool " + " ".join(arguments[:3]) + " failed:\n"
                         + "\n".join(run.stderr.strip().splitlines()[-15:]))
