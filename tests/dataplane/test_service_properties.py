@@ -70,7 +70,7 @@ HISTORY = st.lists(st.one_of(
     services(), services(), slices(), slices(),
     st.tuples(st.just("delete service"), st.sampled_from(NAMES)),
     st.tuples(st.just("delete slice"), st.sampled_from(NAMES), st.sampled_from(PIECES)),
-    st.just(("sync",))), min_size=1, max_size=16)
+    st.just(("sync",)), st.just(("sync",))), min_size=6, max_size=24)
 
 
 class History:

@@ -27,6 +27,11 @@ _VISIBLE = "kubernetes externally-visible service portals"
 JUMPS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
     (table, chain, (*match, "-m", "comment", "--comment", comment, "-j", target))
     for table, chain, match, comment, target in (
+        # These three are the kubelet's on a real node: what KUBE-MARK-DROP marked is dropped, before KUBE-FORWARD
+        # accepts what is to be masqueraded as well.
+        ("filter", "INPUT", (), "kubernetes firewall", "KUBE-FIREWALL"),
+        ("filter", "OUTPUT", (), "kubernetes firewall", "KUBE-FIREWALL"),
+        ("filter", "FORWARD", (), "kubernetes firewall", "KUBE-FIREWALL"),
         ("filter", "INPUT", _NEW, _VISIBLE, "KUBE-EXTERNAL-SERVICES"),
         ("filter", "FORWARD", _NEW, _VISIBLE, "KUBE-EXTERNAL-SERVICES"),
         ("filter", "FORWARD", _NEW, "kubernetes service portals", "KUBE-SERVICES"),
@@ -35,10 +40,6 @@ JUMPS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
         ("nat", "OUTPUT", (), "kubernetes service portals", "KUBE-SERVICES"),
         ("nat", "PREROUTING", (), "kubernetes service portals", "KUBE-SERVICES"),
         ("nat", "POSTROUTING", (), "kubernetes postrouting rules", "KUBE-POSTROUTING"),
-        # These three are the kubelet's on a real node: what KUBE-MARK-DROP marked is dropped.
-        ("filter", "INPUT", (), "kubernetes firewall", "KUBE-FIREWALL"),
-        ("filter", "OUTPUT", (), "kubernetes firewall", "KUBE-FIREWALL"),
-        ("filter", "FORWARD", (), "kubernetes firewall", "KUBE-FIREWALL"),
     )
 )
 """Table, built-in chain and rule of every way into our chains; each is inserted at its chain's top."""
