@@ -2,7 +2,8 @@
 
 Pods a1 (app=web) and a2 (app=cart) are on node1, b1 (app=web) on node2, all in the namespace shop (team=a);
 b2 (app=cart) is on node2 in other (team=b). Alice and Bob come by the load balancer: its port 8080 leads to a1,
-on the node that they come in by, and 8081 to b1, on the other one. What is left out is port 8080 of TCP.
+on the node that they come in by, and 8081 to b1, on the other one; a1>lb is a pod that reaches itself through its
+own service. What is left out is port 8080 of TCP.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def network_set(*nets: str, name: str = "s", namespace: str = "", **labels: str)
 
 KUBERNETES = [
     Case("no policy", (),
-         "a2>a1 b1>a1 b2>a1/udp node1>a1 node2>a1 alice>lb bob>lb:8081 a1>node1 b1>node1", ""),
+         "a2>a1 b1>a1 b2>a1/udp node1>a1 node2>a1 alice>lb bob>lb:8081 a1>node1 b1>node1 a1>lb a1>lb/udp", ""),
     Case("default deny of ingress", (network_policy(podSelector={}, policyTypes=["Ingress"]),),
          "a1>b2 node1>a1 node2>b1 a1>node1 node1>a1/udp",
-         "a2>a1 b1>a1 b2>a1/udp node2>a1 node1>b1 alice>lb bob>lb:8081"),
+         "a2>a1 b1>a1 b2>a1/udp node2>a1 node1>b1 alice>lb bob>lb:8081 a1>lb a1>lb/udp"),
     Case("default deny of egress", (network_policy(podSelector={}, policyTypes=["Egress"]),),
-         "b2>a1 node1>a1 alice>lb alice>lb:8081/udp", "a2>a1 a1>b1/udp a1>b2 a1>node1 b1>node1"),
+         "b2>a1 node1>a1 alice>lb alice>lb:8081/udp", "a2>a1 a1>b1/udp a1>b2 a1>node1 b1>node1 a1>lb"),
     Case("default deny of both", (network_policy(podSelector={}, policyTypes=["Ingress", "Egress"]),),
          "node1>a1 node2>b1", "a2>a1 b1>a1 a1>b2 b2>b1 alice>lb a1>node1"),
     Case("types are worked out from the rules",

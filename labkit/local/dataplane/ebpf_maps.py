@@ -23,7 +23,7 @@ COUNTERS = ("new connections", "translated", "sent through a tunnel", "fell thro
 
 MAPS = ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_nat_aff", "cali_v4_ct", "cali_v4_frags",
         "cali_v4_ct_nats", "cali_v4_routes", "cali_v4_ip_sets", "cali_policy", "cali_iface", "cali_config",
-        "cali_counters")
+        "cali_counters", "cali_state")
 
 
 def port(number: int) -> bytes:

@@ -12,9 +12,9 @@ static __always_inline __sum16 fold(__s64 sum)
 }
 
 /* Make an Ethernet frame into an ICMP error about it; it goes out as `source` to the frame's sender. Not rewritten
- * yet: the error quotes the packet as its sender sent it.
+ * yet: the error quotes the packet as its sender sent it. A global function: the verifier checks it once.
  */
-static __noinline int make_error(struct __sk_buff *skb, __u8 type, __u8 code, __u16 mtu, __be32 source)
+__noinline int make_error(struct __sk_buff *skb, __u8 type, __u8 code, __u16 mtu, __be32 source)
 {
 	__u8 macs[12], swapped[12];
 	struct {

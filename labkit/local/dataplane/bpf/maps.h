@@ -1,10 +1,11 @@
 /* What the programs know: every map, with its keys and values.
  *
  * The agent (felix) writes nat_fe, nat_be, routes, ip_sets, policy, iface and config; the programs write
- * ct, nat_aff, ct_nats, frags and counters. Names are Calico's where Calico has the map, so what you see here is what
+ * ct, nat_aff, ct_nats, frags, state and counters. Names are Calico's where Calico has the map, so what you see here is what
  * `bpftool map` shows on a real cluster; the layouts are simpler. Addresses and ports are in network order.
  */
 #pragma once
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/types.h>
 #include <bpf/bpf_helpers.h>
@@ -23,6 +24,7 @@ enum {
 	FE_EXTERNAL_LOCAL = 1,  /* externalTrafficPolicy: Local */
 	FE_INTERNAL_LOCAL = 2,  /* internalTrafficPolicy: Local */
 	FE_SOURCE_RANGES = 4,   /* loadBalancerSourceRanges: the client must be in ip set `ranges` */
+	FE_LOCAL_LEAVING = 8,   /* the local backends are shutting down: only for callers that may have no other */
 };
 
 struct frontend {
@@ -134,6 +136,30 @@ struct {
 	__type(key, struct fragment_key);
 	__type(value, struct fragment);
 } cali_v4_frags SEC(".maps");
+
+/* --- The packet at hand. ------------------------------------------------------------------------------- */
+
+struct packet {
+	struct flow flow;
+	__u32 l4;               /* offset of the TCP or UDP header; 0 where the packet does not carry one */
+	__u32 quoted;           /* in an ICMP error, offset of the IP header that it quotes; else 0 */
+	__be32 reporter;        /* who sent that error */
+	__u8 tcp_flags;
+	__u8 ttl;
+	bool starts;            /* may begin a connection */
+	bool whole;             /* may be answered with an ICMP error */
+	bool dont_fragment;
+};
+
+/* In a map and not on the stack, because what the verifier reads from a map it knows nothing about:
+ * so it goes through the programs once, and not once for each kind of packet. Calico's programs do the same.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct packet);
+} cali_state SEC(".maps");
 
 /* --- Sockets that were translated at connect time, so that they still see the service's address. --------- */
 

@@ -4,10 +4,6 @@
 
 #define AFFINITY_WALK 256       /* how many backends are searched for one that has moved to another index */
 
-enum {                          /* one more flag of a frontend */
-	FE_LOCAL_LEAVING = 8,   /* the local backends are shutting down: only for callers that may have no other */
-};
-
 enum caller {
 	INSIDE,                 /* a pod or a host process of the cluster */
 	OUTSIDE,                /* a packet that came in by the uplink */

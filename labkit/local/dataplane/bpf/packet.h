@@ -4,7 +4,6 @@
  * its flow is the quoted packet's, the other way round.
  */
 #pragma once
-#include <stdbool.h>
 #include <stddef.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -31,17 +30,12 @@ struct icmp {
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 
-struct packet {
-	struct flow flow;
-	__u32 l4;               /* offset of the TCP or UDP header; 0 where the packet does not carry one */
-	__u32 quoted;           /* in an ICMP error, offset of the IP header that it quotes; else 0 */
-	__be32 reporter;        /* who sent that error */
-	__u8 tcp_flags;
-	__u8 ttl;
-	bool starts;            /* may begin a connection */
-	bool whole;             /* may be answered with an ICMP error */
-	bool dont_fragment;
-};
+static __always_inline struct packet *the_packet(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&cali_state, &zero);
+}
 
 enum parsed { PARSED, NOT_OURS, MALFORMED };
 
@@ -110,15 +104,13 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 		return MALFORMED;
 	if ((ip.daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip.daddr == 0xffffffff)
 		return NOT_OURS;        /* multicast, broadcast */
-	packet->flow = (struct flow){ .saddr = ip.saddr, .daddr = ip.daddr, .proto = ip.protocol };
-	packet->l4 = IP_OFFSET + ip.ihl * 4;
-	packet->tcp_flags = 0;
-	packet->ttl = ip.ttl;
-	packet->starts = true;
-
 	frag_off = bpf_ntohs(ip.frag_off);
-	packet->dont_fragment = frag_off & IP_DONT_FRAGMENT;
-	packet->whole = ip.ihl == 5 && !(frag_off & (IP_FRAGMENT_OFFSET | IP_MORE_FRAGMENTS));
+	*packet = (struct packet){
+		.flow = { .saddr = ip.saddr, .daddr = ip.daddr, .proto = ip.protocol },
+		.l4 = IP_OFFSET + ip.ihl * 4, .ttl = ip.ttl, .starts = true,
+		.whole = ip.ihl == 5 && !(frag_off & (IP_FRAGMENT_OFFSET | IP_MORE_FRAGMENTS)),
+		.dont_fragment = frag_off & IP_DONT_FRAGMENT,
+	};
 	fragment_key = (struct fragment_key){
 		.saddr = ip.saddr, .daddr = ip.daddr, .id = ip.id, .proto = ip.protocol,
 	};

@@ -172,7 +172,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 				 __be32 peer)
 {
 	enum caller caller = hook == FROM_TUNNEL ? TUNNELLED : hook == FROM_UPLINK ? OUTSIDE : INSIDE;
-	struct flow to = packet->flow;
+	struct flow to = packet->flow, asked;
 	struct frontend *frontend;
 	struct backend *backend;
 	struct route *route;
@@ -214,18 +214,19 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	if (!frontend && there.path == PATH_STACK && hook != TO_WORKLOAD && hook != FROM_WORKLOAD)
 		return TC_ACT_OK;                       /* the host's own connections need no entry */
 
-	/* May it? Calico lets a node talk to its own pods, always, and a pod to itself. */
+	/* May it? Policy means the client itself, also where that is the backend. A node may talk to its own pods, always. */
+	asked = to;
+	asked.saddr = packet->flow.saddr;
 	if (hook == FROM_WORKLOAD) {
 		struct route *source = route_to(packet->flow.saddr);
 
 		if (!source || source->flags != (RT_LOCAL | RT_WORKLOAD) || source->ifindex != skb->ifindex)
 			return drop(skb, hook, DROP_SOURCE);
-		if (to.saddr == packet->flow.saddr && !egress_allowed(skb->ifindex, &to))
+		if (!egress_allowed(skb->ifindex, &asked))
 			return drop(skb, hook, DROP_POLICY);
 	}
-	if (to.saddr == packet->flow.saddr && to.saddr != config->node &&
-	    (hook == TO_WORKLOAD || there.path == PATH_LOCAL) &&
-	    !ingress_allowed(hook == TO_WORKLOAD ? skb->ifindex : there.target, &to))
+	if (asked.saddr != config->node && (hook == TO_WORKLOAD || there.path == PATH_LOCAL) &&
+	    !ingress_allowed(hook == TO_WORKLOAD ? skb->ifindex : there.target, &asked))
 		return drop(skb, hook, DROP_POLICY);
 
 	/* Remember it, and go. */
@@ -264,14 +265,14 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 {
 	struct config *config = the_config();
 	struct connection *connection;
-	struct packet packet = {};
+	struct packet *packet = the_packet();
 	struct way way;
 	struct flow to;
 	int verdict;
 
-	if (!config)
+	if (!config || !packet)
 		return TC_ACT_OK;
-	switch (parse(skb, &packet)) {
+	switch (parse(skb, packet)) {
 	case NOT_OURS:
 		return TC_ACT_OK;
 	case MALFORMED:
@@ -279,41 +280,41 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 	case PARSED:
 		break;
 	}
-	SAY(config, CONFIG_LOG_DEBUG, "if %d: packet %x -> %x", skb->ifindex, bpf_ntohl(packet.flow.saddr),
-	    bpf_ntohl(packet.flow.daddr));
-	if (packet.quoted && hook == FROM_WORKLOAD) {
+	SAY(config, CONFIG_LOG_DEBUG, "if %d: packet %x -> %x", skb->ifindex, bpf_ntohl(packet->flow.saddr),
+	    bpf_ntohl(packet->flow.daddr));
+	if (packet->quoted && hook == FROM_WORKLOAD) {
 		/* A pod reports only what it has received itself. */
-		struct route *source = route_to(packet.reporter);
+		struct route *source = route_to(packet->reporter);
 
-		if (packet.reporter != packet.flow.saddr || !source || source->ifindex != skb->ifindex)
+		if (packet->reporter != packet->flow.saddr || !source || source->ifindex != skb->ifindex)
 			return drop(skb, hook, DROP_SOURCE);
 	}
 
-	connection = find_connection(skb, &packet);
+	connection = find_connection(skb, packet);
 	if (connection && hook == FROM_TUNNEL && connection->path == PATH_TUNNEL) {
-		/* Each of two nodes believes that the backend is on the other: it moved. Redirects do not count down
-		 * a packet's TTL, so it would go in circles for ever; what came by the tunnel never leaves by it.
+		/* Each of two nodes believes that the backend is on the other: it moved. What came by the tunnel
+		 * never leaves by it, or the packet would go in circles until its TTL ends.
 		 */
-		if (!packet.starts)
+		if (!packet->starts)
 			return drop(skb, hook, DROP_NO_BACKEND);
 		connection = NULL;
 	}
 	if (connection) {
 		to = connection->to;
 		way = (struct way){ .path = connection->path, .target = connection->ifindex };
-		if (!fits(skb, config, hook, &packet, way, &verdict))
+		if (!fits(skb, config, hook, packet, way, &verdict))
 			return verdict;
-		if (rewrite(skb, &packet, &to))
+		if (rewrite(skb, packet, &to))
 			return drop(skb, hook, DROP_ERROR);
-		return send(skb, config, hook, &packet, way);
+		return send(skb, config, hook, packet, way);
 	}
-	if (packet.quoted)
+	if (packet->quoted)
 		return TC_ACT_OK;       /* of a connection that only the host's stack knows, if anyone */
 	if (config->flags & CONFIG_DRAIN)
 		return TC_ACT_OK;
-	if (!packet.starts)
-		return fall_through(skb, config, hook, &packet);
-	return begin(skb, config, hook, &packet, peer);
+	if (!packet->starts)
+		return fall_through(skb, config, hook, packet);
+	return begin(skb, config, hook, packet, peer);
 }
 
 /* What a pod sends. */
@@ -358,13 +359,13 @@ int from_uplink(struct __sk_buff *skb)
 SEC("tc")
 int to_uplink(struct __sk_buff *skb)
 {
-	struct packet packet = {};
+	struct packet *packet = the_packet();
 
 	if ((skb->mark & MARK_MASK) == MARK_FALLTHROUGH) {
 		/* Still a service's address: nobody knows this connection, and the network would send it back. */
-		if (parse(skb, &packet) == PARSED) {
+		if (packet && parse(skb, packet) == PARSED) {
 			struct frontend_key key = {
-				.addr = packet.flow.daddr, .port = packet.flow.dport, .proto = packet.flow.proto,
+				.addr = packet->flow.daddr, .port = packet->flow.dport, .proto = packet->flow.proto,
 			};
 
 			if (bpf_map_lookup_elem(&cali_v4_nat_fe, &key))
