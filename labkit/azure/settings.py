@@ -46,9 +46,9 @@ class ClusterSettings:
             raise AzureError(f"{self.name!r} is not a name for a cluster.",
                              "it takes 1 to 63 letters, digits, '-' and '_', a letter or digit at both ends.",
                              "choose another name.", code="InvalidParameter")
-        if not 1 <= self.node_count <= 10:
+        if not 1 <= self.node_count <= 20:
             raise AzureError(f"{self.node_count} nodes are not what this course is for.",
-                             "it takes 1 to 10; each costs money on Azure.", "use 2, as the article does.",
+                             "it takes 1 to 20; each costs money on Azure.", "use 2, as the article does.",
                              code="InvalidParameter")
 
     @property

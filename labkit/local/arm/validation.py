@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 CLUSTER_TYPE = "Microsoft.ContainerService/managedClusters"
 POOL_TYPE = "Microsoft.ContainerService/managedClusters/agentPools"
-MAX_NODES = 5
+MAX_NODES = 20
 """How many nodes a lab's cluster may have: they share one machine."""
 
 _CLUSTER_NAME = re.compile(r"^[a-zA-Z0-9]$|^[a-zA-Z0-9][-_a-zA-Z0-9]{0,61}[a-zA-Z0-9]$")
