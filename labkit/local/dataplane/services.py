@@ -99,6 +99,7 @@ class ServiceTable:
         self._owner: dict[Key, Key] = {}                      # slice -> service
         self._full: dict[Key, tuple[ServicePort, ...]] = {}
         self._changed: set[Key] = set()
+        self._health_checked: set[Key] = set()                # few among many: found without a walk
 
     def on_service(self, event: str, obj: Obj) -> None:
         """Take a watch event of a service."""
@@ -146,6 +147,11 @@ class ServiceTable:
         """Every service with its ports."""
         yield from self._full.items()
 
+    def health_ports(self, node: str) -> dict[int, tuple[str, str, int]]:
+        """The health check node ports: whose each is (namespace, name), and how many ready endpoints `node` has."""
+        return {port.health_check_node_port: (*key, port.ready_on(node))
+                for key in self._health_checked for port in self._full[key]}
+
     def __len__(self) -> int:
         return len(self._full)
 
@@ -158,6 +164,10 @@ class ServiceTable:
             self._full[key] = full
         else:
             del self._full[key]
+        if any(port.health_check_node_port for port in full):
+            self._health_checked.add(key)
+        else:
+            self._health_checked.discard(key)
         self._changed.add(key)
 
 

@@ -300,8 +300,7 @@ class Felix:
     # --- health checks that kube-proxy serves otherwise
 
     def _serve_proxy_health(self) -> None:
-        self._service_health.sync({port.health_check_node_port: (*port.key, port.ready_on(self.node))
-                                   for port in self.services.all() if port.health_check_node_port})
+        self._service_health.sync(self.services.health_ports(self.node))
         port = self.config.bpf_kube_proxy_healthz_port
         if port == self._healthz_port:
             return

@@ -132,8 +132,7 @@ class Proxier:
 
     def health_ports(self) -> dict[int, tuple[str, str, int]]:
         """The health check node ports to serve."""
-        return {port.health_check_node_port: (*port.key, port.ready_on(self._config.node_name))
-                for port in self.table.all() if port.health_check_node_port}
+        return self.table.health_ports(self._config.node_name)
 
     def _flush_udp(self, changed: set[Key]) -> None:
         for key in changed:
