@@ -10,7 +10,7 @@ from statistics import median
 
 from benchmarks.table import Row
 from labkit import plan
-from labkit.bench import services
+from labkit.bench import services, stats
 from labkit.errors import LabError
 from labkit.lab import Lab
 from labkit.local.paths import LabPaths
@@ -85,13 +85,15 @@ def first_packet(lab: Lab) -> list[Row]:
     """First packets among many services beside few, with each data plane."""
     measured = {}
     for name, bench in (("eBPF", lab.bench), ("kube-proxy", lab.ensure("vanilla").bench)):
-        run = bench.first_packet(services=(10, 10_000), connects=500, rounds=5)
+        run = bench.first_packet(services=(10, 1000, 10_000), connects=500, rounds=5)
         measured[name] = [row.median for row in sorted(run.summary("p50_us"), key=lambda r: r.x or 0)]
         bench.remove()
-    (few, many), proxy = measured["eBPF"], measured["kube-proxy"]
+    (few, _, many), proxy = measured["eBPF"], measured["kube-proxy"]
+    slope, fit = stats.slope((10, 1000, 10_000), proxy)
     return [
-        Row("first-packet p50 at 10,000 services, eBPF", many, "µs", few * 1.2, "1.2 × that at 10 services"),
-        Row("the same", many, "µs", proxy[1], f"kube-proxy in this run ({proxy[0]:.0f} at 10 services)"),
+        Row("first-packet p50 at 10,000 services, eBPF", many, "µs", few * 1.15, "1.15 × that at 10 services"),
+        Row("the same", many, "µs", proxy[-1], f"kube-proxy in this run: {proxy[0]:.0f} at 10 services, and "
+            f"{1000 * slope:.1f} ns for each more (R² {fit:.2f})"),
     ]
 
 

@@ -63,8 +63,8 @@ def nat_aff(pins: Pins) -> _Lines:
                 f"socket {client & ~(1 << 62)}" if client >> 62 else inet_ntoa(key[:4]))
         frontend = frontends.get(key[8:12])
         service = f"proto {frontend[6]} {_end(frontend)}" if frontend else "deleted"
-        age = (now - struct.unpack_from("=Q", value)[0]) / 1e9
-        yield f"client {name} svc {service} -> {_end(value[12:])} age {age:.1f}s"
+        age = now - struct.unpack_from("=Q", value)[0]
+        yield f"client {name} svc {service} -> {_end(value[12:])} ts {_duration(age)}"
 
 
 def conntrack_dump(pins: Pins) -> _Lines:
@@ -109,17 +109,17 @@ def routes_dump(pins: Pins) -> _Lines:
         if flags & maps.RT_WORKLOAD:
             words += (["idx", str(int.from_bytes(value[4:], "little"))] if flags & maps.RT_LOCAL
                       else ["nh", inet_ntoa(value[4:])])
-        yield f"{inet_ntoa(key[4:]) + '/' + str(key[0]):>20}: {' '.join(words)}"
+        yield f"{inet_ntoa(key[4:]) + '/' + str(key[0]):>15}: {' '.join(words)}"
 
 
 def ifstate_dump(pins: Pins) -> _Lines:
-    """The workloads' interfaces and the ids of their policies."""
+    """The workloads' interfaces and the ids of their policies; 0 allows everything."""
     names = dict(socket.if_nameindex())
     for key, value in sorted(pins.entries("cali_iface")):
         ifindex = int.from_bytes(key, "little")
         ingress, egress = struct.unpack("=II", value)
-        yield (f"{ifindex:>3} : {{flags: workload, ready name: {names.get(ifindex, '?')} "
-               f"policy: ingress {_policy(ingress)} egress {_policy(egress)}}}")
+        yield (f"{ifindex:>5} : {{flags: workload,ready, IngressPolicyV4: {ingress}, EgressPolicyV4: {egress}, "
+               f"name: {names.get(ifindex, '?')}}}")
 
 
 def counters_dump(pins: Pins) -> _Lines:
@@ -222,7 +222,7 @@ def _tcp_state(there: int, back: int) -> str:
 
 
 def _policy(policy: int) -> str:
-    return f"{policy:#010x}" if policy else "allow all"
+    return str(policy) if policy else "allow all"
 
 
 def _port(raw: bytes) -> int:

@@ -19,7 +19,7 @@ from labkit.local.fabric import NodeNet, Vnet
 from labkit.local.node import nodeobject, sandbox
 from labkit.local.node.events import Recorder
 from labkit.local.node.podworker import PodWorker
-from labkit.local.node.runtime import Launcher, kill_cgroup, remove_cgroup
+from labkit.local.node.runtime import Launcher, end_cgroup, kill_cgroup
 from labkit.local.node.settings import NodeSettings
 from labkit.local.paths import LabPaths
 
@@ -165,7 +165,7 @@ class Kubelet:
             def remove(uid: str = uid) -> None:
                 kill_cgroup(self.cgroup(uid))
                 self.vnet.remove_pod(uid)
-                remove_cgroup(self.cgroup(uid))
+                end_cgroup(self.cgroup(uid))
                 shutil.rmtree(pods / uid, ignore_errors=True)
 
             await self.blocking(remove)
@@ -241,8 +241,7 @@ class Kubelet:
         self._bpffs.mkdir(parents=True, exist_ok=True)
 
     def _remove_all(self) -> None:
-        kill_cgroup(self._cgroup)
-        remove_cgroup(self._cgroup)
+        end_cgroup(self._cgroup)
         shutil.rmtree(self._folder, ignore_errors=True)
         shutil.rmtree(self._bpffs, ignore_errors=True)
 

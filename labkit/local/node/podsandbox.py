@@ -13,7 +13,7 @@ from labkit.local.launcher.kernel import start_time
 from labkit.local.node import sandbox, volumes
 from labkit.local.node.environment import ConfigError, Place, hostname
 from labkit.local.node.events import Recorder
-from labkit.local.node.runtime import Launcher, PodFiles, kill_cgroup, remove_cgroup, same_process
+from labkit.local.node.runtime import Launcher, PodFiles, end_cgroup, kill_cgroup, same_process
 from labkit.local.node.settings import NodeSettings
 
 _RENEW_AT = 0.8  # of a token's life, as kubelets do
@@ -159,10 +159,7 @@ class PodSandbox:
         kill_cgroup(self.cgroup)
         if not self.on_host:
             self._host.vnet.remove_pod(self._uid)
-        for _ in range(200):  # the kernel needs a moment for what was killed
-            if remove_cgroup(self.cgroup):
-                break
-            time.sleep(0.01)
+        end_cgroup(self.cgroup)
 
     def _surroundings(self, tokens: dict[str, str]) -> volumes.Surroundings:
         found = self._snapshot()

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,6 +288,15 @@ def kill_cgroup(folder: Path) -> None:
     """Kill every process of a cgroup and of those below it."""
     if folder.is_dir():
         kernel.kill_cgroup(str(folder))
+
+
+def end_cgroup(folder: Path) -> None:
+    """Kill every process of a cgroup, and remove it: the kernel needs a moment for what was killed."""
+    for _ in range(200):
+        kill_cgroup(folder)
+        if remove_cgroup(folder):
+            return
+        time.sleep(0.01)
 
 
 def remove_cgroup(folder: Path) -> bool:
