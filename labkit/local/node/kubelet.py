@@ -123,6 +123,8 @@ class Kubelet:
         self._workers.clear()
         if kill_pods:
             await asyncio.gather(*(worker.kill() for worker in workers), return_exceptions=True)
+            # What is still under way would make again what is removed here.
+            await asyncio.gather(*self._background, return_exceptions=True)
             await self.blocking(self._remove_all)
         else:
             for worker in workers:
