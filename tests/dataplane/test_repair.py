@@ -208,7 +208,6 @@ def changed(before: dict[str, object], after: dict[str, object]) -> str:
 
 def breaks_and_heals(hands: Hands, break_it, component: str, words: str) -> None:
     lab = hands.lab
-    time.sleep(2)       # what an agent has not looked at since it wrote it, it puts back without a word
     before, said = hands.state(), events(lab)
     break_it(hands)
     assert lab.until(lambda: hands.state() == before, 10), (

@@ -51,10 +51,10 @@ def scale(cluster, pool, count):
 
 
 def traces(cluster, node):
-    """What there is of a node on this machine: its namespace, its pins, its files."""
+    """What there is of a node on this machine: its namespace, its cgroup, its pins, its files."""
     paths = cluster.paths
     spaces = [name for name in netns.names(paths.prefix) if name.endswith(f"-{node}")]
-    roots = (paths.bpffs, paths.run / "nodes")
+    roots = (paths.cgroup, paths.bpffs, paths.run / "nodes")
     return spaces + [str(path) for root in roots for path in root.glob(f"*/{node}")]
 
 

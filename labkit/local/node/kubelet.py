@@ -122,9 +122,8 @@ class Kubelet:
         workers = list(self._workers.values())
         self._workers.clear()
         if kill_pods:
-            await asyncio.gather(*(worker.kill() for worker in workers), return_exceptions=True)
-            # What is still under way would make again what is removed here.
-            await asyncio.gather(*self._background, return_exceptions=True)
+            await asyncio.gather(*(worker.kill() for worker in workers), *self._background, return_exceptions=True)
+            self.launcher.close()   # it does first what it was asked for: that would come back after it was removed
             await self.blocking(self._remove_all)
         else:
             for worker in workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +76,7 @@ class PodSandbox:
         self.pause = 0
         self.volumes: dict[str, str] = {}
         self._renew_after = 0.0
+        self._making: asyncio.Future[None] | None = None
 
     @property
     def place(self) -> Place:
@@ -96,12 +98,16 @@ class PodSandbox:
         return True
 
     async def create(self) -> None:
-        """Make it.
+        """Make it. Who is cancelled meanwhile leaves it to `remove`, which waits until there is all to be removed.
 
         Raises:
             ConfigError: an object that a volume is made from is not there.
             SandboxError, OSError: the kernel or the node refused.
         """
+        self._making = asyncio.ensure_future(self._make())
+        await asyncio.shield(self._making)
+
+    async def _make(self) -> None:
         host = self._host
         around = self._surroundings(self._tokens())
         if self.on_host:
@@ -138,6 +144,8 @@ class PodSandbox:
 
     async def remove(self) -> None:
         """End what runs in it; free its network and its address, keep its files."""
+        if self._making:
+            await asyncio.gather(self._making, return_exceptions=True)
         self.host_interface = ""
         await self._host.blocking(self._remove)
         self._host.give_ip(self._uid)
