@@ -13,7 +13,7 @@ import pytest
 from labkit.local.dataplane import iptables_stamp
 from labkit.local.dataplane.iptables_guard import count, differences, ours
 from labkit.local.dataplane.kubeproxy import CANARY
-from labkit.local.programs.repairs import message
+from labkit.local.dataplane.repaired import message
 
 from .agents_lab import FRONTEND, Cluster
 

@@ -16,20 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from labkit.local.dataplane.iptables import Iptables, remove_chains
+from labkit.local.dataplane.iptables import IpsetError, Iptables, remove_chains
 from labkit.local.dataplane.policy import ANY, EndpointPolicy, Rule
 
 ACCEPT = "0x10000/0x10000"
 SEEN_BY_BPF = "0x1000000/0x1000000"
 FALLEN_THROUGH_BPF = "0x5000000/0x5000000"
 SET_PREFIX = "cali40s:"
+BPF_MODE = "Pre-approved by BPF programs."            # comments by which our rules are found again
+ALLOWED = "Policy explicitly accepted packet."
+VXLAN_PORT = 4789
 _RETURN_IF_ACCEPTED = f"-m mark --mark {ACCEPT} -j RETURN"
-_FORGED_TUNNEL = ('-p udp -m comment --comment "Drop VXLAN encapped packets originating in workloads"'
-                  " -m multiport --dports 4789 -j DROP")
-
-
-class IpsetError(RuntimeError):
-    """ipset refused; the message carries its own words."""
 
 
 @dataclass(slots=True)
@@ -41,7 +38,7 @@ class CalicoRules:
 
 
 def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
-          endpoint_to_host: str = "ACCEPT") -> CalicoRules:
+          endpoint_to_host: str = "ACCEPT", vxlan_port: int = VXLAN_PORT) -> CalicoRules:
     """Work out the chains for the pods of one node.
 
     Args:
@@ -49,12 +46,13 @@ def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
         interface_prefix: what their host interfaces start with.
         endpoint_to_host: ACCEPT, DROP or RETURN: what happens to a pod's packets to its own node once the
             pod's egress policy let them pass.
+        vxlan_port: where the node takes tunnels between nodes: none of those comes from a pod.
     """
     rules = CalicoRules()
     ours = sorted(endpoints, key=lambda endpoint: endpoint.interface)
     for endpoint in ours:
-        rules.chains[f"cali-tw-{endpoint.interface}"] = _endpoint(rules, endpoint, endpoint.ingress, "pi")
-        rules.chains[f"cali-fw-{endpoint.interface}"] = _endpoint(rules, endpoint, endpoint.egress, "po")
+        rules.chains[f"cali-tw-{endpoint.interface}"] = _endpoint(rules, endpoint, "pi")
+        rules.chains[f"cali-fw-{endpoint.interface}"] = _endpoint(rules, endpoint, "po", (_forged(vxlan_port),))
     unknown = '-m comment --comment "Unknown interface" -j DROP'
     rules.chains |= {
         "cali-to-wl-dispatch": (*(f"-o {e.interface} -g cali-tw-{e.interface}" for e in ours), unknown),
@@ -72,11 +70,12 @@ def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
     return rules
 
 
-def build_bpf_mode(*, interface_prefix: str = "azv") -> CalicoRules:
+def build_bpf_mode(*, interface_prefix: str = "azv", vxlan_port: int = VXLAN_PORT) -> CalicoRules:
     """What is left in iptables while eBPF does the work: accept what its programs have let pass.
 
     Args:
         interface_prefix: what the pods' host interfaces start with.
+        vxlan_port: where the node takes tunnels between nodes.
     """
     # The kernel tracks connections in a namespace only while some rule there asks about them. The first rule
     # is that one: without it the connections that kube-proxy translated would stop when its rules go.
@@ -85,20 +84,24 @@ def build_bpf_mode(*, interface_prefix: str = "azv") -> CalicoRules:
     # In the middle of a connection that neither the programs nor the kernel know: no way around policy.
     unknown = ('-m comment --comment "Drop packets from unknown flows."'
                f" -m mark --mark {FALLEN_THROUGH_BPF} -j DROP")
-    approved = f'-m comment --comment "Pre-approved by BPF programs." -m mark --mark {SEEN_BY_BPF} -j ACCEPT'
+    approved = f'-m comment --comment "{BPF_MODE}" -m mark --mark {SEEN_BY_BPF} -j ACCEPT'
     # A pod's own VXLAN would come out of vxlan.calico with whatever client's address it holds inside.
-    forged = f"-i {interface_prefix}+ {_FORGED_TUNNEL}"
+    forged = f"-i {interface_prefix}+ {_forged(vxlan_port)}"
     return CalicoRules({"cali-FORWARD": (known, unknown, approved), "cali-INPUT": (forged, known, approved),
                         "cali-OUTPUT": ()})
 
 
-def _endpoint(rules: CalicoRules, endpoint: EndpointPolicy, listed: Sequence[Rule],
-              kind: str) -> tuple[str, ...]:
+def _forged(vxlan_port: int) -> str:
+    return ('-p udp -m comment --comment "Drop VXLAN encapped packets originating in workloads"'
+            f" -m multiport --dports {vxlan_port} -j DROP")
+
+
+def _endpoint(rules: CalicoRules, endpoint: EndpointPolicy, kind: str, first: Sequence[str] = ()) -> tuple[str, ...]:
+    listed = endpoint.ingress if kind == "pi" else endpoint.egress
     lines = ["-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
              "-m conntrack --ctstate INVALID -j DROP",
              "-j MARK --set-xmark 0x0/0x10000"]
-    if kind == "po":
-        lines.append(_FORGED_TUNNEL)
+    lines += first
     lines.append('-m comment --comment "Start of policies" -j MARK --set-xmark 0x0/0x20000')
     for policy, group in groupby(listed[:-1], key=lambda rule: rule.policy):
         body = tuple(line for rule in group for line in _rule(rules, rule, kind))
@@ -164,7 +167,7 @@ def _hash(*parts: str) -> str:
 
 
 _HOOKS = (("FORWARD", "cali-FORWARD"), ("INPUT", "cali-INPUT"), ("OUTPUT", "cali-OUTPUT"))
-_ACCEPTED = ("-m", "comment", "--comment", "Policy explicitly accepted packet.",
+_ACCEPTED = ("-m", "comment", "--comment", ALLOWED,
              "-m", "mark", "--mark", ACCEPT, "-j", "ACCEPT")
 
 

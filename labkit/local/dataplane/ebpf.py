@@ -19,7 +19,7 @@ from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.ebpf_load import Loaded, load, unload
 from labkit.local.dataplane.ebpf_mirror import IpSets, Mirror
 from labkit.local.dataplane.ebpf_services import ServiceMaps
-from labkit.local.dataplane.iptables_guard import count
+from labkit.local.dataplane.repaired import count
 
 if TYPE_CHECKING:
     from labkit.local.dataplane.felix import FelixConfig

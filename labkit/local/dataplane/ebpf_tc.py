@@ -13,13 +13,14 @@ import socket
 import struct
 import subprocess
 
+from labkit.local.fabric.netlink import attributes
+
 INGRESS, EGRESS = 0xFFF2, 0xFFF3                # minor numbers of clsact's two hooks
 _CLSACT = 0xFFFF0000
 _NEWQDISC, _DELQDISC, _NEWTFILTER, _GETTFILTER = 36, 37, 44, 46
 _NLMSG_ERROR = 2
 _REQUEST, _ACK, _CREATE = 1, 4, 0x400
 _KIND, _OPTIONS, _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID = 1, 2, 6, 7, 8, 11
-_NESTED = 0x8000                                # set in the kind of an attribute that holds others
 _DIRECT_ACTION = 1
 _GET_FLAGS, _UP = 0x8913, 1                     # ioctl SIOCGIFFLAGS, IFF_UP
 _SIOCGIFMTU = 0x8921
@@ -28,17 +29,6 @@ _ETH_P_ALL = socket.htons(3)
 
 def _attribute(kind: int, data: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found, at = {}, 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            break
-        found[kind & ~_NESTED] = data[at + 4:at + length]
-        at += -(-length // 4) * 4
-    return found
 
 
 def _request(message: int, flags: int, payload: bytes) -> None:
@@ -85,7 +75,7 @@ def attached(ifindex: int, hook: int) -> int:
     size, message = struct.unpack_from("=IH", reply)
     if message == _NLMSG_ERROR:
         return 0
-    options = _attributes(_attributes(reply[36:size]).get(_OPTIONS, b""))       # 36: two headers
+    options = attributes(attributes(reply[36:size]).get(_OPTIONS, b""))       # 36: two headers
     return int.from_bytes(options.get(_BPF_ID, b""), "little")
 
 

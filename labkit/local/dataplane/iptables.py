@@ -22,6 +22,10 @@ class IptablesError(RuntimeError):
     """iptables refused; the message carries its own words."""
 
 
+class IpsetError(RuntimeError):
+    """ipset refused; the message carries its own words."""
+
+
 class Iptables:
     """One network namespace's IPv4 rules.
 

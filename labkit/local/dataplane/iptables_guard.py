@@ -7,13 +7,13 @@ here: it is what the kernel printed after we had written, and only our part of i
 from __future__ import annotations
 
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from labkit.local.dataplane.iptables import Iptables
+from labkit.local.dataplane.iptables import IpsetError, Iptables
+from labkit.local.dataplane.repaired import count
 
-COSTLY = 0.1        # seconds for printing a table beyond which it is not printed without a reason
+COSTLY = 1 << 20     # characters of a table, some 8,000 rules, beyond which it is not printed without a reason
 _Chains = Mapping[str, tuple[str, ...]]
 
 
@@ -33,7 +33,7 @@ class Guard:
         self._stamp: bytes | None = None           # of the whole table, when our part of it was right last
         self._right: _Chains | None = None         # our part of it, once somebody needed to know
         self._found: _Chains | None = None         # our part of it as others left it
-        self._seconds = 0.0                        # what the last look at every rule took
+        self._size = 0                             # of the table in characters, when it was printed last
 
     @property
     def found(self) -> _Chains:
@@ -61,7 +61,7 @@ class Guard:
                 self._found = there
                 return True
             self._stamp = stamp
-        elif learn and self._right is None and self._seconds < COSTLY:
+        elif learn and self._right is None and self._size < COSTLY:
             there = self._read()
             if self._iptables.stamp(self.table) == stamp:
                 self._right = there
@@ -84,14 +84,16 @@ class Guard:
         return () if found is None or right is None else differences(self.table, right, found)
 
     def _read(self) -> _Chains:
-        started = time.monotonic()
-        chains = ours(self._iptables.save(self.table), self._prefix, self._comment)
-        self._seconds = time.monotonic() - started
-        return chains
+        saved = self._iptables.save(self.table)
+        self._size = len(saved)
+        return ours(saved, self._prefix, self._comment)
 
 
 class SetGuard:
-    """Our IP sets. The kernel has no cheap sign of a change of these, so they are read."""
+    """Our IP sets. The kernel has no cheap sign of a change of these, so they are read.
+
+    Every method raises IpsetError where ipset does not say.
+    """
 
     def __init__(self, prefix: str, enter: Sequence[str] = ()) -> None:
         self._prefix, self._enter = prefix, tuple(enter)
@@ -117,6 +119,8 @@ class SetGuard:
 
     def _read(self) -> _Chains:
         done = subprocess.run([*self._enter, "ipset", "save"], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise IpsetError(f"ipset save failed: {done.stderr.strip()}")
         sets: dict[str, list[str]] = {}
         for line in done.stdout.splitlines():
             verb, _, rest = line.partition(" ")
@@ -160,9 +164,3 @@ def differences(where: str, right: _Chains, found: _Chains, kind: str = "chain",
                 (missing, "missing"), (foreign, "not ours")) if parts]
             said.append(f"{kind} {name} ({where}): {', '.join(parts) or f'{part}s in another order'}")
     return tuple(said)
-
-
-def count(number: int, noun: str) -> str:
-    """Such as "1 rule", "2 rules", "3 entries"."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from labkit.local.fabric import netns
+from labkit.local.fabric.netlink import attributes
 
 _GETLINK, _GETROUTE, _GETNEIGH = 18, 26, 30
 _ERROR, _DONE = 2, 3                               # NLMSG_…
@@ -77,19 +78,19 @@ def _look() -> Links:
         down: set[str] = set()
         for body in _dump(link, _GETLINK, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0)):
             index, flags = struct.unpack_from("=iI", body, 4)
-            names[index] = _attributes(body[16:])[_IFLA_IFNAME].rstrip(b"\0").decode()
+            names[index] = attributes(body[16:])[_IFLA_IFNAME].rstrip(b"\0").decode()
             (up if flags & _UP else down).add(names[index])
         routes = set()
         for body in _dump(link, _GETROUTE, struct.pack("=BBBBBBBBI", socket.AF_INET, *bytes(7), 0)):
             _, length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
-            found = _attributes(body[12:])
+            found = attributes(body[12:])
             if table == _MAIN and kind == _UNICAST and _RTA_OIF in found:
                 routes.add((f"{_ip(found.get(_RTA_DST, bytes(4)))}/{length}", names.get(_int(found[_RTA_OIF]), ""),
                             _ip(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else ""))
         neighbours = set()
         for body in _dump(link, _GETNEIGH, struct.pack("=BxxxiHBB", socket.AF_INET, 0, 0, 0, 0)):
             index, state = struct.unpack_from("=iH", body, 4)
-            found = _attributes(body[12:])
+            found = attributes(body[12:])
             if state & _PERMANENT and _NDA_LLADDR in found:
                 neighbours.add((_ip(found[_NDA_DST]), names.get(index, ""), found[_NDA_LLADDR].hex(":")))
     return Links(frozenset(up), frozenset(down), frozenset(routes), frozenset(neighbours))
@@ -109,17 +110,6 @@ def _dump(link: socket.socket, question: int, body: bytes) -> Iterator[bytes]:
                 raise OSError(number, os.strerror(abs(number)))
             yield data[at + 16:at + size]
             at += -(-size // 4) * 4
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found, at = {}, 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            break
-        found[kind] = data[at + 4:at + length]
-        at += -(-length // 4) * 4
-    return found
 
 
 def _int(data: bytes) -> int:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
+from labkit.local.dataplane import repaired
 from labkit.local.fabric import NodeNet, Vnet
 from labkit.local.node import nodeobject, sandbox
 from labkit.local.node.events import Recorder
@@ -308,11 +309,9 @@ class Kubelet:
                 log.warning("network of node %s: %s", self.name, error)
                 continue
             if gone:
-                more = f"; and {len(gone) - 3} more" if len(gone) > 3 else ""
-                text = f"Put back what was changed by hand: {'; '.join(gone[:3])}{more}"
-                log.warning("node %s: %s", self.name, text)
-                self.recorder.record({"metadata": {"name": self.name, "uid": self.name}}, "Node", "DataPlaneRepaired",
-                                     text, normal=False)
+                log.warning("node %s: %s", self.name, repaired.message(gone))
+                self.recorder.record({"metadata": {"name": self.name, "uid": self.name}}, "Node", repaired.REASON,
+                                     repaired.message(gone), normal=False)
 
     async def _refresh_volumes(self) -> None:
         for worker in list(self._workers.values()):

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.local.client import Obj
-from labkit.local.dataplane.calico_iptables import SET_PREFIX, CalicoIptables, CalicoRules, build, build_bpf_mode
+from labkit.local.dataplane.calico_iptables import (
+    ALLOWED,
+    SET_PREFIX,
+    CalicoIptables,
+    CalicoRules,
+    build,
+    build_bpf_mode,
+)
 from labkit.local.dataplane.ebpf import EbpfDataplane
 from labkit.local.dataplane.ebpf_load import LoadError
 from labkit.local.dataplane.felix import FelixConfig
@@ -65,7 +72,7 @@ class Felix:
         self._specs: dict[str, dict[str, Any]] = {}
         self._iptables = Iptables()
         self._calico = CalicoIptables(self._iptables)
-        self._guard = Guard(self._iptables, "filter", "cali-", "Policy explicitly accepted packet.")
+        self._guard = Guard(self._iptables, "filter", "cali-", ALLOWED)
         self._set_guard = SetGuard(SET_PREFIX)
         self._chains: CalicoRules | None = None  # what was written last
         self._report = report
@@ -237,7 +244,8 @@ class Felix:
         if everything or self.policies.dirty:
             self._write_chains(build(self.policies.endpoints().values(),
                                      interface_prefix=self.config.interface_prefix,
-                                     endpoint_to_host=self.config.default_endpoint_to_host_action.upper()),
+                                     endpoint_to_host=self.config.default_endpoint_to_host_action.upper(),
+                                     vxlan_port=self.config.vxlan_port),
                                everything=everything)
         self.services.changed()                  # kube-proxy's business in this mode
         if everything:
@@ -266,7 +274,8 @@ class Felix:
             self._attached_config = self.config
         if everything:
             # Only now does iptables let go: the programs are attached and their maps are full.
-            self._write_chains(build_bpf_mode(), everything=True)
+            self._write_chains(build_bpf_mode(interface_prefix=self.config.interface_prefix,
+                                              vxlan_port=self.config.vxlan_port), everything=True)
             self._clean_up_kube_proxy()
             self.mode = "bpf"
         if (everything or changed) and not self.handing_over:

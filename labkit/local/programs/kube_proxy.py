@@ -22,6 +22,7 @@ from pathlib import Path
 
 from labkit.local.client import ApiError
 from labkit.local.dataplane import conntrack
+from labkit.local.dataplane.calico_iptables import BPF_MODE
 from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
 from labkit.local.dataplane.iptables_guard import Guard
 from labkit.local.dataplane.kubeproxy import CANARY, JUMPS, SERVICE_CHAINS, ProxyConfig, build
@@ -36,7 +37,6 @@ log = logging.getLogger("kube-proxy")
 
 BURST = 2               # syncs that may follow each other without a pause
 MONITOR_PERIOD = 30.0   # how often the canaries are looked at, kube-proxy's default syncPeriod
-BPF_MODE = "Pre-approved by BPF programs."   # says Felix in a rule of its own while eBPF has the services
 
 
 class Proxier:

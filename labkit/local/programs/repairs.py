@@ -11,21 +11,14 @@ import time
 from collections.abc import Sequence
 
 from labkit.local.client import ApiError, Obj
+from labkit.local.dataplane.repaired import REASON, message
 from labkit.local.programs.kubeclient import HttpClient
 
 log = logging.getLogger(__name__)
 
-REASON = "DataPlaneRepaired"
 PERIOD = float(os.environ.get("LABKIT_REPAIR_PERIOD", "5"))
 """Seconds between two looks at what the kernel holds; a test's may be shorter."""
-NAMED = 3            # how many repairs an event names
 _ATTEMPTS = 5        # the way to the API may be what was just put back
-
-
-def message(repaired: Sequence[str]) -> str:
-    """One event for all that one look found. Pure."""
-    more = f"; and {len(repaired) - NAMED} more" if len(repaired) > NAMED else ""
-    return f"Put back what was changed by hand: {'; '.join(repaired[:NAMED])}{more}"
 
 
 class Repairs:
