@@ -29,6 +29,8 @@ class Row:
     @property
     def ratio(self) -> float:
         """The value over its baseline."""
+        if self.value == self.baseline:
+            return 1.0
         return self.value / self.baseline if self.baseline else float("inf")
 
     @property
