@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,16 +139,22 @@ class EbpfLab:
         return {name: net.ip for name, net in self.nodes.items()}, here, there
 
     def up(self, *services: ServicePort, config: FelixConfig | None = None) -> None:
-        for node in self.nodes:
+        def one(node: str) -> None:
             self.on(node, "apply_services", [(service.key, (service,)) for service in services])
             here = self.routes(node)[1].values()
             self.on(node, "apply_policy", {name: p for name, p in self.policies.items() if name in here})
             self.on(node, "apply_routes", *self.routes(node))
             self.on(node, "attach", config or FelixConfig())
 
+        self._on_each(one)
+
     def down(self) -> None:
-        for node in self.nodes:
-            self.on(node, "detach")
+        self._on_each(lambda node: self.on(node, "detach"))
+
+    def _on_each(self, do: Callable[[str], None]) -> None:
+        """On all nodes at once, as their agents do: loading programs takes the kernel a while."""
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(do, self.nodes))
 
     def service(self, *backends: str, protocol: str = "TCP", **fields: object) -> ServicePort:
         endpoints = tuple(Endpoint(self.pods[name].ip, 8080, self.home_of[name].name) for name in backends)
