@@ -101,3 +101,20 @@ def test_apply_to_what_was_created_before(api: Api) -> None:
     error = refusal(api.patch, "deployments.apps", "web", applied("2"), "default", type="apply", field_manager="me",
                     force=False)
     assert 'conflict with "before-first-apply"' in error.message
+
+
+def test_apply_takes_items_of_a_list_out_whole_or_leaves_their_key(api: Api) -> None:
+    """A set has no order: with a dozen items some would lose their key first, if it mattered."""
+    def apply(names: list[str], manager: str) -> list[dict]:
+        manifest = applied("1")
+        manifest["spec"]["template"]["spec"]["containers"] = [{"name": n, "image": "1"} for n in names]
+        made = api.patch("deployments.apps", "web", manifest, "default", type="apply", field_manager=manager,
+                         force=False)
+        return made["spec"]["template"]["spec"]["containers"]
+
+    dozen = [f"c{i}" for i in range(12)]
+    apply(dozen, "one")
+    assert [c["name"] for c in apply(["c0"], "one")] == ["c0"]
+    apply(dozen, "one")
+    apply(["c0", "c1", "c2", "c3", "c4", "c5"], "two")
+    assert [c["name"] for c in apply(["c0"], "one")] == dozen[:6], "what another manager applies stays, with its name"

@@ -126,6 +126,11 @@ def _remove(obj: Any, path: Path) -> None:
             break
 
 
+def _is_key(path: Path) -> bool:
+    """Whether a path is the key of a list's item: it goes with its item, and never alone."""
+    return len(path) > 1 and path[-2].startswith("k:") and path[-1][2:] in orjson.loads(path[-2][2:])
+
+
 def _merge(target: Any, source: Any, holder: str) -> Any:
     """`target` with what `source` sets, in place."""
     if not isinstance(source, dict) or not isinstance(target, dict):
@@ -267,8 +272,10 @@ def server_side_apply(machinery: Machinery, served: Served, namespace: str, name
             managers[other] = {p for p in managers[other]
                                if p not in mine or lookup(old.obj, p) == lookup(new, p)}
     owned_by_others = set().union(*(paths for other, paths in managers.items() if other != key))
-    for path in sorted(managers.get(key, set()) - mine - owned_by_others, key=len, reverse=True):
-        if path[-1] != "." or not any(p[:len(path) - 1] == path[:-1] for p in owned_by_others):
+    # Whole items first: without its key an item could not be found again.
+    for path in sorted(managers.get(key, set()) - mine - owned_by_others, key=lambda p: (p[-1] != ".", -len(p))):
+        shared = path[-1] == "." and any(p[:len(path) - 1] == path[:-1] for p in owned_by_others)
+        if not shared and not _is_key(path):
             _remove(new, path)
     managers[key] = mine
     _set_managers(new, managers, served.api_version, key)
