@@ -17,7 +17,7 @@ lab: setup  ## JupyterLab on the first notebook
 
 test:  ## every test, kernel and browser included
 	@scripts/setup.sh test
-	@$(bin)/python -m pytest
+	@$(bin)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## style, types, layers, notebooks
 	@$(bin)/ruff check labkit tests benchmarks
