@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ class Sample:
         command: the command line that measured.
         at: when, in UTC.
         x: the quantity that was varied, such as the number of services, or None.
+        detail: what is not a number, as JSON: proof that the data plane carried the packets, CPU by program.
     """
 
     arm: str
@@ -42,6 +44,7 @@ class Sample:
     command: str = ""
     at: str = ""
     x: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 OnSample = Callable[[Sample], None]
@@ -92,11 +95,14 @@ class Run:
     """One run of one benchmark.
 
     Args:
-        kind: "flows", "first-packet", "programming" or "churn".
+        kind: the suite ("article", "scale", "latency", "knb") or the single measurement ("flows",
+            "first-packet", "programming", "churn").
         title: for people.
         samples: everything measured, in the order of measuring.
         provenance: target, versions, kernel, CPU, parameters.
         notes: what a reader must know, such as what the target does not model.
+        started: when, in UTC.
+        finished: when, in UTC; "" while it is under way, and for ever in a run that was killed.
     """
 
     kind: str
@@ -105,6 +111,7 @@ class Run:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     started: str = ""
+    finished: str = ""
     schema: str = SCHEMA
 
     @property
@@ -167,10 +174,15 @@ class Run:
         return json.dumps(asdict(self), indent=1)
 
     def save(self, path: str | Path) -> Path:
-        """Write the document; folders are made."""
+        """Write the document; folders are made. A reader finds the old one or the new one, never a part."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(self.to_json() + "\n")
+        part = target.with_name(f".{target.name}.part")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(self.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
         return target
 
     @classmethod

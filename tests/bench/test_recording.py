@@ -1,0 +1,151 @@
+"""A run that is killed keeps what it measured, and the next attempt measures only the rest."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit.bench.recording import Recording
+from labkit.bench.results import Run, Sample
+from labkit.errors import ResultsError
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMETERS = {"rounds": 200, "seconds": 1}
+FACTS = {"kernel": "6.18", "cpu": "EPYC"}
+
+
+def wanted(**more):
+    return Run("flows", "Flows", provenance={"parameters": PARAMETERS, "arms": {"vanilla": FACTS, "ebpf": {}}} | more)
+
+
+def sample(round_=0, arm="vanilla", **metrics):
+    return Sample(arm, "pod to pod, TCP", round_, metrics or {"gbit_per_s": 9.0 + round_}, "iperf3", "t")
+
+
+# What a suite does, with nothing to wait for: samples of 20 kB, so that a kill falls into the writing of one.
+SUITE = """
+import sys
+from tests.bench.test_recording import PARAMETERS, sample, wanted
+from dataclasses import replace
+from labkit.bench.recording import Recording
+recording = Recording(wanted(), sys.argv[1])
+for number in range(PARAMETERS["rounds"]):
+    if not recording.has("vanilla", "pod to pod, TCP", number):
+        print("measured", number, flush=True)
+        recording.add(replace(sample(number), detail={"proof": "x" * 20000}))
+recording.finish()
+"""
+
+
+def test_a_killed_run_is_whole_and_the_next_attempt_measures_only_the_rest(tmp_path):
+    path, measured, kills, kept = tmp_path / "run.json", [], 0, 0
+    for attempt in range(100):
+        process = subprocess.Popen([sys.executable, "-c", SUITE, str(path)], stdout=subprocess.PIPE, text=True,
+                                   cwd=ROOT)
+        line = process.stdout.readline()
+        if line and attempt < 4:
+            time.sleep(0.01 + 0.037 * attempt)
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        rest = process.stdout.read()
+        process.stdout.close()
+        if process.wait() == 0:
+            break
+        measured.append([int(word.split()[1]) for word in (line + rest).splitlines()])
+        found = Run.load(path)
+        assert not found.finished
+        # the one that was being written may be missing, and nothing else
+        assert [s.round for s in found.samples] in (list(range(measured[-1][-1])), list(range(measured[-1][-1] + 1)))
+        assert measured[-1][0] == kept
+        kept = len(found.samples)
+    assert kills == 4
+    whole = Run.load(path)
+    assert whole.finished
+    assert whole.values("vanilla", "pod to pod, TCP", "gbit_per_s") == [9.0 + n for n in range(200)]
+    assert sum("interrupted" in note for note in whole.notes) == kills
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_every_sample_is_on_the_disk_when_it_has_been_added(tmp_path):
+    path = tmp_path / "deep" / "run.json"
+    recording = Recording(wanted(), path)
+    assert Run.load(path).samples == ()
+    recording.add(sample())
+    recording.note("the machine was busy")
+    recording.note("the machine was busy")
+    on_disk = Run.load(path)
+    assert on_disk == recording.run
+    assert (on_disk.samples, on_disk.notes) == ((sample(),), ("the machine was busy",))
+    assert recording.has("vanilla", "pod to pod, TCP", 0)
+    assert not recording.has("ebpf", "pod to pod, TCP", 0)
+    assert not recording.has("vanilla", "pod to pod, TCP", 1)
+    assert recording.finish() == Run.load(path)
+
+
+def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recording = Recording(wanted(), None)
+    recording.add(sample())
+    assert recording.finish().samples == (sample(),)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_arm_is_described_when_its_turn_comes_and_must_be_the_same_later(tmp_path):
+    path = tmp_path / "run.json"
+    recording = Recording(wanted(), path)
+    recording.describe("ebpf", {"calico": "v3.28.0"})
+    recording.describe("ebpf", {"calico": "v3.28.1"})  # nothing has been measured on the first
+    recording.add(sample(arm="ebpf"))
+    again = Recording(wanted(), path)
+    assert again.run.provenance["arms"] == {"vanilla": FACTS, "ebpf": {"calico": "v3.28.1"}}
+    with pytest.raises(ResultsError, match=r"calico was v3\.28\.1, and is v3\.30\.0 now"):
+        again.describe("ebpf", {"calico": "v3.30.0"})
+
+
+@pytest.mark.parametrize(("there", "said"), [
+    (lambda: Run("scale", "Scale", provenance=wanted().provenance), "holds a run of scale; this one is of flows"),
+    (lambda: wanted(parameters={"rounds": 3}), "with other parameters"),
+    (lambda: wanted(arms={"vanilla": FACTS}), "other arms.\n  Why: not in both: ebpf"),
+    (lambda: wanted(arms={"vanilla": FACTS | {"kernel": "5.15"}, "ebpf": {}}), r"kernel was 5\.15, and is 6\.18 now"),
+    (lambda: Run("flows", "Flows", finished="t", provenance=wanted().provenance), "holds a finished run"),
+])
+def test_another_run_is_never_overwritten(tmp_path, there, said):
+    path = there().save(tmp_path / "run.json")
+    text = path.read_text()
+    with pytest.raises(ResultsError, match=said) as error:
+        Recording(wanted(), path)
+    assert "another path" in error.value.fix
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("content", ["my thesis", "", '{"schema": "labkit.dev/run/v9"}'])
+def test_a_file_that_is_no_run_is_never_overwritten(tmp_path, content):
+    path = tmp_path / "thesis.txt"
+    path.write_text(content)
+    with pytest.raises(ResultsError, match="no run that one could go on with") as error:
+        Recording(wanted(), path)
+    assert "another path" in error.value.fix
+    assert path.read_text() == content
+
+
+def test_what_is_no_number_or_counts_twice_is_refused(tmp_path):
+    recording = Recording(wanted(), tmp_path / "run.json")
+    recording.add(sample())
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ResultsError, match=r"round 2: p50_us is not a number"):
+            recording.add(sample(1, p50_us=value))
+    with pytest.raises(ResultsError, match="round 1 is in the run already"):
+        recording.add(sample())
+    assert json.loads((tmp_path / "run.json").read_text())["samples"] == json.loads(recording.run.to_json())["samples"]
+    assert len(recording.run.samples) == 1
+
+
+def test_a_path_that_cannot_be_written_says_so_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="cannot be written"):
+        Recording(wanted(), tmp_path / "file" / "run.json")
