@@ -12,6 +12,8 @@ from labkit.azure.settings import SIZE_FALLBACKS, ClusterSettings
 from labkit.errors import AzureError, AzureNotFoundError
 from labkit.plan import Log
 
+_COMPUTE_API = "2021-07-01"  # the last that has both usages and skus
+
 Resource = dict[str, Any]
 """An Azure resource as JSON."""
 
@@ -153,6 +155,33 @@ class Azure:
         """A resource provider's registration state, such as "Registered"."""
         with explained(f"Asking whether {provider} is registered"):
             return str(self._resources.providers.get(provider).registration_state)
+
+    def usages(self, location: str) -> dict[str, tuple[int, int]]:
+        """What of the compute quota is used, and the limit, by the quota's name: "cores" is the region's vCPUs."""
+        found = self._compute(f"locations/{location}/usages", f"Asking for the quota in {location}")
+        return {u["name"]["value"]: (int(u["currentValue"]), int(u["limit"])) for u in found}
+
+    def sizes(self, location: str) -> dict[str, dict[str, Any]]:
+        """The VM sizes of a location by name, with their family, capabilities and restrictions."""
+        found = self._compute("skus", f"Asking for the VM sizes of {location}",
+                              {"$filter": f"location eq '{location}'"})
+        return {sku["name"]: sku for sku in found if sku.get("resourceType") == "virtualMachines"}
+
+    def _compute(self, path: str, what: str, query: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """A list of Microsoft.Compute's, which has no SDK here: by the pipeline of one that is."""
+        from azure.core.rest import HttpRequest
+
+        found: list[dict[str, Any]] = []
+        url: str | None = f"{self._url}/subscriptions/{self.subscription}/providers/Microsoft.Compute/{path}"
+        asked: dict[str, str] | None = {"api-version": _COMPUTE_API, **(query or {})}
+        with explained(what):
+            while url:
+                response = self._resources.send_request(HttpRequest("GET", url, params=asked))
+                response.raise_for_status()
+                page = response.json()
+                found += page.get("value") or []
+                url, asked = page.get("nextLink"), None
+        return found
 
     # The SDKs
 
