@@ -11,3 +11,11 @@ def test_shares_of_the_whole_node() -> None:
 
 def test_memory_in_use() -> None:
     assert monitor.used_megabytes("MemTotal: 4096000 kB\nMemAvailable: 2048000 kB\n") == 2000
+
+
+def test_a_span_has_the_columns_names_first_because_knb_skips_a_line() -> None:
+    log = "".join(f"1.00 0.00 2.00 0.00 0.00 900 {second}\n" for second in (10, 11, 12, 13)) + "1.00 0.00"
+    lines = monitor.between(log, 11, 12)
+    assert lines[0].split() == ["cpu-user", "cpu-nice", "cpu-system", "cpu-iowait", "cpu-steal", "memory-used",
+                                "timestamp"]
+    assert [line.split()[-1] for line in lines[1:]] == ["11", "12"]

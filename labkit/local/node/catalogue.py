@@ -102,7 +102,7 @@ CATALOGUE: tuple[Image, ...] = (
     Image("infrabuilder/bench-iperf3", r"(.*/)?infrabuilder/(bench-iperf3|iperf3)", cmd=("iperf3", "--version")),
     Image("infrabuilder/netbench", r"(.*/)?infrabuilder/netbench", cmd=("iperf3", "-s")),
     _system("infrabuilder/bench-custom-monitor", r"(.*/)?infrabuilder/bench-custom-monitor", "monitor",
-            "monitor", "stats.sh"),
+            "monit.sh", "stats.sh"),
 )
 
 

@@ -1,7 +1,7 @@
 """knb's monitor: once a second, the node's CPU and memory, from /proc.
 
 Each line of /data/metrics.log is `%user %nice %system %iowait %steal usedMB epoch`, in percent of the
-whole node. `stats.sh START END` prints the lines of a span of time.
+whole node. `stats.sh START END` prints the lines of a span of time, below the columns' names: knb skips the first line.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 _LOG = Path("/data/metrics.log")
+_COLUMNS = "cpu-user cpu-nice cpu-system cpu-iowait cpu-steal memory-used timestamp"
 
 
 def cpu_ticks(text: str) -> list[int]:
@@ -32,6 +33,18 @@ def used_megabytes(text: str) -> int:
     return (values["MemTotal"] - values["MemAvailable"]) // 1024
 
 
+def between(log: str, start: int, end: int) -> list[str]:
+    """The columns' names, then the lines of a span of time.
+
+    Args:
+        log: what the monitor has written.
+        start: the first second, by the epoch.
+        end: the last second, which counts too.
+    """
+    whole = (line for line in log.splitlines() if len(line.split()) == 7)  # the last one may be under way
+    return [_COLUMNS, *(line for line in whole if start <= int(line.split()[-1]) <= end)]
+
+
 def _monitor() -> None:
     _LOG.parent.mkdir(parents=True, exist_ok=True)
     before = cpu_ticks(Path("/proc/stat").read_text())
@@ -47,10 +60,7 @@ def _monitor() -> None:
 def main() -> None:
     """Monitor for ever, or print a span of what was seen."""
     if len(sys.argv) == 3:
-        start, end = (int(word) for word in sys.argv[1:])
-        for line in _LOG.read_text().splitlines():
-            if start <= int(line.split()[-1]) <= end:
-                print(line)
+        print("\n".join(between(_LOG.read_text(), int(sys.argv[1]), int(sys.argv[2]))))
         return
     _monitor()
 
