@@ -55,6 +55,9 @@ class Target:
         context: a context to use as it is, where there is no Azure to ask.
         poll_seconds: how often to ask about long-running operations, where the server does not say.
         not_modelled: what a reader of a measurement on this target must know.
+        calico_releases: where Calico's releases are published: an address, or a folder with the same files; None
+            means Calico's own address.
+        takes_back_seconds: after how long what AKS takes back is surely taken back.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Target:
     context: str | None = None
     poll_seconds: float = 10.0
     not_modelled: str = ""
+    calico_releases: str | None = None
+    takes_back_seconds: float = 300.0
 
     def client(self, name: str) -> OutsideClient:
         """The outside client of a name.
@@ -155,6 +160,7 @@ def local_from(daemon: Mapping[str, Any]) -> Target:
             name="local", title="a lab on this machine", arm_url=str(daemon["url"]).rstrip("/"),
             subscription=daemon["subscription"], credential=lambda: identity, ca_bundle=bundle,
             outside_clients=clients, kubeconfig=kubeconfig, poll_seconds=0.2,
+            calico_releases=str(home / "calico"), takes_back_seconds=65.0,
             env=MappingProxyType({
                 "KUBECONFIG": str(kubeconfig), "AZURE_CONFIG_DIR": str(home / "azure"),
                 "AZURE_SUBSCRIPTION_ID": daemon["subscription"], "REQUESTS_CA_BUNDLE": bundle,

@@ -1,4 +1,4 @@
-"""What both lanes do to a cluster, and how they look whether it worked."""
+"""What the lanes do to a cluster, and how they look whether it worked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from labkit.calico.facts import (
     ENDPOINT_CONFIGMAP,
     INSTALLATIONS,
     OPERATOR_NAMESPACE,
+    STATUSES,
     ClusterFacts,
     daemon_set,
     service_tables,
@@ -99,10 +100,24 @@ def installation_network(kube: Kube) -> dict[str, Any]:
     return network
 
 
+def find_felix(kube: Kube, facts: ClusterFacts) -> dict[str, Any] | None:
+    """The FelixConfiguration, or None."""
+    return kube.find(facts.felix_resource, "default")
+
+
 def felix_spec(kube: Kube, facts: ClusterFacts) -> dict[str, Any]:
     """FelixConfiguration's spec."""
     spec: dict[str, Any] = kube.get(facts.felix_resource, "default").get("spec") or {}
     return spec
+
+
+def degraded(kube: Kube) -> str:
+    """Why the operator says that it cannot do what it is asked for; "" where it does not."""
+    status = kube.find(STATUSES, "calico") or {}
+    for condition in (status.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Degraded" and condition["status"] == "True":
+            return str(condition.get("message") or condition.get("reason") or "it is Degraded")
+    return ""
 
 
 def bpf_runs(kube: Kube, facts: ClusterFacts) -> Evidence:

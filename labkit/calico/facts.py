@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from labkit.errors import NotFoundError
@@ -21,6 +22,37 @@ STATUSES = "tigerastatuses.operator.tigera.io"
 FELIX_GROUPS = ("projectcalico.org", "crd.projectcalico.org")
 """Calico's API server serves the first; without it, as on AKS, the second is what there is."""
 BPF_ANNOTATION = "operator.tigera.io/bpfEnabled"
+ADDON = "addonmanager.kubernetes.io/mode"
+"""AKS's add-on manager takes back what others change in objects that carry this label with `Reconcile`."""
+OURS = {"app.kubernetes.io/managed-by": "labkit"}
+"""The label of an Installation that a plan of ours has made, and may therefore remove."""
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """What Azure says about a cluster's network. All is empty where there is no Azure to ask.
+
+    Args:
+        plugin: "azure", "kubenet" or "none" (bring your own).
+        policy: "none", "calico", "azure" or "cilium".
+        dataplane: "azure" or "cilium".
+        pod_cidr: the range of pods' addresses, where it is not the VNet's.
+    """
+
+    plugin: str = ""
+    policy: str = ""
+    dataplane: str = ""
+    pod_cidr: str = ""
+
+    @classmethod
+    def of(cls, cluster: Mapping[str, Any] | None) -> NetworkProfile:
+        """The profile in a managed cluster as Azure returns it; Azure is not consistent about upper case."""
+        found = (cluster or {}).get("properties", {}).get("networkProfile") or {}
+        return cls(
+            plugin=str(found.get("networkPlugin") or "").lower(),
+            policy=str(found.get("networkPolicy") or ("none" if found else "")).lower(),
+            dataplane=str(found.get("networkDataplane") or "").lower(),
+            pod_cidr=str(found.get("podCidr") or ""))
 
 
 @dataclass(frozen=True)
@@ -35,6 +67,7 @@ class DaemonSetFacts:
         env: the environment that its first container is given in clear text.
         image: its first container's image.
         managed: whether the add-on manager takes back what others change.
+        words: its first container's command and arguments.
     """
 
     desired: int
@@ -44,6 +77,7 @@ class DaemonSetFacts:
     env: dict[str, str]
     image: str
     managed: bool
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +113,16 @@ class ClusterFacts:
         kube_proxy: its daemon set, or None.
         calico_node: its daemon set, or None.
         conditions: what the operator says about itself.
+        network: what Azure says about the cluster's network.
+        installed: whether there is an Installation.
+        managed: whether AKS's add-on manager owns the operator or its Installation.
+        ours: whether a plan of ours made the Installation.
+        cni: the Installation's CNI plugin, such as "AzureVNET"; "" where there is no Installation.
+        pools: the ranges that the Installation lists for pods' addresses.
+        bootstrap: Installation's bpfNetworkBootstrap.
+        proxy_management: Installation's kubeProxyManagement.
+        without_operator: whether a calico-node runs that no operator made, as Calico's manifests make it.
+        without_network: nodes that are not ready because they have no CNI plugin.
     """
 
     version: str
@@ -98,6 +142,30 @@ class ClusterFacts:
     kube_proxy: DaemonSetFacts | None
     calico_node: DaemonSetFacts | None
     conditions: tuple[Condition, ...]
+    network: NetworkProfile = NetworkProfile()
+    installed: bool = False
+    managed: bool = False
+    ours: bool = False
+    cni: str = ""
+    pools: tuple[str, ...] = ()
+    bootstrap: str | None = None
+    proxy_management: str | None = None
+    without_operator: bool = False
+    without_network: tuple[str, ...] = ()
+
+    @property
+    def proxy_mode(self) -> str:
+        """kube-proxy's mode, such as "iptables" or "ipvs"; "" where there is no kube-proxy."""
+        if self.kube_proxy is None:
+            return ""
+        words = " ".join(self.kube_proxy.words)
+        found = re.search(r"--proxy-mode[= ](\w+)", words)
+        return found[1].lower() if found else "iptables"
+
+    @property
+    def hand_set(self) -> bool:
+        """Whether bpfEnabled is not what the operator last wrote: somebody else has set it."""
+        return {None: None, "true": True, "false": False}.get(self.bpf_annotation) is not self.bpf_enabled
 
     @property
     def dataplane(self) -> DataPlane:
@@ -119,27 +187,32 @@ class ClusterFacts:
         return None
 
 
-def observe(kube: Kube) -> ClusterFacts:
+def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
     """Read all that the planners and the doctor look at.
 
     Args:
         kube: the cluster.
+        network: what Azure says about its network, where there is Azure.
     """
     with ThreadPoolExecutor(max_workers=10) as pool:
         version = pool.submit(kube.version)
         nodes = pool.submit(kube.list, "nodes")
         operator = pool.submit(kube.find, "deployments.apps", "tigera-operator", OPERATOR_NAMESPACE)
         proxy = pool.submit(kube.find, "daemonsets.apps", "kube-proxy", "kube-system")
-        calico = pool.submit(kube.find, "daemonsets.apps", "calico-node", CALICO_NAMESPACE)
+        node = pool.submit(kube.find, "daemonsets.apps", "calico-node", CALICO_NAMESPACE)
         installation = pool.submit(kube.find, INSTALLATIONS, "default")
+        other = pool.submit(kube.find, "daemonsets.apps", "calico-node", "kube-system")
         endpoint = pool.submit(kube.find, "configmaps", ENDPOINT_CONFIGMAP, OPERATOR_NAMESPACE)
         statuses = pool.submit(_list, kube, STATUSES)
         felix = pool.submit(_felix, kube)
         url = urlsplit(kube.host)
         felix_group, felix_object = felix.result()
         annotations = (felix_object or {}).get("metadata", {}).get("annotations") or {}
-        network = (installation.result() or {}).get("spec", {}).get("calicoNetwork") or {}
-        calico_node = daemon_set(calico.result())
+        owner = installation.result() or {}
+        spec = owner.get("spec") or {}
+        calico = spec.get("calicoNetwork") or {}
+        provider = str(spec.get("kubernetesProvider", ""))
+        calico_node = daemon_set(node.result())
         endpoint_object = endpoint.result()
         return ClusterFacts(
             version=version.result(),
@@ -147,16 +220,30 @@ def observe(kube: Kube) -> ClusterFacts:
             api_host=url.hostname or "", api_port=url.port or 443,
             operator_version=_tag(_image(operator.result())),
             calico_version=_tag(calico_node.image) if calico_node else None,
-            provider=str((installation.result() or {}).get("spec", {}).get("kubernetesProvider", "")),
-            linux_dataplane=network.get("linuxDataplane"),
-            node_address=dict(network.get("nodeAddressAutodetectionV4") or {}),
+            provider=provider,
+            linux_dataplane=calico.get("linuxDataplane"),
+            node_address=dict(calico.get("nodeAddressAutodetectionV4") or {}),
             endpoint=dict(endpoint_object.get("data") or {}) if endpoint_object else None,
             bpf_enabled=(felix_object or {}).get("spec", {}).get("bpfEnabled"),
             bpf_annotation=annotations.get(BPF_ANNOTATION),
             felix=dict((felix_object or {}).get("spec") or {}), felix_group=felix_group,
             kube_proxy=daemon_set(proxy.result()), calico_node=calico_node,
             conditions=tuple(_conditions(statuses.result())),
+            network=network or NetworkProfile(), installed=bool(owner),
+            managed="Reconcile" in (_labels(operator.result()).get(ADDON), _labels(owner).get(ADDON)),
+            ours=_labels(owner).items() >= OURS.items(), cni=_cni(spec, provider) if owner else "",
+            pools=tuple(p.get("cidr", "") for p in calico.get("ipPools") or ()),
+            bootstrap=calico.get("bpfNetworkBootstrap"), proxy_management=calico.get("kubeProxyManagement"),
+            without_operator=other.result() is not None,
+            without_network=tuple(n["metadata"]["name"] for n in nodes.result() if lacks_network(n)),
         )
+
+
+def lacks_network(node: Obj) -> bool:
+    """Whether a node is not ready because nobody has installed a CNI plugin on it."""
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] != "True" and "NetworkPluginNotReady" in c.get("message", "")
+               for c in conditions)
 
 
 def dataplane(kube: Kube) -> DataPlane:
@@ -190,14 +277,14 @@ def daemon_set(obj: Obj | None) -> DaemonSetFacts | None:
     desired = status.get("desiredNumberScheduled", 0)
     ready, updated = status.get("numberAvailable", 0), status.get("updatedNumberScheduled", 0)
     seen = status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0)
-    labels = obj["metadata"].get("labels") or {}
     return DaemonSetFacts(
         desired=desired, ready=ready,
         settled=seen and ready >= desired and updated >= desired,
         selector=dict(pod.get("nodeSelector") or {}),
         env={e["name"]: e["value"] for e in container.get("env") or [] if "value" in e},
         image=container.get("image", ""),
-        managed=labels.get("addonmanager.kubernetes.io/mode") == "Reconcile",
+        managed=_labels(obj).get(ADDON) == "Reconcile",
+        words=(*(container.get("command") or ()), *(container.get("args") or ())),
     )
 
 
@@ -226,6 +313,15 @@ def _list(kube: Kube, resource: str) -> list[Obj]:
 def _conditions(statuses: list[Obj]) -> list[Condition]:
     return [Condition(s["metadata"]["name"], c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
             for s in statuses for c in s.get("status", {}).get("conditions") or []]
+
+
+def _labels(obj: Obj | None) -> dict[str, str]:
+    return (obj or {}).get("metadata", {}).get("labels") or {}
+
+
+def _cni(spec: Obj, provider: str) -> str:
+    """The CNI plugin, with the operator's default: on AKS it is Azure's."""
+    return str((spec.get("cni") or {}).get("type") or ("AzureVNET" if provider == "AKS" else "Calico"))
 
 
 def _image(obj: Obj | None) -> str:

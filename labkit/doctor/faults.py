@@ -49,7 +49,7 @@ FAULTS = (
           needs="iptables"),
     Fault("two-address-methods", "Changes of Calico's Installation no longer take effect."),
     Fault("bpf-hand-set", "Somebody followed an old article, and now the operator is Degraded.",
-          needs="iptables", lane="operator"),
+          needs="iptables", lane="A"),
     Fault("endpoint-missing", "All works, but the next restart of calico-node may be its last.", needs="ebpf",
           lane="article"),
 )
