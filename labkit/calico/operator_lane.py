@@ -35,7 +35,7 @@ def in_the_way(facts: ClusterFacts, kube: Kube) -> tuple[Step, ...]:
     found: list[Step] = []
     if "Enabled" in (facts.bootstrap, facts.proxy_management):
         found.append(_by_itself(facts, kube))
-    if len(facts.node_address) > 1 or (facts.pools and not facts.node_address and facts.installed):
+    if len(facts.node_address) > 1:
         found.append(_one_method(facts, kube))
     if facts.hand_set:
         found.append(_hand_back(facts, kube))
@@ -79,8 +79,8 @@ def _one_method(facts: ClusterFacts, kube: Kube) -> Step:
 
     return Step(
         id="one-method", title="Leave one way to find a node's address",
-        why="The operator takes exactly one method. Two come about by a merge patch that adds one to another; none "
-            "is refused for eBPF where the Installation lists a range of addresses.",
+        why="The operator takes one method. Two come about by a merge patch that adds one to another, as the "
+            "article's does.",
         without="the operator refuses the whole Installation: *no more than one node address autodetection method "
                 "can be specified per-family*, and changes nothing any more.",
         command=_patch(patch), apply=lambda log: effects.patch_installation(kube, patch, log), verify=verify,

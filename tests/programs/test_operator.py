@@ -2,10 +2,12 @@
 
 import pytest
 
+from labkit.calico.lanes import CALICO_RELEASE
 from labkit.local.arm import ClusterSpec, PoolSpec
-from labkit.local.bootstrap import manifests, release_for
+from labkit.local.bootstrap import PUBLISHED, manifests, published, release_for
 from labkit.local.kubeapi import Api
 from labkit.local.programs.kube_controllers import Controllers
+from labkit.local.programs.tigera.installation import InvalidInstallation, validate
 from labkit.local.programs.tigera.reconcile import Reconciler
 from labkit.local.programs.tigera.release import Release
 from labkit.local.programs.tigera.render import Endpoint
@@ -152,10 +154,33 @@ def test_two_detection_methods_are_refused_and_workloads_stay(today):
     assert today.conditions()["Degraded"][0] == "False"
 
 
-def test_ebpf_with_a_pool_needs_a_detection_method(today):
-    today.install(linuxDataplane="BPF", nodeAddressAutodetectionV4=None, ipPools=[{"cidr": "10.224.0.0/16"}])
-    assert today.conditions()["Degraded"][2].endswith(
-        "spec.calicoNetwork.nodeAddressAutodetectionV4 is required for the BPF dataplane")
+def test_ebpf_needs_a_detection_method_and_the_operator_fills_one_in(today):
+    network = {"linuxDataplane": "BPF", "ipPools": [{"cidr": "10.224.0.0/16"}]}
+    with pytest.raises(InvalidInstallation, match="AutodetectionV4 is required for the BPF dataplane"):
+        validate({"spec": {"kubernetesProvider": "AKS", "calicoNetwork": network}})
+    today.install(linuxDataplane="BPF", nodeAddressAutodetectionV4=None)
+    spec = today.api.get(INSTALLATIONS, "default")["spec"]
+    assert spec["calicoNetwork"]["nodeAddressAutodetectionV4"] == {"firstFound": True}
+    assert today.env()["IP_AUTODETECTION_METHOD"] == "first-found"
+
+
+def test_what_the_operator_makes_goes_with_the_installation(today):
+    uid = today.api.get(INSTALLATIONS, "default")["metadata"]["uid"]
+    for resource, name, namespace in (("namespaces", "calico-system", None),
+                                      ("daemonsets.apps", "calico-node", "calico-system")):
+        owners = today.api.get(resource, name, namespace)["metadata"]["ownerReferences"]
+        assert [(o["kind"], o["uid"]) for o in owners] == [("Installation", uid)]
+
+
+def test_the_published_manifests_make_an_operator_that_is_nobody_elses():
+    definitions, operator = published().values()
+    kinds = {d["spec"]["names"]["kind"] for d in definitions}
+    assert {"Installation", "TigeraStatus", "FelixConfiguration", "IPPool"} <= kinds
+    assert not [o for o in operator if "addonmanager.kubernetes.io/mode" in (o["metadata"].get("labels") or {})]
+    (deployment,) = (o for o in operator if o["kind"] == "Deployment")
+    image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.endswith(f":{PUBLISHED[1]}")
+    assert Release(PUBLISHED[1]).calico == PUBLISHED[0] == CALICO_RELEASE
 
 
 def test_todays_operator_turns_ebpf_on_after_the_rollout_and_off_again(today):

@@ -1,6 +1,11 @@
-"""What AKS makes for `--network-policy calico`: the operator, and the Installation that it acts on."""
+"""What AKS makes for `--network-policy calico`: the operator, and the Installation that it acts on.
+
+And what Calico publishes, for those who install an operator of their own.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from labkit.local.client import Obj
 
@@ -11,16 +16,18 @@ from .releases import Release
 
 NAMESPACE = "tigera-operator"
 ENDPOINT_CONFIG = "kubernetes-services-endpoint"
+PUBLISHED = ("v3.32.1", "v1.42.3")
+"""The Calico that can be installed by one's own operator, and that operator."""
 
 
-def _operator(release: Release, *, article: bool) -> Obj:
+def _operator(version: str, registry: str, *, article: bool = False, owner: Mapping[str, str] | None = None) -> Obj:
     labels = {"name": "tigera-operator", "k8s-app": "tigera-operator"}
     container: Obj = {
         "name": "tigera-operator",
-        "image": f"mcr.microsoft.com/oss/tigera/operator:{release.operator}",
+        "image": f"{registry}/tigera/operator:{version}",
         "env": [{"name": "WATCH_NAMESPACE", "value": ""}, field_env("POD_NAME", "metadata.name"),
                 {"name": "OPERATOR_NAME", "value": "tigera-operator"},
-                {"name": "TIGERA_OPERATOR_INIT_IMAGE_VERSION", "value": release.operator}],
+                {"name": "TIGERA_OPERATOR_INIT_IMAGE_VERSION", "value": version}],
         "resources": {"requests": {"cpu": "50m"}},
     }
     # The operator of 2021 hands its own environment on, so it knows another API address only after a
@@ -28,7 +35,7 @@ def _operator(release: Release, *, article: bool) -> Obj:
     container["envFrom"] = [{"configMapRef": {"name": ENDPOINT_CONFIG, "optional": True}}]
     return {
         "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": meta("tigera-operator", NAMESPACE, {ADDON: "Reconcile", "k8s-app": "tigera-operator"}),
+        "metadata": meta("tigera-operator", NAMESPACE, {**(owner or {}), "k8s-app": "tigera-operator"}),
         "spec": {
             "replicas": 1, "selector": {"matchLabels": {"name": "tigera-operator"}},
             "template": {
@@ -60,16 +67,34 @@ def installation(*, article: bool) -> Obj:
         }}
 
 
-def calico(release: Release, minor: int) -> list[Obj]:
-    """All that AKS makes for Calico; the operator makes the rest."""
-    article = minor < 30
+def _around_operator(owner: Mapping[str, str] | None = None) -> list[Obj]:
+    """Where the operator runs, and what it may do."""
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
     return [
-        *operator_definitions(minor), *calico_definitions(),
-        namespace(NAMESPACE, {"name": NAMESPACE, ADDON: "Reconcile"}),
+        namespace(NAMESPACE, {"name": NAMESPACE, **(owner or {})}),
         account("tigera-operator", NAMESPACE),
         cluster_role("tigera-operator", [everything]),
         binding("tigera-operator", "tigera-operator", account_subject("tigera-operator", NAMESPACE)),
-        installation(article=article),
-        _operator(release, article=article),
     ]
+
+
+def calico(release: Release, minor: int) -> list[Obj]:
+    """All that AKS makes for Calico; the operator makes the rest."""
+    article, owner = minor < 30, {ADDON: "Reconcile"}
+    return [
+        *operator_definitions(minor), *calico_definitions(), *_around_operator(owner),
+        installation(article=article),
+        _operator(release.operator, "mcr.microsoft.com/oss", article=article, owner=owner),
+    ]
+
+
+def published() -> dict[str, list[Obj]]:
+    """The manifests of `PUBLISHED` as Calico's release has them, by file name.
+
+    They have the same names and are applied in the same order as Calico's own, and make the lab's operator: nobody's
+    but the user's, so no label of an add-on manager.
+    """
+    return {
+        "v1_crd_projectcalico_org.yaml": [*operator_definitions(99), *calico_definitions()],
+        "tigera-operator.yaml": [*_around_operator(), _operator(PUBLISHED[1], "quay.io")],
+    }

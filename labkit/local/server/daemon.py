@@ -30,7 +30,7 @@ from labkit.local.arm.identity import LabTokens
 from labkit.local.dataplane.compile import objects
 from labkit.local.fabric import Fabric
 from labkit.local.paths import LabPaths
-from labkit.local.server import report
+from labkit.local.server import mirror, report
 from labkit.local.server.addresses import PublicAddresses
 from labkit.local.server.cluster import Surroundings
 from labkit.local.server.lifecycle import DaemonInfo
@@ -73,6 +73,7 @@ class Daemon:
         self._secrets = secrets
         context = certificates.server_context()
         await asyncio.to_thread(self._prepare_kernel)
+        mirror.write(paths.home)
 
         database = sqlite3.connect(paths.database, isolation_level=None)
         database.execute("PRAGMA journal_mode=WAL")

@@ -41,7 +41,7 @@ _OWN_FILES = (
     "ca-bundle.pem",
     "kubeconfig",
 )
-_OWN_FOLDERS = ("azure",)
+_OWN_FOLDERS = ("azure", "calico")
 
 
 @dataclass(frozen=True)

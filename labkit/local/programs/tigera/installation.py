@@ -22,14 +22,38 @@ def wants_bpf(installation: Obj) -> bool:
     return bool(network_of(installation).get("linuxDataplane") == "BPF")
 
 
+def cni_of(installation: Obj) -> str:
+    """The CNI plugin: on AKS it is Azure's, where the Installation does not say."""
+    spec = installation.get("spec") or {}
+    return (spec.get("cni") or {}).get("type") or ("AzureVNET" if spec.get("kubernetesProvider") == "AKS" else "")
+
+
+def defaults(installation: Obj) -> Obj:
+    """What of the spec the operator fills in, because the Installation does not say it."""
+    spec: Obj = {}
+    network: Obj = {}
+    have = network_of(installation)
+    if not have.get("linuxDataplane"):
+        network["linuxDataplane"] = "Iptables"
+    # eBPF needs to know the node's address even where Calico does not give pods theirs.
+    needs_address = wants_bpf(installation) or any(":" not in p.get("cidr", "") for p in have.get("ipPools") or ())
+    if needs_address and not have.get("nodeAddressAutodetectionV4"):
+        network["nodeAddressAutodetectionV4"] = {"firstFound": True}
+    if network:
+        spec["calicoNetwork"] = network
+    cni = cni_of(installation)
+    if cni and not ((installation.get("spec") or {}).get("cni") or {}).get("ipam"):
+        spec["cni"] = {"type": cni, "ipam": {"type": cni}}
+    return spec
+
+
 def validate(installation: Obj) -> None:
     """Refuse what the operator refuses.
 
     Raises:
         InvalidInstallation: with the operator's own sentence.
     """
-    spec, network = installation.get("spec") or {}, network_of(installation)
-    cni = (spec.get("cni") or {}).get("type") or ("AzureVNET" if spec.get("kubernetesProvider") == "AKS" else "")
+    network, cni = network_of(installation), cni_of(installation)
     if not cni:
         raise InvalidInstallation("spec.cni must be defined")
     for family in ("nodeAddressAutodetectionV4", "nodeAddressAutodetectionV6"):

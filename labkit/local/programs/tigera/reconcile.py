@@ -9,7 +9,7 @@ from typing import Any
 from labkit.local.client import ApiError, Client, Obj, copy_of
 
 from .bpf import ModifiedBySomeoneElse, felix_configuration, rolled_out
-from .installation import InvalidInstallation, network_of, validate, wants_bpf
+from .installation import InvalidInstallation, defaults, network_of, validate, wants_bpf
 from .release import Release
 from .render import BPF_VOLUME, NAMESPACE, Endpoint, render
 from .status import Degraded, conditions, health
@@ -52,17 +52,18 @@ class Reconciler:
 
     def _with_defaults(self, installation: Obj) -> Obj:
         """Write the defaults that the operator writes into the Installation itself."""
-        if not self._release.owns_bpf or network_of(installation).get("linuxDataplane"):
-            return installation
-        defaults = {"spec": {"calicoNetwork": {"linuxDataplane": "Iptables"}}}
-        return self._client.patch(INSTALLATIONS, "default", defaults, type="merge")
+        spec = defaults(installation) if self._release.owns_bpf else {}
+        return self._client.patch(INSTALLATIONS, "default", {"spec": spec}, type="merge") if spec else installation
 
     def _apply(self, installation: Obj) -> Degraded | None:
         try:
             validate(installation)
         except InvalidInstallation as error:
             return Degraded("InvalidConfigurationError", "Invalid Installation provided", str(error))
+        owner = {"apiVersion": "operator.tigera.io/v1", "kind": "Installation", "name": "default",
+                 "uid": installation["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
         for resource, obj in render(installation, self._release, self._endpoint()):
+            obj["metadata"]["ownerReferences"] = [owner]   # they go with the Installation
             try:
                 self._ensure(resource, obj)
             except ApiError as error:
@@ -160,4 +161,6 @@ def merged(current: Obj, wanted: Obj) -> Obj:
     for key in ("labels", "annotations"):
         if key in wanted["metadata"]:
             meta[key] = {**(meta.get(key) or {}), **wanted["metadata"][key]}
+    if "ownerReferences" in wanted["metadata"]:
+        meta["ownerReferences"] = wanted["metadata"]["ownerReferences"]
     return {**out, "metadata": meta}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _CALICO = {"v1.13.5": "v3.17.2", "v1.34.7": "v3.28.2", "v1.36.7": "v3.29.3", "v1.38.8": "v3.30.4",
-           "v1.40.2": "v3.31.2"}
+           "v1.40.2": "v3.31.2", "v1.42.3": "v3.32.1"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def _account(name: str) -> list[tuple[str, Obj]]:
 
 def _image(installation: Obj, component: str, release: Release) -> str:
     spec = installation["spec"]
-    registry = spec.get("registry") or "docker.io/"
+    registry = spec.get("registry") or "quay.io/"
     path = spec.get("imagePath") or "calico"
     return f"{registry.rstrip('/')}/{path}/{component}:{release.calico}"
 
