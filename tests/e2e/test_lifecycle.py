@@ -153,3 +153,25 @@ def test_a_new_cluster_takes_over_the_addresses_of_deleted_ones(paths, tmp_path)
     clusters = {key for (key,) in rows.execute("SELECT DISTINCT cluster FROM kube_objects")}
     rows.close()
     assert len(clusters) == 1, "the objects of deleted clusters are gone"
+
+
+def test_a_daemon_killed_while_a_node_leaves_takes_it_away_when_it_is_back(paths, tmp_path):
+    info = lifecycle.up(paths, port=0)
+    with create_cluster(info, paths, tmp_path, policy="none", count=2) as cluster:
+        first, second = cluster.nodes()
+        slow = pod("slow", "default", node=second, image="busybox", args=["sleep", "1000"])
+        slow["spec"]["terminationGracePeriodSeconds"] = 30
+        cluster.apply(slow)
+        wait_for(lambda: cluster.core.read_namespaced_pod("slow", "default").status.phase == "Running", "it runs")
+        pools = cluster.aks.agent_pools
+        profile = pools.get(cluster.group, cluster.name, "nodepool1")
+        profile.count = 1
+        pools.begin_create_or_update(cluster.group, cluster.name, "nodepool1", profile, polling=False)
+        wait_for(lambda: cluster.core.read_node(second).spec.unschedulable, "the node is being emptied")
+
+        os.kill(info.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        lifecycle.up(paths, port=info.port)
+        cluster.kubectl("delete", "pod", "slow", "--grace-period=0", "--force", check=False)
+        wait_for(lambda: cluster.nodes() == [first], "the node has left", 60)
+        assert not [n for n in os.listdir("/run/netns") if n.startswith(paths.prefix) and n.endswith(second)]

@@ -23,6 +23,7 @@ from labkit.local.kubeapi import Api, User
 from labkit.local.node import Kubelet, Nodes, NodeSettings
 from labkit.local.paths import LabPaths
 from labkit.local.server.addresses import PublicAddresses
+from labkit.local.server.drain import drain
 from labkit.local.server.listener import FrontDoor, HttpService, Listener
 from labkit.local.server.nodepool import NodePlace
 from labkit.local.server.secrets import Secrets
@@ -123,9 +124,11 @@ class Cluster:
         await self.set_nodes(places)
 
     async def set_nodes(self, places: Sequence[NodePlace]) -> None:
-        """Have exactly these nodes."""
+        """Have exactly these nodes; what runs on those that leave moves to the others, if there are any."""
         wanted = {p.name: p for p in places}
         leaving = [name for name in self.kubelets if name not in wanted]
+        if wanted:
+            await asyncio.gather(*(drain(self.api, name) for name in leaving))
         await asyncio.gather(*(self._remove_node(name) for name in leaving))
         await asyncio.gather(*(self._add_node(p) for p in places if p.name not in self.kubelets))
 
@@ -187,16 +190,18 @@ class Cluster:
             "ip": addresses.get("InternalIP", ""),
             "status": "Ready" if conditions.get("Ready") == "True" else "NotReady",
             "pods": sum(p["spec"].get("nodeName") == name for p in pods),
-            "data_plane": self._data_plane(name),
+            "data_plane": self._data_plane(name, pods),
             "cpu_seconds": _cgroup_cpu(self._around.paths.cgroup / self.spec.key / name),
         }
 
-    def _data_plane(self, node: str) -> str:
-        """What the node's kernel holds, not what an object asks for."""
+    def _data_plane(self, node: str, pods: list[Obj]) -> str:
+        """What the node's kernel holds and its pods do, not what an object asks for."""
         pins = self._around.paths.bpffs / self.spec.key / node
         if pins.exists() and any(pins.iterdir()):
             return "Calico eBPF"
-        return "Calico iptables" if self.spec.network_policy == "calico" else "kube-proxy only"
+        calico = any(p["spec"].get("nodeName") == node and p["metadata"]["name"].startswith("calico-node-")
+                     for p in pods)
+        return "Calico iptables" if calico else "kube-proxy only"
 
     async def _add_node(self, node: NodePlace) -> None:
         assert self._vnet

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -54,7 +55,8 @@ class ClusterManager:
         """Build the cluster, or finish building it; returns once its nodes are ready."""
         async with self._lock(spec.key):
             self._save(spec, running=True)
-            places = self._replace_nodes(spec)
+            places = place(f"{spec.resource_group}/{spec.name}", spec.pools, self._places(spec.key))
+            self._keep(spec.key, places)
             cluster = self._clusters.setdefault(spec.key, Cluster(spec, self._around))
             try:
                 await cluster.start(places)
@@ -71,10 +73,16 @@ class ClusterManager:
         async with self._lock(key):
             cluster = self._cluster(key)
             pools = {p.name: p for p in cluster.spec.pools} | {pool.name: pool}
-            cluster.spec = spec = replace(cluster.spec, pools=tuple(p for p in pools.values() if p.count))
+            before = self._places(key)
+            cluster.spec = spec = replace(cluster.spec, pools=tuple(pools.values()))
+            places = place(f"{spec.resource_group}/{spec.name}", spec.pools, before)
+            # Nodes that leave take their time. A daemon that is killed meanwhile must know of them.
             self._save(spec, running=True)
-            places = self._replace_nodes(spec)
+            self._keep(key, {*places, *before})
             await cluster.set_nodes(places)
+            cluster.spec = spec = replace(spec, pools=tuple(p for p in spec.pools if p.count))
+            self._save(spec, running=True)
+            self._keep(key, places)
             await self._nodes_ready(cluster, places)
 
     async def stop(self, key: str) -> None:
@@ -162,15 +170,13 @@ class ClusterManager:
         )
         return [NodePlace(*row) for row in rows]
 
-    def _replace_nodes(self, spec: ClusterSpec) -> list[NodePlace]:
-        places = place(f"{spec.resource_group}/{spec.name}", spec.pools, self._places(spec.key))
+    def _keep(self, key: str, places: Iterable[NodePlace]) -> None:
+        """Write down which nodes a cluster has."""
         with self._database:
-            self._database.execute("DELETE FROM cluster_nodes WHERE cluster = ?", (spec.key,))
+            self._database.execute("DELETE FROM cluster_nodes WHERE cluster = ?", (key,))
             self._database.executemany(
-                "INSERT INTO cluster_nodes VALUES (?, ?, ?, ?)",
-                [(spec.key, p.name, p.pool, p.slot) for p in places],
+                "INSERT INTO cluster_nodes VALUES (?, ?, ?, ?)", [(key, p.name, p.pool, p.slot) for p in places]
             )
-        return places
 
 
 def _ready_nodes(cluster: Cluster) -> set[str]:

@@ -1,0 +1,134 @@
+"""Traffic goes on while what serves it is replaced, and while the node under it leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.e2e import planes, support
+from tests.e2e.support import TestCluster, pod, service, wait_for
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+CALLER = """
+import json, socket, sys, time
+host, port, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+answered, failed, begin = 0, [], time.time()
+sys.stdin.close()
+while time.time() - begin < float(sys.argv[4]):
+    try:
+        with socket.create_connection((host, port), 4) as caller:
+            caller.settimeout(4)
+            caller.sendall(b"GET /hostname HTTP/1.0\\r\\n\\r\\n")
+            answer = b""
+            while part := caller.recv(4096):
+                answer += part
+        answered += b" 200 OK" in answer
+        if b" 200 OK" not in answer:
+            failed.append([round(time.time() - begin, 1), "cut short"])
+    except OSError as error:
+        failed.append([round(time.time() - begin, 1), repr(error)])
+    time.sleep(pause)
+print(json.dumps([answered, failed]))
+"""
+
+
+@pytest.fixture(scope="module")
+def three(daemon, lab_paths, tmp_path_factory):
+    made = support.create_cluster(daemon, lab_paths, tmp_path_factory.mktemp("three"), count=3)
+    yield made
+    support.delete_cluster(made)
+
+
+def deployment(namespace: str, revision: int) -> dict:
+    container = {
+        "name": "main",
+        "image": support.AGNHOST,
+        "args": ["netexec", "--http-port=8080"],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        # Endpoints take a moment to leave the nodes' tables: until then the server must serve.
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "2"]}}},
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": namespace},
+        "spec": {
+            "replicas": 6,
+            "selector": {"matchLabels": {"app": "web"}},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 2}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}, "annotations": {"revision": str(revision)}},
+                "spec": {"containers": [container]},
+            },
+        },
+    }
+
+
+def rolled(cluster: TestCluster, namespace: str, revision: int) -> set[str]:
+    """The nodes of the pods, once all of them are this revision's and ready."""
+    pods = cluster.core.list_namespaced_pod(namespace, label_selector="app=web").items
+    there = [p for p in pods if not p.metadata.deletion_timestamp]
+    done = len(there) == 6 and all(
+        p.metadata.annotations["revision"] == str(revision) and planes.is_ready(p) for p in there
+    )
+    return {p.spec.node_name for p in there} if done else set()
+
+
+def scale(cluster: TestCluster, count: int) -> None:
+    pools = cluster.aks.agent_pools
+    profile = pools.get(cluster.group, cluster.name, "nodepool1")
+    profile.count = count
+    pools.begin_create_or_update(cluster.group, cluster.name, "nodepool1", profile).result(60)
+
+
+@pytest.mark.parametrize("ebpf", [False, True], ids=["iptables", "ebpf"])
+def test_no_connection_is_lost_while_pods_are_replaced_and_a_node_leaves(three, ebpf):
+    cluster = three
+    scale(cluster, 3)
+    planes.switch(cluster, ebpf=ebpf)
+    first, last = cluster.nodes()[0], cluster.nodes()[-1]
+    with cluster.namespace() as namespace, ThreadPoolExecutor() as pool:
+        cluster.apply(
+            deployment(namespace, 1),
+            service("web", namespace, app="web", kind="LoadBalancer"),
+            pod("caller", namespace, node=first, image="python:3-alpine", args=["sleep", "infinity"]),
+        )
+        wait_for(lambda: last in rolled(cluster, namespace, 1), "pods on the node that will leave")
+
+        def addresses() -> tuple[str, str]:
+            found = cluster.core.read_namespaced_service("web", namespace)
+            return found.spec.cluster_ip, found.status.load_balancer.ingress[0].ip
+
+        wait_for(lambda: cluster.core.read_namespaced_service("web", namespace).status.load_balancer.ingress,
+                 "a frontend")
+        inside, outside = addresses()
+        wait_for(lambda: planes.curl(cluster, namespace, "caller", f"http://{inside}/hostname").startswith("web-"),
+                 "the service answers")
+        wait_for(lambda: planes.curl_from(cluster, "alice", f"http://{outside}/hostname").startswith("web-"),
+                 "the load balancer answers")
+
+        def call(*words: str, address: str) -> list:
+            done = subprocess.run([*words, "-c", CALLER, address, "80", "0.01", "11"], text=True, capture_output=True,
+                                  timeout=60, check=False)
+            assert done.stdout, done.stderr
+            return json.loads(done.stdout)
+
+        kubectl = ("kubectl", "--kubeconfig", str(cluster.kubeconfig), "exec", "-n", namespace, "caller", "--",
+                   "python3")
+        alice = ("nsenter", f"--net=/run/netns/{cluster.paths.netns('client', 'alice')}", "--", sys.executable)
+        calls: list[Future] = [pool.submit(call, *kubectl, address=inside),
+                               pool.submit(call, *alice, address=outside)]
+        cluster.apply(deployment(namespace, 2))
+        wait_for(lambda: rolled(cluster, namespace, 2), "every pod is new")
+        scale(cluster, 2)
+        assert last not in cluster.nodes()
+        assert last not in wait_for(lambda: rolled(cluster, namespace, 2), "six pods on two nodes")
+        assert not any(each.done() for each in calls), "they called through all of it"
+        for answered, failed in (each.result() for each in calls):
+            assert failed == []
+            assert answered > 100
