@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import yaml
 
+from labkit import targets
+from labkit.kube import Kube
+from labkit.sourceip import trace
 from tests.e2e import support
 from tests.e2e.planes import switch
 from tests.e2e.support import TestCluster, pod, service, wait_for
@@ -150,6 +154,20 @@ def test_node_port_on_either_node(plane):
             lambda address=address: seen_from_outside(cluster, "bob", f"{address}:{port}"), "an answer", 10
         )
         assert (seen == CLIENTS["bob"]) is (name == "ebpf")
+
+
+@pytest.mark.parametrize("plane", ["vanilla"], indirect=True)
+def test_a_trace_shows_kube_proxys_rewrites_where_there_is_no_calico(plane):
+    _, cluster, namespace = plane
+    kube = Kube(yaml.safe_load(cluster.kubeconfig.read_text()))
+    found = trace("alice", f"{namespace}/front", detour=True, kube=kube, target=targets.local())
+    kube.close()
+    assert (found.dataplane, found.notes) == ("vanilla", ())
+    rewriting = next(hop for hop in found.request if hop.rewritten)
+    assert rewriting.steps == ("DNAT", "SNAT")
+    assert rewriting.before.source.startswith(f"{CLIENTS['alice']}:")
+    assert found.seen == rewriting.after.source != found.client_address
+    assert [hop.steps for hop in found.reply if hop.rewritten] == [("SNAT undone", "DNAT undone")]
 
 
 def test_large_transfers_by_the_load_balancer(plane):
