@@ -22,6 +22,7 @@ from labkit import calico, targets
 from labkit import plan as plans
 from labkit.azure import Azure, ClusterSettings, versions
 from labkit.azure import steps as cluster_steps
+from labkit.azure.kube_proxy import KubeProxySwitch
 from labkit.errors import LabError, TargetError
 from labkit.kube import Kube, kubeconfig
 from labkit.kube.readiness import ready_step
@@ -47,6 +48,7 @@ class Lab:
     def __init__(self, target: targets.Target, settings: ClusterSettings, *, beside: bool = False) -> None:
         self.target, self.settings, self._beside = target, settings, beside
         self._kube: Kube | None = None
+        self._profile: calico.NetworkProfile | None = None
 
     @classmethod
     def open(cls, target: str | None = None, *, cluster: str = "MyCalicoCluster",
@@ -118,7 +120,7 @@ class Lab:
         """Drop the connection: the next use fetches credentials again."""
         if self._kube is not None:
             self._kube.close()
-        self._kube = None
+        self._kube = self._profile = None
 
     def close(self) -> None:
         """Close the connections to both APIs; the next use opens them again."""
@@ -147,7 +149,16 @@ class Lab:
 
     def facts(self) -> calico.ClusterFacts:
         """What is true of the cluster's networking now."""
-        return calico.observe(self.kube)
+        return calico.observe(self.kube, self._network())
+
+    def _network(self) -> calico.NetworkProfile | None:
+        """What Azure says about the cluster's network; asked once for each connection, because it stays."""
+        if self.target.arm_url is None:
+            return None
+        if self._profile is None:
+            self._profile = calico.NetworkProfile.of(
+                self.azure.cluster(self.settings.resource_group, self.settings.name))
+        return self._profile
 
     def dataplane(self) -> calico.DataPlane:
         """Which data plane carries the cluster's services: "vanilla", "iptables" or "ebpf"."""
@@ -193,13 +204,27 @@ class Lab:
         ready = ready_step(lambda: self.kube, calico=self.settings.network_policy == "calico")
         return replace(merge, steps=(*merge.steps, ready))
 
-    def enable_ebpf(self) -> Plan:
-        """The plan that turns Calico's eBPF data plane on, by the lane that fits this cluster."""
-        return calico.plan_enable_ebpf(self.facts(), self.kube)
+    def enable_ebpf(self, *, recheck: float | None = None) -> Plan:
+        """The plan that turns Calico's eBPF data plane on, by the lane that fits this cluster.
+
+        Args:
+            recheck: seconds after which a last step looks whether AKS has taken something back; None means what
+                the target says, 0 leaves the step out.
+
+        Raises:
+            NotSupportedError: no lane fits.
+        """
+        return calico.plan_enable_ebpf(self.facts(), self.kube, self._around(recheck))
 
     def disable_ebpf(self) -> Plan:
         """The plan that turns it off again."""
-        return calico.plan_disable_ebpf(self.facts(), self.kube)
+        return calico.plan_disable_ebpf(self.facts(), self.kube, self._around(0))
+
+    def _around(self, recheck: float | None) -> calico.Around:
+        target, settings = self.target, self.settings
+        proxy = KubeProxySwitch(self.azure, settings.resource_group, settings.name) if target.arm_url else None
+        return calico.Around(target.calico_releases or calico.RELEASES,
+                             target.takes_back_seconds if recheck is None else recheck, proxy)
 
     def clean_up(self) -> Plan:
         """The plan that deletes this cluster, the vanilla one beside it, their group and their contexts."""
@@ -251,7 +276,7 @@ class Lab:
             return self
         self._ensure_cluster(reporter)
         if state == "ebpf":
-            self.run(self.enable_ebpf(), reporter)
+            self.run(self.enable_ebpf(recheck=0), reporter)
         elif state == "iptables" and self.dataplane() != "iptables":
             self.run(self.disable_ebpf(), reporter)
         return self

@@ -83,7 +83,7 @@ def _operator(kube: Kube, manifests: str) -> Step:
         return "\n".join(f"kubectl {verb} -f {file}" for file in files)
 
     return Step(
-        id="operator", title=f"Install Tigera's operator, Calico {CALICO_RELEASE}",
+        id="install-operator", title=f"Install Tigera's operator, Calico {CALICO_RELEASE}",
         why="The operator installs Calico and keeps it as its Installation says. First come the definitions of the "
             "kinds that it and Calico use, then the operator itself. Server-side, because some definitions are too "
             "long for the annotation that `kubectl apply` keeps otherwise.",
@@ -117,12 +117,10 @@ def _installation(facts: ClusterFacts, kube: Kube, lane: str) -> Step:
         return Evidence(found.settled, f"calico-node: {found.ready} of {found.desired} pods are ready")
 
     def revert(log: Log) -> None:
-        node = kube.find("daemonsets.apps", "calico-node", CALICO_NAMESPACE)
         kube.delete(INSTALLATIONS, "default")
         log("installation.operator.tigera.io/default deleted")
         wait_for("Calico is gone", gone, 180)
-        if node is not None:
-            _sweep(kube, node["spec"]["template"]["spec"]["containers"][0]["image"], log)
+        _sweep(kube, log)
 
     def gone() -> Evidence:
         left = kube.find("namespaces", CALICO_NAMESPACE) is not None or kube.find(INSTALLATIONS, "default")
@@ -142,7 +140,9 @@ def _installation(facts: ClusterFacts, kube: Kube, lane: str) -> Step:
         apply=apply, verify=verify, revert=revert, reverted=gone,
         revert_command="kubectl delete installation default\n"
                        f"kubectl wait --for=delete --timeout=120s namespace/{CALICO_NAMESPACE}\n"
-                       "# Calico's rules stay: replace the nodes, or flush the chains that begin with cali-",
+                       f"kubectl apply -f - <<'EOF'\n{yaml.safe_dump(_sweeper(), sort_keys=False)}EOF\n"
+                       f"kubectl rollout status -n kube-system ds/{CLEANER}\n"
+                       f"kubectl delete -n kube-system ds/{CLEANER}",
         timeout=600, hint="Read what the operator says: `kubectl get tigerastatus calico -o yaml`.",
     )
 
@@ -156,22 +156,26 @@ exec sleep infinity
 """What Calico leaves on a node when it goes, taken away: its chains, the rules that lead there, its sets."""
 
 
-def _sweep(kube: Kube, image: str, log: Log) -> None:
+def _sweeper() -> Obj:
+    """A pod on each node that removes what Calico left, of an image that the nodes have."""
+    labels = {"app": CLEANER}
+    container = {"name": "sweep", "image": f"quay.io/calico/node:{CALICO_RELEASE}", "command": ["sh", "-c", _SWEEP],
+                 "securityContext": {"privileged": True},
+                 "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/swept"]}, "periodSeconds": 1}}
+    pod = {"hostNetwork": True, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0,
+           "containers": [container]}
+    return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": CLEANER, "namespace": "kube-system"},
+            "spec": {"selector": {"matchLabels": labels},
+                     "template": {"metadata": {"labels": labels}, "spec": pod}}}
+
+
+def _sweep(kube: Kube, log: Log) -> None:
     """Take Calico's rules off every node.
 
     A Calico that is uninstalled leaves its chains, and the last rule for an interface that they do not know is to
-    drop: pods that start afterwards would have no network. For a while a pod of calico-node's image, which the
-    nodes have, runs on each node and removes them.
+    drop: pods that start afterwards would have no network.
     """
-    labels = {"app": CLEANER}
-    kube.apply({
-        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": CLEANER, "namespace": "kube-system"},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": {
-            "hostNetwork": True, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "sweep", "image": image, "command": ["sh", "-c", _SWEEP],
-                            "securityContext": {"privileged": True},
-                            "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/swept"]},
-                                               "periodSeconds": 1}}]}}}})
+    kube.apply(_sweeper())
 
     def swept() -> Evidence:
         found = daemon_set(kube.find("daemonsets.apps", CLEANER, "kube-system"))

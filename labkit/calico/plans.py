@@ -55,13 +55,15 @@ def plan_enable_ebpf(facts: ClusterFacts, kube: Kube, around: Around | None = No
                 f"Lane {lane.id}. {lane.reason}")
 
 
-def plan_disable_ebpf(facts: ClusterFacts, kube: Kube, around: Around | None = None) -> Plan:
+def plan_disable_ebpf(facts: ClusterFacts, kube: Kube, around: Around | None = None, *, for_now: bool = False) -> Plan:
     """How to turn eBPF off again: what turned it on, undone. Calico itself stays.
 
     Args:
         facts: what was observed of the cluster.
         kube: the cluster.
         around: as for `plan_enable_ebpf`.
+        for_now: undo only what carries packets. calico-node keeps the API's address, so nothing rolls out, and eBPF is
+            back in seconds: a benchmark goes to and fro.
 
     Raises:
         NotSupportedError: there is no Calico, or no lane fits the cluster.
@@ -70,7 +72,8 @@ def plan_disable_ebpf(facts: ClusterFacts, kube: Kube, around: Around | None = N
         raise NotSupportedError("This cluster has no Calico, so there is no eBPF data plane to turn off.",
                                 "there is no DaemonSet calico-node.", "nothing is to be done.")
     back = revert_plan(plan_enable_ebpf(facts, kube, around))
-    steps = tuple(sorted((step for step in back.steps if step.id in _ORDER), key=lambda step: _ORDER.index(step.id)))
+    wanted = _ORDER[:_CARRY_PACKETS] if for_now else _ORDER
+    steps = tuple(sorted((step for step in back.steps if step.id in wanted), key=lambda step: _ORDER.index(step.id)))
     return Plan("disable-ebpf", "Turn Calico's eBPF data plane off", steps, _way_back(choose_lane(facts).id))
 
 
@@ -78,6 +81,8 @@ _ORDER = ("undo-take-over", "undo-proxy-off", "undo-bpf", "undo-kube-proxy", "un
           "undo-node-address", "undo-connections")
 """Switch first; then what eBPF needed. The operator of 2021 forgets the address only when the ConfigMap is gone,
 and cluster DNS gets its new connections when they take the path that stays."""
+_CARRY_PACKETS = 4
+"""The first so many say who handles services; the rest is what eBPF needs besides."""
 
 
 def _way_back(lane: str) -> str:

@@ -1,14 +1,19 @@
-"""The lane to eBPF on a cluster as AKS makes it today: there, left alone, refused by hand, and back."""
+"""The lanes to eBPF on clusters as AKS makes them today: there, left alone, refused by hand, and back."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from labkit import Lab
+from labkit import plan as plans
 from labkit.calico import effects
 from labkit.calico.facts import STATUSES
 from tests.e2e import planes, support
@@ -94,9 +99,10 @@ def test_todays_lane(today, todays_lab):
     before = {p.metadata.uid for p in node_pods(today)}
     with today.namespace() as namespace:
         address = serve(today, namespace)
-        plan = lab.enable_ebpf()
-        assert [s.id for s in plan.steps] == ["endpoint", "kube-proxy", "bpf"]
-        lab.run(plan)
+        plan = lab.enable_ebpf(recheck=3)
+        assert [s.id for s in plan.steps] == ["endpoint", "kube-proxy", "bpf", "connections", "recheck"]
+        result = lab.run(plan)
+        assert re.search(r"[3-9] s after", result["recheck"].evidence.text)
         installation = lab.kube.get("installations.operator.tigera.io", "default")
         felix = lab.kube.get(FELIX, "default")
         assert installation["spec"]["calicoNetwork"]["linuxDataplane"] == "BPF"
@@ -108,6 +114,7 @@ def test_todays_lane(today, todays_lab):
         assert len(proxies) == 2
         assert all(map(planes.is_ready, proxies))
         wait_for(lambda: flows(today, namespace, address) == WORKING, "every flow works", 20)
+        assert {plans.run_step(step).state for step in lab.enable_ebpf(recheck=3).steps} == {plans.State.ALREADY_DONE}
 
         # Somebody follows the article: the add-on manager takes kube-proxy back, and nothing else.
         planes.patch_kube_proxy(today, away=True)
@@ -135,3 +142,71 @@ def test_todays_operator_refuses_a_hand_set_field(today, todays_lab):
     planes.patch_felix(today, bpfEnabled=False)
     wait_for(lambda: conditions(lab)["Degraded"][0] == "False", "the operator is content again")
     wait_for(lambda: planes.data_planes(today) == {"Calico iptables"}, "Felix has gone back")
+
+
+@pytest.fixture(scope="module")
+def plain(daemon, lab_paths, tmp_path_factory):
+    """Azure CNI and no network policy: no Calico."""
+    made = support.create_cluster(
+        daemon, lab_paths, tmp_path_factory.mktemp("plain"), version="1.36.2", policy="none")
+    yield made
+    support.delete_cluster(made)
+
+
+def paste(cluster: TestCluster, command: str) -> None:
+    """Run a step's twin in a shell that has nothing but the cluster's kubeconfig."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], text=True, capture_output=True, timeout=90, check=False,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": str(cluster.kubeconfig)})
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def rules_of_calico(cluster: TestCluster) -> int:
+    """How many chains, rules and sets of Calico's the nodes' kernels have."""
+    count = 0
+    for node in cluster.nodes():
+        (space,) = (p for p in Path("/run/netns").iterdir() if p.name.endswith(node))
+        for words in (["iptables-legacy-save"], ["ipset", "list", "-n"]):
+            shown = subprocess.run(["nsenter", f"--net={space}", *words], text=True, capture_output=True, check=True)
+            count += sum("cali-" in line or line.startswith("cali") for line in shown.stdout.splitlines())
+    return count
+
+
+OWN = ["install-operator", "installation", "endpoint", "kube-proxy", "bpf", "connections"]
+
+
+@pytest.mark.parametrize("pasted", ["there", "back"])
+def test_the_lane_of_an_own_operator(plain, pasted):
+    """There by the library and back by its commands, and the other way round; services work all the time."""
+    with lab_of(plain) as lab, plain.namespace() as namespace:
+        assert lab.dataplane() == "vanilla"
+        address = serve(plain, namespace)
+        plan = lab.enable_ebpf()
+        assert [step.id for step in plan.steps] == OWN
+        for step in plan.steps:
+            if pasted == "there":
+                paste(plain, step.command)
+                wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds", 60)
+        lab.run(plan)
+        assert planes.data_planes(plain) == {"Calico eBPF"}
+        wait_for(lambda: flows(plain, namespace, address) == WORKING, "every flow works", 20)
+        assert rules_of_calico(plain) > 0
+
+        if pasted == "there":
+            lab.run(lab.disable_ebpf())
+            assert (lab.dataplane(), lab.facts().endpoint) == ("iptables", None)
+            assert planes.data_planes(plain) == {"Calico iptables"}
+        plan = lab.enable_ebpf()
+        assert [step.id for step in plan.steps] == OWN, "what the plan installed is still the plan's to remove"
+        for step in reversed(plan.steps):
+            if pasted == "back":
+                paste(plain, step.revert_command)
+            else:
+                assert plans.revert_step(step).ok
+            (undone,) = plans.revert_plan(plans.Plan("", "", (step,))).steps
+            wait_for(lambda undone=undone: plans.check_step(undone).ok, f"{step.id} is undone", 60)
+        assert planes.data_planes(plain) == {"kube-proxy only"}
+        assert rules_of_calico(plain) == 0
+        seen = flows(plain, namespace, address)
+        assert {**seen, "outside": ALICE} == WORKING
+        assert ALICE not in seen["outside"]
