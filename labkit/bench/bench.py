@@ -1,35 +1,91 @@
-"""Bench: what a notebook calls to measure a cluster."""
+"""Bench: what a notebook calls to measure a cluster.
+
+Every suite takes `watch` (hears of each sample, and may stop), `path` (the document is written there as it comes, and
+a run that was killed goes on), `budget` (seconds; as many rounds as fit) and `known` (a run before, to judge the spread
+by). A run that can support a claim ends where the machine is too noisy for one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from labkit.bench import flows, scale, workload
-from labkit.bench.flows import FLOWS, Arm
-from labkit.bench.results import OnSample, Run, Sample, now
-from labkit.errors import MeasurementError
-from labkit.kube import Kube
+from labkit.bench import accounts, exchange, flows, question, scale, workload
+from labkit.bench import budget as budgets
+from labkit.bench.recording import Recording
+from labkit.bench.results import Run
+from labkit.bench.stats import CLAIM_ROUNDS
+from labkit.bench.suite import Arm, Task, conduct, orders, seconds_of
+from labkit.bench.watch import Progress, Watch
+from labkit.kube import Kube, kubeconfig
+
+Provenance = Callable[[], dict[str, Any]]
+Facts = dict[str, Any]
+_PREPARE_SECONDS = 8.0
+_CHARTED = ("cores_per_10_gbit", "gbit_per_s", "p50_us", "requests_per_s", "connections_per_s")
+
+
+@dataclass(frozen=True)
+class Side:
+    """A data plane that a suite can measure.
+
+    Args:
+        name: "vanilla", "iptables" or "ebpf".
+        bench: its cluster's; makes the cluster where it is missing.
+        enter: brings the cluster to this data plane, and verifies it.
+        enter_seconds: how long that takes, about.
+    """
+
+    name: str
+    bench: Callable[[], Bench]
+    enter: Callable[[], None]
+    enter_seconds: float = 0.0
 
 
 class Bench:
-    """Benchmarks on one cluster, in the state that it is in.
+    """Benchmarks on one cluster, in the state that it is in; and suites that compare the data planes.
 
     Args:
         kube: the cluster.
         dataplane: says which data plane it has now; that is the name of its arm in results.
         provenance: says where a measurement was taken.
         not_modelled: what a reader must know of the target.
+        sides: the data planes that suites compare; none means this cluster as it is.
+        nodes: the client's and the server's node; None means that any two will do.
     """
 
-    def __init__(self, kube: Kube, dataplane: Callable[[], str], provenance: Callable[[], dict[str, Any]],
-                 not_modelled: str = "") -> None:
+    def __init__(self, kube: Kube, dataplane: Callable[[], str], provenance: Provenance, not_modelled: str = "", *,
+                 sides: Sequence[Side] = (), nodes: tuple[str | None, str | None] = (None, None)) -> None:
         self._kube, self._dataplane, self._provenance = kube, dataplane, provenance
-        self._not_modelled = not_modelled
+        self._not_modelled, self._sides, self._nodes = not_modelled, {side.name: side for side in sides}, nodes
+
+    @classmethod
+    def for_cluster(cls, path: str | Path, context: str | None = None, *, client_node: str | None = None,
+                    server_node: str | None = None, name: str = "cluster") -> Bench:
+        """Benchmarks on a cluster that labkit did not make.
+
+        Args:
+            path: a kubeconfig file.
+            context: a context of it; None means its current one.
+            client_node: where the client runs; None means any node.
+            server_node: where the server runs; None means any other one.
+            name: of the arm in results. "vanilla", "iptables" and "ebpf" are claims: the data plane's counters are
+                held to them, and a run that they refute ends.
+
+        Raises:
+            KubeconfigError: the file cannot be used.
+            MeasurementError: there are no two such nodes.
+        """
+        kube = Kube(kubeconfig.load(Path(path)), context)
+        workload.place(kube, client_node, server_node)
+        return cls(kube, lambda: name, lambda: {"kubernetes": kube.version(), "node_count": len(kube.list("nodes")),
+                                                "api": kube.host}, nodes=(client_node, server_node))
 
     def prepare(self) -> workload.Workload:
         """Run the measuring pods, so that the first measurement need not wait for them."""
-        return workload.ensure(self._kube)
+        return workload.ensure(self._kube, *self._nodes)
 
     def arm(self, name: str | None = None) -> Arm:
         """The cluster as one side of a comparison.
@@ -37,10 +93,123 @@ class Bench:
         Args:
             name: None means the data plane's.
         """
-        return Arm(name or self._dataplane(), self._kube, self.prepare())
+        return Arm(name or self._dataplane(), self._kube, self.prepare(), about=self._provenance)
 
-    def flows(self, *, rounds: int = 5, seconds: int = 2, cases: Sequence[str] | None = None,
-              against: Iterable[Bench] = (), rate: str | None = None, on_sample: OnSample | None = None) -> Run:
+    # Suites: the data planes side by side
+
+    def article(self, *, rounds: int = 5, seconds: int = 2, rate: str | None = None,
+                planes: Iterable[str] | None = None, cases: Iterable[str] | None = None,
+                budget: float | None = None, watch: Watch | None = None, path: str | Path | None = None,
+                known: Run | None = None, accept_noise: bool = False) -> Run:
+        """The article's first chart: CPU and throughput of four flows, for each data plane.
+
+        Args:
+            rounds: at least five for a claim.
+            seconds: of each flow, in whole seconds; one second of warm-up comes before and is not counted.
+            rate: a fixed rate such as "500M", to compare CPU at equal work; None means as fast as it goes.
+            planes: "vanilla", "iptables", "ebpf"; None means all. The last two are one cluster, which is switched.
+            cases: names of flows ("pod to pod, TCP" …); None means all four.
+            budget: seconds, instead of `rounds`.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
+            known: a run before, to judge the spread by.
+            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+
+        Raises:
+            MeasurementError: what was asked for cannot be measured, the machine is too noisy for a claim, or packets
+                took another path.
+        """
+        picked = question.pick("flow", cases, {f.name: f for f in flows.FLOWS})
+        question.seconds(seconds, whole=True), question.rate(rate)
+        parameters = {"seconds": seconds, "rate": rate or "unlimited", "cases": [f.name for f in picked]}
+        return self._suite(
+            "article", "CPU and throughput of flows between two nodes", planes, parameters,
+            lambda each, strict, _: flows.tasks(each, picked, int(seconds), rate, strict=strict),
+            rounds, budget, watch, path, known, accept_noise)
+
+    def latency(self, *, rounds: int = 5, seconds: float = 2, planes: Iterable[str] | None = None,
+                cases: Iterable[str] | None = None, budget: float | None = None, watch: Watch | None = None,
+                path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
+        """Requests and connections through a service: rates, latencies and CPU of each, for each data plane.
+
+        Args:
+            rounds: at least five for a claim.
+            seconds: of each kind.
+            planes: as for `article`.
+            cases: "request/response", "connect/request/close"; None means both.
+            budget: seconds, instead of `rounds`.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
+            known: a run before, to judge the spread by.
+            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+
+        Raises:
+            MeasurementError: what was asked for cannot be measured, or the machine is too noisy for a claim.
+        """
+        picked = question.pick("exchange", cases, {name: name for name in exchange.CASES})
+        question.seconds(seconds)
+        return self._suite(
+            "latency", "Requests and connections through a service", planes, {"seconds": seconds, "cases": picked},
+            lambda each, strict, _: exchange.tasks(each, picked, seconds, strict=strict),
+            rounds, budget, watch, path, known, accept_noise)
+
+    def scale(self, *, services: Sequence[int] = (10, 100, 1000), rounds: int = 5, connects: int = 300,
+              seconds: float = 3.0, rate: float = 10.0, planes: Iterable[str] | None = ("vanilla", "ebpf"),
+              measures: Iterable[str] | None = None, budget: float | None = None, watch: Watch | None = None,
+              path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
+        """The article's second chart, and what grows with the number of services, for each data plane.
+
+        Args:
+            services: how many, each in turn, up to 10,000 and more.
+            rounds: at each number; at least five for a claim.
+            connects: fresh connections of a first-packet sample.
+            seconds: of a quiet or churning phase.
+            rate: changes per second while one service churns.
+            planes: as for `article`. With "iptables" and "ebpf" the cluster is switched in each round.
+            measures: "first packet", "change", "quiet", "churn"; None means all.
+            budget: seconds, instead of `rounds`.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
+            known: a run before, to judge the spread by.
+            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+
+        Raises:
+            MeasurementError: what was asked for cannot be measured.
+        """
+        return self._scale("scale", "What grows with the number of services", services, rounds, measures, connects,
+                           seconds, rate, planes, budget, watch, path, known, accept_noise)
+
+    def knb(self, *, rounds: int = 1, seconds: int = 10, planes: Iterable[str] | None = (),
+            cases: Iterable[str] | None = None, budget: float | None = None, watch: Watch | None = None,
+            path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
+        """k8s-bench-suite's five tests by its own names and command lines: what `knb` can be compared with.
+
+        Args:
+            rounds: knb has one.
+            seconds: of each test; knb's are 10.
+            planes: as for `article`; () means this cluster as it is, as knb does.
+            cases: of "p2ptcp", "p2pudp", "p2stcp", "p2sudp"; None means all. "idle" always comes first.
+            budget: seconds, instead of `rounds`.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
+            known: a run before, to judge the spread by.
+            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+
+        Raises:
+            MeasurementError: what was asked for cannot be measured.
+        """
+        picked = question.pick("test", cases, {f.name: f for f in flows.KNB})
+        question.seconds(seconds, whole=True)
+        return self._suite(
+            "knb", "k8s-bench-suite's five tests", planes, {"seconds": seconds, "cases": [f.name for f in picked]},
+            lambda each, strict, _: flows.tasks(each, picked, int(seconds), None, strict=strict, idle_seconds=seconds),
+            rounds, budget, watch, path, known, accept_noise)
+
+    # Single measurements: this cluster as it is, and others beside it
+
+    def flows(self, *, rounds: int = 5, seconds: int = 2, cases: Iterable[str] | None = None,
+              against: Iterable[Bench] = (), rate: str | None = None, watch: Watch | None = None,
+              path: str | Path | None = None, accept_noise: bool = False) -> Run:
         """Throughput and CPU of flows between two nodes; rounds of several clusters are interleaved.
 
         Args:
@@ -49,57 +218,49 @@ class Bench:
             cases: names of flows ("pod to pod, TCP" …); None means all four.
             against: benches of other clusters, such as `lab.vanilla.bench`; they come first in tables.
             rate: a fixed rate such as "500M", to compare CPU at equal work; None means as fast as it goes.
-            on_sample: hears of each sample as it is taken.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
+            accept_noise: as for `article`.
 
         Raises:
             MeasurementError: there is no such flow, or nothing arrived.
         """
-        picked = [f for f in FLOWS if cases is None or f.name in cases]
-        if not picked:
-            raise MeasurementError(f"There are no flows {', '.join(cases or ())}.", "",
-                                   f"they are: {'; '.join(f.name for f in FLOWS)}.")
-        benches = [*against, self]
-        arms = [bench.arm() for bench in benches]
-        started = now()
-        samples = flows.rounds(arms, picked, rounds, seconds, rate, on_sample)
-        parameters = {"rounds": rounds, "seconds": seconds, "rate": rate or "unlimited"}
-        return self._run("flows", "CPU and throughput of flows between two nodes", samples, parameters, arms,
-                         benches, started)
+        picked = question.pick("flow", cases, {f.name: f for f in flows.FLOWS})
+        question.seconds(seconds, whole=True), question.rate(rate)
+        parameters = {"seconds": seconds, "rate": rate or "unlimited", "cases": [f.name for f in picked]}
+        return self._suite("flows", "CPU and throughput of flows between two nodes", (), parameters,
+                           lambda each, strict, _: flows.tasks(each, picked, int(seconds), rate, strict=strict),
+                           rounds, None, watch, path, None, accept_noise, against)
 
     def first_packet(self, *, services: Sequence[int] = (10, 100, 1000), connects: int = 300, rounds: int = 3,
-                     on_sample: OnSample | None = None, progress: scale.Progress | None = None) -> Run:
+                     watch: Watch | None = None, path: str | Path | None = None) -> Run:
         """How long a fresh connection to a service takes, among more and more services.
 
         Args:
             services: how many, each in turn.
             connects: fresh connections in each round.
             rounds: how often.
-            on_sample: hears of each sample.
-            progress: hears what is being done.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
         """
-        arm, started = self.arm(), now()
-        samples = scale.first_packet(arm, services, connects, rounds, on_sample, progress)
-        return self._run("first-packet", "First-packet latency among N services", samples,
-                         {"services": list(services), "connects": connects, "rounds": rounds}, [arm], [self],
-                         started)
+        return self._scale("first-packet", "First-packet latency among N services", services, rounds,
+                           [scale.FIRST_PACKET], connects, 1.0, 1.0, (), None, watch, path)
 
-    def programming(self, *, services: Sequence[int] = (10, 1000), rounds: int = 3,
-                    on_sample: OnSample | None = None, progress: scale.Progress | None = None) -> Run:
+    def programming(self, *, services: Sequence[int] = (10, 1000), rounds: int = 3, watch: Watch | None = None,
+                    path: str | Path | None = None) -> Run:
         """How long it takes from creating a service, among N others, until it answers.
 
         Args:
             services: how many others, each in turn.
             rounds: how often.
-            on_sample: hears of each sample.
-            progress: hears what is being done.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
         """
-        arm, started = self.arm(), now()
-        samples = scale.programming(arm, services, rounds, on_sample, progress)
-        return self._run("programming", "From creating a service to its first answer", samples,
-                         {"services": list(services), "rounds": rounds}, [arm], [self], started)
+        return self._scale("programming", "From creating a service to its first answer", services, rounds,
+                           [scale.CHANGE], 1, 1.0, 1.0, (), None, watch, path)
 
     def churn(self, *, services: int = 1000, seconds: float = 5.0, rounds: int = 2, rate: float = 10.0,
-              on_sample: OnSample | None = None, progress: scale.Progress | None = None) -> Run:
+              watch: Watch | None = None, path: str | Path | None = None) -> Run:
         """What the nodes spend while one service among N comes and goes.
 
         Args:
@@ -107,31 +268,78 @@ class Bench:
             seconds: of each phase.
             rounds: quiet and churning phases.
             rate: changes per second.
-            on_sample: hears of each sample.
-            progress: hears what is being done.
+            watch: hears of each sample, and may stop.
+            path: where the document is written as it comes.
         """
-        arm, started = self.arm(), now()
-        samples = scale.churn(arm, services, seconds, rounds, rate, on_sample, progress)
-        return self._run("churn", "CPU while one service comes and goes", samples,
-                         {"services": services, "seconds": seconds, "rounds": rounds, "rate": rate}, [arm],
-                         [self], started)
+        return self._scale("churn", "CPU while one service comes and goes", [services], rounds,
+                           [scale.QUIET, scale.CHURN], 1, seconds, rate, (), None, watch, path)
 
     def remove(self) -> None:
         """Delete all that benchmarks have made in the cluster."""
         workload.remove(self._kube)
 
-    def _run(self, kind: str, title: str, samples: Sequence[Sample], parameters: dict[str, Any],
-             arms: Sequence[Arm], benches: Sequence[Bench], started: str) -> Run:
-        provenance: dict[str, Any] = {
-            "parameters": parameters,
-            "arms": {arm.name: bench._provenance() | {
-                "kernel": arm.workload.kernel, "cpu": arm.workload.cpu,
-                "client_node": arm.workload.client_node, "server_node": arm.workload.server_node,
-                "one_machine": arm.workload.one_machine,
-            } for arm, bench in zip(arms, benches, strict=True)},
-        }
+    # How they run
+
+    def _scale(self, kind: str, title: str, services: Sequence[int], rounds: int, measures: Iterable[str] | None,
+               connects: int, seconds: float, rate: float, planes: Iterable[str] | None, budget: float | None,
+               watch: Watch | None, path: str | Path | None, known: Run | None = None,
+               accept_noise: bool = False) -> Run:
+        picked = question.pick("measure", measures, {name: name for name in scale.MEASURES})
+        counts = question.counts(services, scale.MOST_SERVICES)
+        question.seconds(seconds), question.rounds(connects)
+        question.seconds(1 / rate if rate > 0 else 0)
+
+        def tasks(each: Sequence[Sequence[Arm]], strict: bool, say: Callable[[str], None]) -> list[Task]:
+            return scale.tasks(each[0], each, counts, picked, connects=connects, seconds=seconds, rate=rate, say=say,
+                               strict=strict)
+
+        parameters = {"services": counts, "connects": connects, "seconds": seconds, "rate": rate, "measures": picked}
+        return self._suite(kind, title, planes, parameters, tasks, rounds, budget, watch, path, known, accept_noise)
+
+    def _suite(self, kind: str, title: str, planes: Iterable[str] | None, parameters: Facts,
+               tasks: Callable[[Sequence[Sequence[Arm]], bool, Callable[[str], None]], list[Task]], rounds: int,
+               budget: float | None, watch: Watch | None, path: str | Path | None, known: Run | None,
+               accept_noise: bool, against: Iterable[Bench] = ()) -> Run:
+        """Measure; afterwards the cluster has the data plane that it had before."""
+        watch = Watch() if watch is None else watch
+        rounds, budget = question.rounds(rounds), question.budget(budget)
+        sides = question.pick("data plane", planes, self._sides) if self._sides and planes != () else []
+        before = self._dataplane()
+        arms = self._arms(sides) if sides else [*(bench.arm() for bench in against), self.arm()]
+        planned = tasks(orders(arms, 1, before), False, lambda text: None)
+        expected = budgets.forecast(rounds, seconds_of(planned), _PREPARE_SECONDS, budget, known)
+        parameters = {**parameters, **({"budget": budget} if budget else {"rounds": rounds}),
+                      "planes": [arm.name for arm in arms]}
+        recording = Recording(self._run(kind, title, arms, parameters), path)
+        recording.note(str(expected))
+
+        def say(text: str) -> None:
+            watch.progress(Progress(0, 0, text, 0.0))
+
+        strict = expected.rounds >= CLAIM_ROUNDS and not accept_noise
+        todo = tasks(orders(arms, expected.rounds, before), strict, say)
+        watch.progress(Progress(0, len(todo), str(expected), expected.seconds))
+        try:
+            return conduct(todo, recording, watch, seconds=budget, outliers=_CHARTED)
+        finally:
+            if sides and before in self._sides and self._dataplane() != before:
+                self._sides[before].enter()
+
+    @staticmethod
+    def _arms(sides: Sequence[Side]) -> list[Arm]:
+        """The arms of a comparison; those of one cluster share its pods."""
+        found: list[Arm] = []
+        for side in sides:
+            bench = side.bench()
+            same = next((arm for arm in found if arm.kube is bench._kube), None)
+            arm = replace(same, name=side.name) if same else bench.arm(side.name)
+            found.append(replace(arm, enter=side.enter, enter_seconds=side.enter_seconds))
+        return found
+
+    def _run(self, kind: str, title: str, arms: Sequence[Arm], parameters: Facts) -> Run:
         notes = [self._not_modelled] if self._not_modelled else []
         if any(arm.workload.one_machine for arm in arms):
-            notes.append("Client and server node are one machine: its CPU is counted once, and it includes "
-                         "whatever else runs on it.")
-        return Run(kind, title, tuple(samples), provenance, tuple(notes), started)
+            notes.append("Client and server node are one machine: its CPU is counted once, and it includes whatever "
+                         "else runs on it. The two containers are told apart by their cgroups.")
+        provenance = {"parameters": parameters, "arms": {arm.name: {} for arm in arms}, "figures": accounts.FIGURES}
+        return Run(kind, title, (), provenance, tuple(notes))

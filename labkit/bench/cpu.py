@@ -26,18 +26,26 @@ class Reading:
 
 @dataclass(frozen=True)
 class Usage:
-    """What was spent between two readings, in CPU seconds."""
+    """What was spent between two readings, in CPU seconds; `system` is with interrupts, as sar has it."""
 
-    busy: float
+    user: float
+    nice: float
+    system: float
     softirq: float
+    iowait: float
     idle: float
     steal: float
     cpus: int
 
     @property
+    def busy(self) -> float:
+        """CPU seconds in which something of this machine ran."""
+        return self.user + self.nice + self.system
+
+    @property
     def seconds(self) -> float:
         """How long it was, by the machine's own clock."""
-        return (self.busy + self.idle + self.steal) / self.cpus
+        return (self.busy + self.idle + self.iowait + self.steal) / self.cpus
 
     @property
     def cores(self) -> float:
@@ -52,7 +60,15 @@ class Usage:
     @property
     def steal_percent(self) -> float:
         """Percent of the time that the hypervisor gave to others."""
-        return 100 * self.steal / (self.seconds * self.cpus) if self.seconds else 0.0
+        return self.percent_of("steal")
+
+    def percent_of(self, kind: str) -> float:
+        """Percent of the node for one kind of time.
+
+        Args:
+            kind: "user", "nice", "system", "softirq", "iowait", "idle" or "steal".
+        """
+        return 100 * float(getattr(self, kind)) / (self.seconds * self.cpus) if self.seconds else 0.0
 
 
 def parse(text: str) -> Reading:
@@ -83,5 +99,6 @@ def between(before: Reading, after: Reading) -> Usage:
         ticks: int = sum(getattr(after, n) - getattr(before, n) for n in names)
         return ticks / TICKS_PER_SECOND
 
-    return Usage(busy=seconds("user", "nice", "system", "irq", "softirq"), softirq=seconds("softirq"),
-                 idle=seconds("idle", "iowait"), steal=seconds("steal"), cpus=after.cpus)
+    return Usage(user=seconds("user"), nice=seconds("nice"), system=seconds("system", "irq", "softirq"),
+                 softirq=seconds("softirq"), iowait=seconds("iowait"), idle=seconds("idle"), steal=seconds("steal"),
+                 cpus=after.cpus)

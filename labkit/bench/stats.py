@@ -65,6 +65,36 @@ def verdict(ratio: float, low: float, high: float, n: int) -> str:
     return f"{_percent(ratio - 1)} more (95 % interval {_percent(low - 1)} to {_percent(high - 1)})"
 
 
+def outliers(values: Sequence[float]) -> list[int]:
+    """Which samples lie far from the others: more than 3.5 robust standard deviations (Iglewicz and Hoaglin).
+
+    They stay in every median and interval; whoever shows samples marks them.
+
+    Args:
+        values: samples; of fewer than five none is called so.
+
+    Returns:
+        Their places.
+    """
+    samples = np.asarray(values, dtype=float)
+    if len(samples) < CLAIM_ROUNDS:
+        return []
+    distances = np.abs(samples - np.median(samples))
+    # Where most samples are equal to a tick, the smallest step is no outlier: at least 1 % of the median is usual.
+    usual = max(float(np.median(distances)), 0.01 * abs(float(np.median(samples))))
+    return [i for i, distance in enumerate(distances) if usual and 0.6745 * distance / usual > 3.5]
+
+
+def spread(values: Sequence[float]) -> float:
+    """How far samples lie apart: their standard deviation over their mean.
+
+    Args:
+        values: at least two samples.
+    """
+    samples = np.asarray(values, dtype=float)
+    return float(samples.std(ddof=1) / samples.mean()) if samples.mean() else 0.0
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """A least-squares line's slope and its R²: how a cost grows with the number of services.
 

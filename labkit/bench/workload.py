@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-from labkit.bench import iperf
+from labkit.bench import iperf, meter
 from labkit.errors import MeasurementError
 from labkit.kube import Kube, wait_for
 from labkit.kube.wait import is_ready, waiting_reason
@@ -14,9 +16,9 @@ from labkit.plan import Evidence
 Obj = dict[str, Any]
 NAMESPACE = "labkit-bench"
 TOOLS_IMAGE = "nicolaka/netshoot"
-SERVER_IMAGE = "networkstatic/iperf3"
-PYTHON_IMAGE = "python:3-alpine"
 BACKEND_PORT = 8080
+READINGS_PORT = 7078
+"""Where the server's pod tells what its node and its container have spent."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +27,25 @@ class Workload:
 
     Args:
         client_node: the node of the client.
-        server_node: the node of the server: another one where there are two.
+        server_node: the node of the server.
+        client_ip: the client pod's address.
         server_ip: the server pod's address.
         service_ip: the address of the service in front of it.
         boot_ids: which machine each node is: nodes of a local lab share one, and its CPU counts once.
         kernel: the client node's kernel.
         cpu: its CPU model.
+        mtu: of the client's interface.
     """
 
     client_node: str
     server_node: str
+    client_ip: str
     server_ip: str
     service_ip: str
     boot_ids: dict[str, str]
     kernel: str
     cpu: str
+    mtu: int
 
     @property
     def one_machine(self) -> bool:
@@ -47,34 +53,72 @@ class Workload:
         return self.boot_ids["client"] == self.boot_ids["server"]
 
 
-def ensure(kube: Kube) -> Workload:
+def place(kube: Kube, client_node: str | None = None, server_node: str | None = None) -> tuple[str, str]:
+    """The nodes to measure between; nothing is created.
+
+    Args:
+        kube: the cluster.
+        client_node: None means the first that is ready.
+        server_node: None means the last other one.
+
+    Raises:
+        MeasurementError: there is no such node, or only one.
+    """
+    nodes = sorted(n["metadata"]["name"] for n in kube.list("nodes") if is_ready(n) and _takes_pods(n))
+    if not nodes:
+        raise MeasurementError("No node is ready, so nothing can be measured.", "", "`lab.diagnose()` says why.")
+    for name in filter(None, (client_node, server_node)):
+        if name not in nodes:
+            raise MeasurementError(f"There is no node {name} that is ready and takes pods.", "",
+                                   f"the nodes that do are {', '.join(nodes)}.")
+    if len(nodes) < 2 or (client_node and client_node == server_node):
+        raise MeasurementError(
+            "Client and server must be on two nodes, and there is only one.",
+            "between pods of one node no packet takes the way that is to be measured",
+            "name another node." if len(nodes) > 1 else "give the cluster a second node: "
+            "`az aks scale --node-count 2 …`, or create it with `node_count=2`.")
+    client = client_node or next(n for n in nodes if n != server_node)
+    return client, server_node or next(n for n in reversed(nodes) if n != client)
+
+
+def ensure(kube: Kube, client_node: str | None = None, server_node: str | None = None) -> Workload:
     """Run the measuring pods, unless they run, and find out where they are.
 
     Args:
         kube: the cluster.
+        client_node: as for `place`.
+        server_node: likewise.
 
     Raises:
-        WaitError: they do not start.
+        MeasurementError: the nodes are not there.
+        WaitError: the pods do not start.
     """
-    nodes = sorted(n["metadata"]["name"] for n in kube.list("nodes") if is_ready(n))
-    if not nodes:
-        raise MeasurementError("No node is ready, so nothing can be measured.", "", "`lab.diagnose()` says why.")
-    client_node, server_node = nodes[0], nodes[-1]
+    client_node, server_node = place(kube, client_node, server_node)
+    wait_for("the former namespace to go", lambda: _not_leaving(kube), 120)
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     for obj in _manifests(client_node, server_node):
-        if obj["kind"] == "Pod" and kube.find("pods", obj["metadata"]["name"], NAMESPACE):
-            continue  # a pod cannot be changed; these never differ
-        kube.apply(obj)
-    names = ("client", "server", "monitor", "python")
-    wait_ready(kube, names)
-    server = kube.get("pods", "server", NAMESPACE)
+        ensure_object(kube, obj)
+    wait_ready(kube, ("client", "server"))
+    pods = {name: kube.get("pods", name, NAMESPACE)["status"]["podIP"] for name in ("client", "server")}
     service = kube.get("services", "server", NAMESPACE)
-    boots = {pod: shell(kube, on, "cat /proc/sys/kernel/random/boot_id").strip()
-             for pod, on in (("client", "client"), ("server", "monitor"))}
-    about = shell(kube, "client", "uname -r; grep -m1 'model name' /proc/cpuinfo || true").splitlines()
+    boots = {pod: shell(kube, pod, "cat /proc/sys/kernel/random/boot_id").strip() for pod in pods}
+    about = shell(kube, "client", "uname -r; cat /sys/class/net/eth0/mtu; grep -m1 'model name' /proc/cpuinfo || true"
+                  ).splitlines()
     return Workload(
-        client_node, server_node, server["status"]["podIP"], service["spec"]["clusterIP"], boots,
-        kernel=about[0] if about else "", cpu=about[1].partition(":")[2].strip() if len(about) > 1 else "")
+        client_node, server_node, pods["client"], pods["server"], service["spec"]["clusterIP"], boots,
+        kernel=about[0], mtu=int(about[1]), cpu=about[2].partition(":")[2].strip() if len(about) > 2 else "")
+
+
+def ensure_object(kube: Kube, obj: Obj) -> None:
+    """Create an object, or bring it to what is wanted; a pod that differs is made anew, for it cannot be changed."""
+    name = obj["metadata"]["name"]
+    if obj["kind"] == "Pod" and (found := kube.find("pods", name, NAMESPACE)):
+        if _same(found, obj):
+            return
+        kube.delete("pods", name, NAMESPACE, grace_seconds=0)
+        wait_for(f"the former pod {name} to go",
+                 lambda: Evidence(kube.find("pods", name, NAMESPACE) is None, f"pod {name} is still there"), 60)
+    kube.apply(obj)
 
 
 def wait_ready(kube: Kube, names: tuple[str, ...]) -> None:
@@ -96,36 +140,73 @@ def shell(kube: Kube, pod: str, line: str, timeout: float = 60.0) -> str:
     return kube.exec(pod, NAMESPACE, ["sh", "-c", line], timeout=timeout).stdout
 
 
+def python(kube: Kube, code: str, *args: str, timeout: float = 120.0) -> str:
+    """Run Python in the client's pod."""
+    return kube.exec("client", NAMESPACE, ["python3", "-c", code, *args], timeout=timeout).stdout
+
+
+def script(module: ModuleType) -> str:
+    """The text of a module of ours that runs inside a pod."""
+    return importlib.resources.files("labkit.bench").joinpath(module.__name__.rpartition(".")[2] + ".py").read_text()
+
+
+def metered_pod(name: str, node: str, command: list[str]) -> Obj:
+    """A pod that runs a server and answers with readings beside it.
+
+    Args:
+        name: its name, and its label "app".
+        node: where.
+        command: the server.
+    """
+    return _pod(name, node, ["python3", "-c", script(meter), "serve", str(READINGS_PORT), *command])
+
+
+def service(name: str, ports: list[Obj]) -> Obj:
+    """A service in front of the pods whose label "app" is its name."""
+    return {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"selector": {"app": name}, "ports": ports},
+    }
+
+
 def _manifests(client_node: str, server_node: str) -> list[Obj]:
-    sleep = ["sleep", "infinity"]
     ports = [{"name": f"iperf-{p.lower()}", "port": iperf.PORT, "protocol": p} for p in ("TCP", "UDP")]
     return [
-        _pod("client", client_node, TOOLS_IMAGE, command=sleep),
-        _pod("monitor", server_node, TOOLS_IMAGE, command=sleep),
-        _pod("server", server_node, SERVER_IMAGE, args=["-s"]),
-        _pod("python", client_node, PYTHON_IMAGE, command=sleep),
-        {
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "server", "namespace": NAMESPACE},
-            "spec": {"selector": {"app": "server"}, "ports": ports},
-        },
+        _pod("client", client_node, ["sleep", "infinity"]),
+        metered_pod("server", server_node, ["iperf3", "-s", "-p", str(iperf.PORT)]),
+        service("server", ports),
     ]
 
 
-def _pod(name: str, node: str, image: str, *, command: list[str] | None = None,
-         args: list[str] | None = None) -> Obj:
-    container: Obj = {"name": name, "image": image}
-    if command:
-        container["command"] = command
-    if args:
-        container["args"] = args
+def _pod(name: str, node: str, command: list[str]) -> Obj:
     return {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app": name}},
         "spec": {
             "nodeSelector": {"kubernetes.io/hostname": node}, "terminationGracePeriodSeconds": 0,
-            "containers": [container],
+            "containers": [{"name": name, "image": TOOLS_IMAGE, "command": command}],
         },
     }
+
+
+def _same(found: Obj, wanted: Obj) -> bool:
+    ours, theirs = (o["spec"]["containers"][0] for o in (wanted, found))
+    return (found.get("status", {}).get("phase") not in ("Failed", "Succeeded")
+            and not found["metadata"].get("deletionTimestamp")
+            and found["spec"].get("nodeSelector") == wanted["spec"]["nodeSelector"]
+            and all(theirs.get(key) == ours.get(key) for key in ("image", "command", "args")))
+
+
+def _not_leaving(kube: Kube) -> Evidence:
+    found = kube.find("namespaces", NAMESPACE)
+    return Evidence(not (found and found["metadata"].get("deletionTimestamp")), f"{NAMESPACE} is being deleted")
+
+
+def _takes_pods(node: Obj) -> bool:
+    spec = node.get("spec", {})
+    taints = [t for t in spec.get("taints") or () if t.get("effect") in ("NoSchedule", "NoExecute")]
+    system = node["metadata"].get("labels", {}).get("kubernetes.io/os", "linux")
+    return not spec.get("unschedulable") and not taints and system == "linux"
 
 
 def _ready(kube: Kube, names: tuple[str, ...]) -> Evidence:

@@ -55,6 +55,8 @@ def make_root(spec: Spec) -> None:
         mount("tmpfs", root + "/sys/fs/cgroup", "tmpfs", NOSUID, "mode=755")
     else:
         _cover_machine(root)
+        if os.path.isdir(root + "/sys/fs/cgroup"):  # its own accounts, where a container of Kubernetes finds them
+            _bind(spec["cgroup"], root + "/sys/fs/cgroup", NOSUID | NODEV | NOEXEC | RDONLY)
     for source, target, read_only in spec["mounts"]:
         place = _inside(root, target)
         if not os.path.lexists(place):

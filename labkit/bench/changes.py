@@ -1,0 +1,104 @@
+"""One service that comes, and one that comes and goes: what changes of services take."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from labkit.bench import services, workload
+from labkit.bench.workload import NAMESPACE
+from labkit.errors import MeasurementError
+from labkit.kube import Kube, wait_for
+from labkit.plan import Evidence
+
+_WAITER = """
+import socket, sys, time
+end = time.time() + 60
+while time.time() < end:
+    with socket.socket() as s:
+        s.settimeout(0.02)
+        try:
+            s.connect((sys.argv[1], 80))
+            print(time.time())
+            break
+        except OSError:
+            time.sleep(0.005)
+"""
+
+
+def time_to_answer(kube: Kube) -> tuple[float, float]:
+    """How long a new service takes to answer in the client's pod.
+
+    The pod tries its address every few milliseconds while the service is created. The pod's clock is compared with
+    ours beforehand; the error of that is half a round trip.
+
+    Args:
+        kube: the cluster.
+
+    Returns:
+        Seconds from before the write to the first answer, and seconds that the write itself took.
+
+    Raises:
+        MeasurementError: it never answered.
+    """
+    manifest = services.manifest(99999)
+    manifest["metadata"]["name"] = "fresh"
+    # An address that is free: one that a service has just had.
+    kube.delete("services", "fresh", NAMESPACE)
+    address = kube.create(manifest)["spec"]["clusterIP"]
+    kube.delete("services", "fresh", NAMESPACE)
+    begin = time.time()
+    theirs = float(workload.python(kube, "import time; print(time.time())"))
+    offset = theirs - (begin + time.time()) / 2
+    if abs(offset) < 0.2:
+        offset = 0.0  # within what a process takes to start: the clocks agree as far as we can tell
+    _silent(kube, address)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiter = pool.submit(workload.python, kube, _WAITER, address, timeout=70)
+        time.sleep(0.5)  # the waiter has started; until the service exists it only fails
+        manifest["spec"]["clusterIP"] = address
+        created = time.time()
+        kube.create(manifest)
+        written = time.time() - created
+        answer = waiter.result().strip()
+    kube.delete("services", "fresh", NAMESPACE)
+    if not answer:
+        raise MeasurementError("A new service did not answer within a minute.", "", "`lab.diagnose()` says why.")
+    return float(answer) - offset - created, written
+
+
+def churn(kube: Kube, seconds: float, rate: float) -> int:
+    """Let one service come and go.
+
+    Args:
+        kube: the cluster.
+        seconds: how long.
+        rate: changes per second, as far as the API keeps up.
+
+    Returns:
+        How many changes were made.
+    """
+    manifest = services.manifest(99998)
+    manifest["metadata"]["name"] = "churn"
+    kube.delete("services", "churn", NAMESPACE)
+    begin, made = time.monotonic(), 0
+    while (elapsed := time.monotonic() - begin) < seconds:
+        if made % 2 == 0:
+            kube.create(manifest)
+        else:
+            kube.delete("services", "churn", NAMESPACE)
+        made += 1
+        time.sleep(max(0.0, made / rate - elapsed))
+    kube.delete("services", "churn", NAMESPACE)
+    return made
+
+
+def _silent(kube: Kube, address: str) -> None:
+    """Wait until an address no longer answers: what programmed it has taken it back."""
+    line = f"import socket; socket.create_connection(({address!r}, 80), 0.2).close()"
+
+    def silent() -> Evidence:
+        done = kube.exec("client", NAMESPACE, ["python3", "-c", line], check=False, timeout=20)
+        return Evidence(done.exit_code != 0, f"{address} still answers")
+
+    wait_for("the deleted service to be gone from the nodes", silent, timeout=60)

@@ -1,0 +1,253 @@
+"""Proof that the data plane which a sample is named after carried its packets, by that data plane's own counters.
+
+With kube-proxy and with Calico's iptables a rule of the chain FORWARD counts every byte between nodes, and the rule of
+a service in KUBE-SERVICES counts each new connection to it: `iptables-save -c`. With eBPF the connection stands in
+Calico's own tracking table and the service in its table of frontends: `calico-node -bpf conntrack dump` and
+`nat dump`, and no rule of kube-proxy's took the connection.
+
+The agents' pods are asked by exec. Where a cluster gives less (an image without these commands, kube-proxy in another
+mode) a sample is "not proven" and says why; where the counters say otherwise it is refuted, and the run ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from labkit.errors import LabError
+from labkit.kube import Kube, wait_for
+from labkit.plan import Evidence
+
+State = Literal["proven", "refuted", "not proven"]
+ENOUGH = 0.5
+"""Of a flow's bytes, what must be among those that FORWARD counted; offloads may take some past it."""
+
+_RULE = re.compile(r"\[(\d+):(\d+)\] -A (\S+)(.*)")
+_TARGET = re.compile(r"^ -d (\S+)/32 -p (\w+) .*--dport (\d+) -j (?:KUBE-SVC|KUBE-SVL|KUBE-EXT)-")
+_SAVES = (("iptables-save", "-c"), ("iptables-legacy-save", "-c"), ("iptables-nft-save", "-c"))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What netfilter's rules have counted on a node.
+
+    Args:
+        forwarded: bytes, by the rule of FORWARD that has counted most.
+        services: new connections by "address protocol port".
+    """
+
+    forwarded: int
+    services: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the agents of a node show at one moment; None, and why, of what they do not."""
+
+    rules: Rules | None = None
+    connections: str | None = None
+    frontends: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A flow as its client saw it.
+
+    Args:
+        bytes: that arrived.
+        protocol: "tcp" or "udp".
+        client: the client's address.
+        ports: its ports.
+        server: the server pod's address.
+        service: the service's address where it was asked for, or "".
+        port: the server's, and the service's.
+    """
+
+    bytes: float
+    protocol: str
+    client: str
+    ports: tuple[int, ...]
+    server: str
+    service: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a sample is what it is named after, and the lines that say so."""
+
+    state: State
+    evidence: tuple[str, ...]
+
+
+def parse_rules(text: str) -> Rules:
+    """Read `iptables-save -c`.
+
+    Args:
+        text: its output, of all tables.
+    """
+    forwarded, services = 0, {}
+    for packets, size, chain, rest in _RULE.findall(text):
+        if chain == "FORWARD":
+            forwarded = max(forwarded, int(size))
+        elif chain == "KUBE-SERVICES" and (match := _TARGET.match(rest)):
+            services[" ".join(match.groups())] = int(packets)
+    return Rules(forwarded, services)
+
+
+def judge(plane: str, traffic: Traffic, before: Look, after: Look) -> Verdict:
+    """Whether a flow took the path that its arm is named after.
+
+    Args:
+        plane: "vanilla", "iptables" or "ebpf"; of another name nothing is claimed.
+        traffic: the flow.
+        before: what the agents showed before it.
+        after: and after it.
+    """
+    if plane == "ebpf":
+        return _judge_ebpf(traffic, before, after)
+    if plane in ("vanilla", "iptables"):
+        return _judge_rules(traffic, before.rules, after.rules, after.why)
+    return Verdict("not proven", (f"nothing is claimed of the data plane of {plane!r}",))
+
+
+def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, why: str) -> Verdict:
+    if before is None or after is None:
+        return Verdict("not proven", (why,))
+    forwarded = after.forwarded - before.forwarded
+    if forwarded < 0:
+        return Verdict("not proven", ("the rules were written anew meanwhile, and count from zero",))
+    said = [f"rules of FORWARD on the client's node counted {forwarded:,} bytes of {traffic.bytes:,.0f}"]
+    if forwarded < ENOUGH * traffic.bytes:
+        return Verdict("refuted", tuple(said))
+    if not traffic.service:
+        return Verdict("proven", tuple(said))
+    key = f"{traffic.service} {traffic.protocol} {traffic.port}"
+    if key not in after.services:
+        return Verdict("not proven", (*said, "kube-proxy has no iptables rule for the service: is it in another mode?"))
+    taken = after.services[key] - before.services.get(key, 0)
+    said.append(f"the service's rule in KUBE-SERVICES took {taken} new connections")
+    return Verdict("proven" if taken > 0 else "not proven" if taken < 0 else "refuted", tuple(said))
+
+
+def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
+    if after.connections is None:
+        return Verdict("not proven", (after.why,))
+    lines = [line.strip() for line in after.connections.splitlines() for port in traffic.ports
+             if f"{traffic.client}:{port}" in line and f"{traffic.server}:{traffic.port}" in line]
+    if not lines:
+        return Verdict("refuted", (f"Calico's tracking table has no connection {traffic.client} → "
+                                   f"{traffic.server}:{traffic.port}",))
+    said = [f"tracked by eBPF: {lines[0]}"]
+    if traffic.service:
+        front = f"{traffic.service} port {traffic.port} proto {6 if traffic.protocol == 'tcp' else 17}"
+        frontends = [line for line in (after.frontends or "").splitlines() if line.startswith(front)]
+        if not frontends:
+            return Verdict("refuted", (*said, f"Calico's table of frontends does not have {front}"))
+        said.append(f"frontend: {frontends[0].strip()}")
+    if before.rules and after.rules:
+        key = f"{traffic.service} {traffic.protocol} {traffic.port}"
+        if after.rules.services.get(key, 0) > before.rules.services.get(key, 0):
+            return Verdict("refuted", (*said, "kube-proxy's rule took the connection"))
+        said.append(f"rules of FORWARD counted {max(0, after.rules.forwarded - before.rules.forwarded):,} bytes "
+                    f"of {traffic.bytes:,.0f}")
+    return Verdict("proven", tuple(said))
+
+
+def serves(plane: str, look: Look, service: str, port: int) -> bool:
+    """Whether a data plane has a service in its tables; True where it does not show them.
+
+    Args:
+        plane: which is claimed.
+        look: what its agents show.
+        service: the service's address.
+        port: its port, over TCP.
+    """
+    if plane == "ebpf":
+        return look.frontends is None or f"{service} port {port} proto 6" in look.frontends
+    return look.rules is None or not look.rules.services or f"{service} tcp {port}" in look.rules.services
+
+
+class Witness:
+    """Asks the agents of the client's node. It is made when the data plane has the service in its tables.
+
+    Whoever connects to a service before kube-proxy has its rules leaves a tracked connection without translation
+    behind, so a block must not begin sooner.
+
+    Args:
+        kube: the cluster.
+        node: the client's node.
+        plane: the data plane that is claimed.
+        service: the address of the service in front of the server.
+        port: its port.
+
+    Raises:
+        WaitError: the data plane does not take up the service.
+    """
+
+    def __init__(self, kube: Kube, node: str, plane: str, service: str, port: int) -> None:
+        self._kube, self._plane = kube, plane
+        self._agents = agents(kube, node)
+        self._save: tuple[str, Sequence[str]] | None = None
+        self._why = ""
+
+        def settled() -> Evidence:
+            self._last = self.look()
+            return Evidence(serves(plane, self._last, service, port), f"{service} is not in its tables yet")
+
+        wait_for(f"the data plane {plane} to serve the measuring pods", settled, 60)
+
+    def testify(self, traffic: Traffic) -> Verdict:
+        """Judge a flow that has just ended, by what changed since the last one."""
+        before, self._last = self._last, self.look()
+        return judge(self._plane, traffic, before, self._last)
+
+    def look(self) -> Look:
+        """What there is to see now."""
+        rules = self._rules()
+        if self._plane != "ebpf":
+            return Look(rules, why=self._why)
+        return Look(rules, self._bpf("conntrack"), self._bpf("nat"), self._why)
+
+    def _rules(self) -> Rules | None:
+        tries = [self._save] if self._save else [(pod, words) for pod in self._agents for words in _SAVES]
+        for pod, words in tries:
+            text = self._exec(pod, words)
+            if text and ("KUBE-" in text or "cali-" in text):
+                self._save = pod, words
+                return parse_rules(text)
+        self._why = self._why or "no agent's pod on the client's node shows its rules by iptables-save"
+        return None
+
+    def _bpf(self, table: str) -> str | None:
+        for pod in self._agents:
+            if pod.startswith("calico-node"):
+                return self._exec(pod, ("calico-node", "-bpf", table, "dump"))
+        self._why = "no calico-node runs on the client's node"
+        return None
+
+    def _exec(self, pod: str, words: Sequence[str]) -> str | None:
+        try:
+            done = self._kube.exec(pod, self._agents[pod], words, check=False, timeout=30)
+        except LabError as error:
+            self._why = f"{error.what} {error.why}".strip()
+            return None
+        if done.exit_code:
+            self._why = f"`{' '.join(words)}` in {pod}: {(done.stderr or done.stdout).strip()[-200:]}"
+            return None
+        return done.stdout
+
+
+def agents(kube: Kube, node: str) -> dict[str, str]:
+    """The agents' pods on a node that run, with their namespaces; kube-proxy's first."""
+    found = {}
+    for namespace, label in (("kube-system", "component=kube-proxy"), ("kube-system", "k8s-app=kube-proxy"),
+                             ("calico-system", "k8s-app=calico-node"), ("kube-system", "k8s-app=calico-node")):
+        for pod in kube.list("pods", namespace, label_selector=label):
+            if (pod["spec"].get("nodeName") == node and pod.get("status", {}).get("phase") == "Running"
+                    and not pod["metadata"].get("deletionTimestamp")):
+                found[pod["metadata"]["name"]] = namespace
+    return found
