@@ -18,6 +18,7 @@ class _Group(click.Group):
         "labkit.local.server.commands": ("up", "down", "status", "env", "client"),
         "labkit.cli_run": ("run",),
         "labkit.cli_doctor": ("doctor",),
+        "labkit.cli_plan": ("plan",),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

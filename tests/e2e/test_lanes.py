@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from labkit import Lab
 from labkit import plan as plans
 from labkit.calico import effects
 from labkit.calico.facts import STATUSES
+from labkit.cli import cli
 from tests.e2e import planes, support
 from tests.e2e.planes import FELIX, curl, curl_from, node_pods
 from tests.e2e.support import TestCluster, pod, service, wait_for
@@ -170,6 +173,50 @@ def rules_of_calico(cluster: TestCluster) -> int:
             shown = subprocess.run(["nsenter", f"--net={space}", *words], text=True, capture_output=True, check=True)
             count += sum("cali-" in line or line.startswith("cali") for line in shown.stdout.splitlines())
     return count
+
+
+def versions(cluster: TestCluster) -> dict[str, str]:
+    """Every object with its resource version, but for what beats by itself."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    kept = [kind for kind in kinds if kind.split(".")[0] not in ("events", "leases", "nodes", "componentstatuses")]
+    found = json.loads(cluster.kubectl("get", ",".join(kept), "-A", "-o", "json"))["items"]
+    return {f"{o['kind']} {o['metadata'].get('namespace')}/{o['metadata']['name']}": o["metadata"]["resourceVersion"]
+            for o in found}
+
+
+def printed(cluster: TestCluster, *words: str) -> str:
+    """What `labkit plan …` prints about a cluster."""
+    result = CliRunner().invoke(cli, ["plan", *words, "--cluster", cluster.name, "--resource-group", cluster.group],
+                                catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_labkit_plan_prints_the_lane_and_does_nothing(plain):
+    before = versions(plain)
+    said = printed(plain)
+    assert "Lane B." in said
+    for step in OWN:
+        assert f"[{step}]" in said
+    assert said.count("to do:") == len(OWN)
+    assert "kubectl patch installation default --type=merge" in said
+    assert said.endswith("Nothing was changed.\n")
+    with lab_of(plain) as lab:
+        assert lab.azure.group("rg-nobody") is None
+        words = ["plan", "create", "--cluster", "nobody", "--resource-group", "rg-nobody"]
+        assert "az aks create" in CliRunner().invoke(cli, words, catch_exceptions=False).output
+        assert lab.azure.group("rg-nobody") is None
+    assert versions(plain) == before
+
+
+def test_labkit_plan_says_what_holds_already(today):
+    before = versions(today)
+    said = printed(today)
+    assert "Lane A." in said
+    assert [step for step in ("endpoint", "kube-proxy", "bpf") if f"[{step}]\n   to do" in said] == [
+        "endpoint", "kube-proxy", "bpf"]
+    assert "[undo-bpf]\n   holds already" in printed(today, "disable-ebpf")
+    assert versions(today) == before
 
 
 OWN = ["install-operator", "installation", "endpoint", "kube-proxy", "bpf", "connections"]

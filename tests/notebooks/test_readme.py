@@ -4,6 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import click
+
+from labkit.cli import cli
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,3 +23,11 @@ def test_runs_name_notebooks_and_parameters_that_there_are():
     for numbers, parameter in runs:
         for number in numbers.split():
             assert re.search(rf"^{parameter} = ", parameters(number), re.M), f"notebook {number} has no {parameter}"
+
+
+def test_every_command_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    commands = cli.list_commands(click.Context(cli))
+    missing = [name for name in commands if not re.search(rf"\blabkit {name}\b", text)]
+    assert "plan" in commands
+    assert not missing
