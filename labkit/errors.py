@@ -6,6 +6,7 @@
     + NotSupportedError    this target lacks what was asked for
   x AzureError             a refusal by Azure Resource Manager, with its code
     + AzureNotFoundError
+    + OperationInterruptedError   nobody waits any more; Azure goes on
   x KubeError              a refusal by a Kubernetes API, with its code and reason
     + NotFoundError
     + AlreadyExistsError
@@ -73,6 +74,10 @@ class AzureError(LabError):
                  status: int | None = None) -> None:
         super().__init__(what, why, fix)
         self.code, self.status = code, status
+
+
+class OperationInterruptedError(AzureError):
+    """Somebody stopped waiting for an operation; Azure goes on with it."""
 
 
 class AzureNotFoundError(AzureError):

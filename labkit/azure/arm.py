@@ -1,25 +1,32 @@
-"""Azure Resource Manager: the only module that knows Azure's SDKs."""
+"""What the course makes and deletes in a subscription: resource groups and clusters, each an operation to follow."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from labkit.azure import versions
+from labkit.azure import states, versions
+from labkit.azure.following import Follower, interruptible
+from labkit.azure.journal import Journal, Operation
+from labkit.azure.reading import Resource, Subscription
 from labkit.azure.refusals import explained
-from labkit.azure.settings import SIZE_FALLBACKS, ClusterSettings
+from labkit.azure.settings import ClusterSettings
+from labkit.azure.sizes import after_refusal
 from labkit.errors import AzureError, AzureNotFoundError
 from labkit.plan import Log
 
-_COMPUTE_API = "2021-07-01"  # the last that has both usages and skus
+if TYPE_CHECKING:
+    from labkit.azure.sdk import Patience
 
-Resource = dict[str, Any]
-"""An Azure resource as JSON."""
+__all__ = ["PROVIDERS", "Azure", "Resource"]
+
+PROVIDERS = ("Microsoft.ContainerService", "Microsoft.Compute", "Microsoft.Network", "Microsoft.ManagedIdentity")
+"""The resource providers that a cluster needs."""
 
 
-class Azure:
-    """One subscription.
+class Azure(Subscription):
+    """One subscription, to read and to change.
 
     Args:
         url: Azure Resource Manager.
@@ -27,29 +34,18 @@ class Azure:
         credential: makes a credential.
         ca_bundle: certificates to trust; None means the system's.
         poll_seconds: how often to ask about operations, where the server does not say.
+        scope: what tokens are for; None means the URL's own.
+        journal: the folder where operations under way are written down; None means the usual one.
+        patience: how long to wait for answers; None means the usual.
     """
 
     def __init__(self, url: str, subscription: str, credential: Callable[[], Any],
-                 ca_bundle: str | None = None, poll_seconds: float = 10.0) -> None:
-        self._url, self._credential = url, credential
-        self.subscription = subscription
-        self._ca_bundle, self._poll = ca_bundle, poll_seconds
-        self._aks_client: Any = None
-        self._groups_client: Any = None
-
-    def close(self) -> None:
-        """Close what is open; the next use opens it again."""
-        for client in (self._aks_client, self._groups_client):
-            if client is not None:
-                client.close()
-        self._aks_client = self._groups_client = None
+                 ca_bundle: str | None = None, poll_seconds: float = 10.0, *, scope: str | None = None,
+                 journal: Path | None = None, patience: Patience | None = None) -> None:
+        super().__init__(url, subscription, credential, ca_bundle, poll_seconds, scope=scope, patience=patience)
+        self._follower = Follower(Journal(subscription, journal), poll_seconds)
 
     # Resource groups
-
-    def group(self, name: str) -> Resource | None:
-        """A resource group, or None."""
-        return self._find(f"Reading the resource group {name}",
-                          lambda: self._resources.resource_groups.get(name))
 
     def create_group(self, name: str, location: str, tags: Mapping[str, str]) -> Resource:
         """Create a resource group, or change its tags."""
@@ -58,177 +54,211 @@ class Azure:
                 name, {"location": location, "tags": dict(tags)})
             return dict(group.as_dict())
 
-    def delete_group(self, name: str, log: Log) -> None:
-        """Delete a resource group and all that is in it; it need not exist."""
-        with explained(f"Deleting the resource group {name}"):
-            try:
-                self._follow(self._resources.resource_groups.begin_delete(name), f"delete group {name}", log)
-            except Exception as error:
-                if getattr(error, "status_code", None) != 404:
-                    raise
+    def tag_group(self, name: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a resource group; those that it has besides stay."""
+        with explained(f"Tagging the resource group {name}"):
+            groups = self._resources.resource_groups
+            before = groups.get(name).as_dict().get("tags") or {}
+            groups.update(name, {"tags": {**before, **tags}})
 
-    def groups(self, tag: str | None = None) -> list[Resource]:
-        """The subscription's resource groups; with `tag`, those that carry it."""
-        with explained("Listing resource groups"):
-            found = [dict(g.as_dict()) for g in self._resources.resource_groups.list()]
-        return [g for g in found if tag is None or tag in (g.get("tags") or {})]
+    def delete_group(self, name: str, log: Log) -> None:
+        """Delete a resource group and all that is in it, and wait until it is gone; it need not exist."""
+        operation = Operation("delete-group", name, name)
+        with interruptible(operation, "What is in the group costs money until it is gone."), self._telling(log):
+            if self.group(name) is None:
+                return
+            self._delete(operation, self._resources.resource_groups.begin_delete, (name,),
+                         lambda: self.group(name), log)
 
     # Clusters
 
-    def versions(self, location: str) -> tuple[versions.Version, ...]:
-        """The Kubernetes versions that a location offers, newest first."""
-        with explained(f"Asking which Kubernetes versions {location} offers"):
-            return versions.parse(self._aks.managed_clusters.list_kubernetes_versions(location).as_dict())
-
-    def cluster(self, group: str, name: str) -> Resource | None:
-        """A cluster, or None; also None where its group does not exist."""
-        return self._find(f"Reading the cluster {name}", lambda: self._aks.managed_clusters.get(group, name))
-
-    def clusters(self, group: str | None = None) -> list[Resource]:
-        """The clusters of a group, or of the subscription."""
-        with explained("Listing clusters"):
-            operations = self._aks.managed_clusters
-            found = operations.list_by_resource_group(group) if group else operations.list()
-            return [dict(cluster.as_dict()) for cluster in found]
-
     def create_cluster(self, settings: ClusterSettings, log: Log) -> Resource:
-        """Create a cluster and wait until it is there.
+        """Create a cluster and wait until it is there; what is under way already is followed, not begun again.
 
-        Where the subscription may not use the size, others of the same shape are tried in turn.
+        Where the subscription may not use the size, others of the same shape are tried in turn; likewise older
+        versions where the newest is refused and none was asked for. A cluster that is stopped is started.
 
         Raises:
-            AzureError: Azure refuses.
+            AzureError: Azure refuses, or the operation failed.
+            OperationInterruptedError: somebody interrupted the wait.
         """
-        version = versions.choose(self.versions(settings.location), settings.kubernetes_version,
-                                  settings.location)
-        sizes = [settings.node_vm_size, *(s for s in SIZE_FALLBACKS if s != settings.node_vm_size)]
-        for size, following in zip(sizes, [*sizes[1:], None], strict=True):
-            log(f"Kubernetes {version}, {settings.node_count} × {size}, in {settings.location}")
-            try:
-                with explained(f"Creating the cluster {settings.name}"):
-                    poller = self._aks.managed_clusters.begin_create_or_update(
-                        settings.resource_group, settings.name, settings.body(version, size))
-                    self._follow(poller, f"create cluster {settings.name}", log)
-                    return dict(poller.result().as_dict())
-            except AzureError as error:
-                if following is None or not size_refused(error):
-                    raise
-                log(f"{size} is not allowed in this subscription; trying {following}")
-        raise AssertionError("unreachable: the last size either returns or raises")
+        group, name = settings.resource_group, settings.name
+        operation = Operation("create", group, name)
+        with interruptible(operation, f"The cluster {name} costs money as soon as it has nodes."), self._telling(log):
+            found, followed = self._settled(operation, log)
+            if states.power(found) == "Stopped":
+                self.start_cluster(group, name, log)
+                return self._there(group, name)
+            if found is not None and states.of(found) == "Succeeded" and followed:
+                return found
+            self._register(log)
+            return self._create(settings, operation, log)
 
     def delete_cluster(self, group: str, name: str, log: Log) -> None:
-        """Delete a cluster; it need not exist."""
-        with explained(f"Deleting the cluster {name}"):
-            try:
-                poller = self._aks.managed_clusters.begin_delete(group, name)
-                self._follow(poller, f"delete cluster {name}", log)
-            except Exception as error:
-                if getattr(error, "status_code", None) != 404:
-                    raise
+        """Delete a cluster and wait until it is gone; it need not exist.
+
+        What is under way on it is aborted first: Azure deletes nothing in the middle of another operation.
+        """
+        operation = Operation("delete", group, name)
+        with interruptible(operation, f"The cluster {name} costs money until it is gone."), self._telling(log):
+            state = states.of(self.cluster(group, name))
+            if state is None:
+                self._forget(group, name)
+                return
+            if state in states.BUSY and state != "Deleting":
+                log(f"{name} is {state}: that is aborted first")
+                self.abort(group, name, log)
+            self._delete(operation, self._aks.managed_clusters.begin_delete, (group, name),
+                         lambda: self.cluster(group, name), log)
+            self._forget(group, name)
 
     def stop_cluster(self, group: str, name: str, log: Log) -> None:
         """Stop a cluster: its objects are kept, its machines are not paid for."""
-        with explained(f"Stopping the cluster {name}"):
-            self._follow(self._aks.managed_clusters.begin_stop(group, name), f"stop cluster {name}", log)
+        self._simple(Operation("stop", group, name), self._aks.managed_clusters.begin_stop, log)
 
     def start_cluster(self, group: str, name: str, log: Log) -> None:
         """Start a cluster that was stopped."""
-        with explained(f"Starting the cluster {name}"):
-            self._follow(self._aks.managed_clusters.begin_start(group, name), f"start cluster {name}", log)
+        self._simple(Operation("start", group, name), self._aks.managed_clusters.begin_start, log)
 
-    def credentials(self, group: str, name: str) -> bytes:
-        """The admin kubeconfig of a cluster.
+    def abort(self, group: str, name: str, log: Log) -> None:
+        """Abort what is under way on a cluster, and wait until nothing is; an operation that ends first is fine."""
+        try:
+            self._simple(Operation("abort", group, name),
+                         self._aks.managed_clusters.begin_abort_latest_operation, log)
+        except AzureNotFoundError:
+            return
+        except AzureError as error:
+            if error.status != 409:
+                raise
+            log(f"it cannot be aborted any more: {error.why}")
+        self._follower.forget(Operation("create", group, name))
+        self._rest(group, name, log)
 
-        Raises:
-            AzureNotFoundError: there is no such cluster.
-            AzureError: the cluster gives none.
+    # Creating, step by step
+
+    def _settled(self, operation: Operation, log: Log) -> tuple[Resource | None, bool]:
+        """The cluster once nothing is under way on it, and whether that was its creation and was followed."""
+        group, name = operation.group, operation.name
+        found, followed = self.cluster(group, name), False
+        state = states.of(found)
+        if state is None:
+            self._follower.forget(operation)
+        elif state in states.BUSY:
+            log(f"{name} is {state} already: that is followed, nothing is begun anew")
+            if state == "Creating":
+                self._follow_creation(operation, lambda **resume: self._aks.managed_clusters.begin_create_or_update(
+                    group, name, {}, **resume), log, anew=False)
+            found = self._rest(group, name, log)
+            if found is None and state != "Deleting":
+                raise states.deleted_meanwhile(name)
+            followed = state != "Deleting"
+        return found, followed
+
+    def _create(self, settings: ClusterSettings, operation: Operation, log: Log) -> Resource:
+        group, name = settings.resource_group, settings.name
+        choices = versions.choices(self.versions(settings.location), settings.kubernetes_version, settings.location)
+        version, size = choices[0], settings.node_vm_size
+        tried = [size]
+        while True:
+            log(f"Kubernetes {version}, {settings.node_count} × {size}, in {settings.location}")
+            body = settings.body(version, size)
+            try:
+                return self._follow_creation(
+                    operation, lambda body=body, **resume: self._aks.managed_clusters.begin_create_or_update(
+                        group, name, body, **resume), log)
+            except AzureError as error:
+                if (lost := self._taken_all_the_same(error, operation, log)) is not None:
+                    return lost
+                if following := versions.after_refusal(error, choices, version):
+                    log(f"Kubernetes {version} is refused ({error.why}); trying {following}")
+                    version = following
+                elif another := after_refusal(error, tried):
+                    log(f"{size} is refused ({error.why}); trying {another}")
+                    size = another
+                    tried.append(another)
+                else:
+                    raise
+
+    def _follow_creation(self, operation: Operation, begin: Callable[..., Any], log: Log, *,
+                         anew: bool = True) -> Resource:
+        """The cluster as its creation left it; nothing where there was none to take up."""
+        with explained(f"Creating the cluster {operation.name}"):
+            try:
+                made = self._follower.follow(operation, begin, log, lambda: states.describe(
+                    self.cluster(operation.group, operation.name)), anew=anew)
+            except Exception as error:
+                # The operation was followed and is gone, with its cluster: somebody deleted it.
+                if getattr(error, "status_code", None) == 404 and self.group(operation.group) is not None:
+                    raise states.deleted_meanwhile(operation.name) from error
+                raise
+            return dict(made.as_dict()) if made is not None else {}
+
+    def _taken_all_the_same(self, error: AzureError, operation: Operation, log: Log) -> Resource | None:
+        """The cluster where Azure had accepted the request and only its answer was lost; else None.
+
+        The SDK repeats a request whose answer was lost; Azure then says 409, an operation is in progress.
         """
-        with explained(f"Fetching the credentials of {name}"):
-            answer = self._aks.managed_clusters.list_cluster_admin_credentials(group, name)
-        for entry in answer.kubeconfigs or []:
-            return bytes(entry.value)
-        raise AzureError(f"The cluster {name} gave no credentials.", "local accounts may be disabled on it.",
-                         "enable local accounts, or use kubelogin with user credentials.",
-                         code="NoCredentials")
-
-    def registered(self, provider: str) -> str:
-        """A resource provider's registration state, such as "Registered"."""
-        with explained(f"Asking whether {provider} is registered"):
-            return str(self._resources.providers.get(provider).registration_state)
-
-    def usages(self, location: str) -> dict[str, tuple[int, int]]:
-        """What of the compute quota is used, and the limit, by the quota's name: "cores" is the region's vCPUs."""
-        found = self._compute(f"locations/{location}/usages", f"Asking for the quota in {location}")
-        return {u["name"]["value"]: (int(u["currentValue"]), int(u["limit"])) for u in found}
-
-    def sizes(self, location: str) -> dict[str, dict[str, Any]]:
-        """The VM sizes of a location by name, with their family, capabilities and restrictions."""
-        found = self._compute("skus", f"Asking for the VM sizes of {location}",
-                              {"$filter": f"location eq '{location}'"})
-        return {sku["name"]: sku for sku in found if sku.get("resourceType") == "virtualMachines"}
-
-    def _compute(self, path: str, what: str, query: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        """A list of Microsoft.Compute's, which has no SDK here: by the pipeline of one that is."""
-        from azure.core.rest import HttpRequest
-
-        found: list[dict[str, Any]] = []
-        url: str | None = f"{self._url}/subscriptions/{self.subscription}/providers/Microsoft.Compute/{path}"
-        asked: dict[str, str] | None = {"api-version": _COMPUTE_API, **(query or {})}
-        with explained(what):
-            while url:
-                response = self._resources.send_request(HttpRequest("GET", url, params=asked))
-                response.raise_for_status()
-                page = response.json()
-                found += page.get("value") or []
-                url, asked = page.get("nextLink"), None
+        if not (error.status == 409 or (error.status or 500) >= 500):
+            return None
+        state = states.of(self.cluster(operation.group, operation.name))
+        if state not in states.BUSY - {"Deleting"}:
+            return None
+        log(f"the answer was lost ({error.code or error.status}), but Azure has taken the request: that is followed")
+        found = self._rest(operation.group, operation.name, log)
+        if found is None:
+            raise states.deleted_meanwhile(operation.name)
+        if states.of(found) != "Succeeded":
+            raise states.failed(found)
         return found
 
-    # The SDKs
+    def _register(self, log: Log) -> None:
+        """Register the resource providers that a cluster needs; the SDK would do it too, but silently."""
+        for provider in PROVIDERS:
+            try:
+                if self.registered(provider) == "Registered":
+                    continue
+                log(f"registering {provider}: once for each subscription, a minute or two")
+                with explained(f"Registering {provider}"):
+                    self._resources.providers.register(provider)
+                self._follower.until(provider, lambda p=provider: self.registered(p),  # type: ignore[misc]
+                                     frozenset({"NotRegistered", "Registering", "Unregistered", "Unregistering"}), log)
+            except AzureError as error:
+                if error.status not in (403, 404):
+                    raise
+                log(f"{provider}: {error.why}")  # who may not look or register may still create
 
-    @property
-    def _aks(self) -> Any:
-        if self._aks_client is None:
-            from azure.mgmt.containerservice import ContainerServiceClient
+    # Operations
 
-            self._aks_client = ContainerServiceClient(
-                self._credential(), self.subscription, polling_interval=self._poll, **self._options())
-        return self._aks_client
+    def _simple(self, operation: Operation, method: Callable[..., Any], log: Log) -> None:
+        with interruptible(operation, "The cluster is as it was until then."), self._telling(log), \
+                explained(f"{operation!s}".capitalize()):
+            self._follower.follow(operation, lambda **resume: method(operation.group, operation.name, **resume), log)
 
-    @property
-    def _resources(self) -> Any:
-        if self._groups_client is None:
-            from azure.mgmt.resource.resources import ResourceManagementClient
-
-            self._groups_client = ResourceManagementClient(
-                self._credential(), self.subscription, polling_interval=self._poll, **self._options())
-        return self._groups_client
-
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"base_url": self._url, "credential_scopes": [f"{self._url}/.default"]}
-        if self._ca_bundle:
-            options["connection_verify"] = self._ca_bundle
-        return options
-
-    def _find(self, what: str, read: Callable[[], Any]) -> Resource | None:
+    def _delete(self, operation: Operation, method: Callable[..., Any], where: tuple[str, ...],
+                read: Callable[[], Resource | None], log: Log) -> None:
+        """Delete something that is there; a request whose answer was lost counts, if Azure has taken it."""
+        deleting = states.of(read()) == "Deleting"
         try:
-            with explained(what):
-                return dict(read().as_dict())
+            with explained(f"{operation!s}".capitalize()):
+                self._follower.follow(operation, lambda **resume: method(*where, **resume), log,
+                                      anew=not deleting)
         except AzureNotFoundError:
-            return None
+            self._follower.forget(operation)  # it was gone before us
+        except AzureError:
+            if states.of(read()) not in ("Deleting", None):
+                raise
+        self._follower.until(operation.name, lambda: states.of(read()), frozenset({"Deleting"}), log)
 
-    def _follow(self, poller: Any, what: str, log: Log) -> None:
-        """Wait for a long-running operation, saying how it stands."""
-        begin, said = time.monotonic(), ""
-        while not poller.done():
-            status = str(poller.status())
-            if status != said:
-                log(f"{what}: {status} after {time.monotonic() - begin:.0f} s")
-                said = status
-            poller.wait(timeout=min(self._poll, 2.0))
-        poller.result()
-        log(f"{what}: {poller.status()} after {time.monotonic() - begin:.1f} s")
+    def _rest(self, group: str, name: str, log: Log) -> Resource | None:
+        """The cluster once nothing is under way on it."""
+        self._follower.until(name, lambda: states.of(self.cluster(group, name)), states.BUSY, log)
+        return self.cluster(group, name)
 
+    def _there(self, group: str, name: str) -> Resource:
+        if (found := self.cluster(group, name)) is None:
+            raise states.deleted_meanwhile(name)
+        return found
 
-def size_refused(error: AzureError) -> bool:
-    """Whether Azure refused because of the VM size."""
-    return "VMSizeNotSupported" in error.code or "not allowed in your subscription" in error.why
+    def _forget(self, group: str, name: str) -> None:
+        for verb in ("create", "delete", "start", "stop", "abort"):
+            self._follower.forget(Operation(verb, group, name))

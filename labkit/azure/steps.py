@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 
 from labkit.azure.arm import Azure, Resource
 from labkit.azure.cost import estimate
 from labkit.azure.settings import ClusterSettings
+from labkit.azure.tags import RUN_TAG, tags
 from labkit.errors import AzureError
 from labkit.kube import kubeconfig
 from labkit.plan import Evidence, Log, Plan, Step
-
-RUN_TAG, OWNER_TAG, EXPIRY_TAG = "labkit-run", "owner", "expires-at"
-
-
-def tags(hours: float = 8.0) -> MappingProxyType[str, str]:
-    """What marks a group as ours: a forgotten one can be found, and says when it may go.
-
-    Args:
-        hours: after which it counts as forgotten.
-    """
-    now = datetime.now(UTC)
-    owner = os.environ.get("SUDO_USER") or getpass.getuser()
-    return MappingProxyType({
-        RUN_TAG: now.strftime("%Y%m%d-%H%M%S"), OWNER_TAG: owner,
-        EXPIRY_TAG: (now + timedelta(hours=hours)).isoformat(timespec="seconds"),
-    })
 
 
 def create(azure: Azure, settings: ClusterSettings, version: str | None = None) -> Plan:

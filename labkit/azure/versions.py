@@ -59,21 +59,47 @@ def choose(offered: Sequence[Version], wanted: str | None, location: str) -> str
     Raises:
         AzureError: the location does not offer it.
     """
+    return choices(offered, wanted, location)[0]
+
+
+def choices(offered: Sequence[Version], wanted: str | None, location: str) -> tuple[str, ...]:
+    """The versions to try, the best first: one where one was asked for.
+
+    Args:
+        offered: what the location offers.
+        wanted: as in `choose`.
+        location: for the message.
+
+    Raises:
+        AzureError: the location does not offer it.
+    """
     names = [v.name for v in offered]
     if wanted is None:
-        usable = [v for v in offered if not v.preview and v.official]
-        if ARTICLE_VERSION in names:
-            return ARTICLE_VERSION
-        if usable:
-            return usable[0].name
-    elif wanted in names:
-        return wanted
+        usable = [v.name for v in offered if not v.preview and v.official]
+        first = [ARTICLE_VERSION] if ARTICLE_VERSION in names else []
+        found = (*first, *(name for name in usable if name not in first))
     else:
-        for version in offered:
-            if version.name.startswith(f"{wanted}."):
-                return version.name
+        found = tuple(name for name in names if name == wanted or name.startswith(f"{wanted}."))[:1]
+    if found:
+        return found
     raise AzureError(
         f"Kubernetes {wanted or 'of any usable version'} is not offered in {location}.",
         f"it offers {', '.join(names) or 'none'}; Azure supports about three minor versions at a time.",
         "leave kubernetes_version out to get the newest, or name one of these.",
         code="AgentPoolK8sVersionNotSupported")
+
+
+def after_refusal(error: AzureError, tried_in_order: Sequence[str], version: str) -> str | None:
+    """The version to try next; None where the error is about something else, or nothing is left.
+
+    A list of versions may be ahead of what a subscription may create: long-term support only, or just retired.
+
+    Args:
+        error: the refusal.
+        tried_in_order: what `choices` gave.
+        version: what was refused.
+    """
+    if "K8sVersionNotSupported" not in error.code:
+        return None
+    rest = list(tried_in_order)[list(tried_in_order).index(version) + 1:]
+    return rest[0] if rest else None

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from labkit.local.arm import ArmApp, ArmStore, LabTokens, arm_app
 from tests.arm.fakes import FakeClusters
+from tests.arm.wire import Wire
 
 SUBSCRIPTION = "03a08700-0000-4000-8000-00000000aa01"
 TENANT = "11111111-2222-4333-8444-555555555555"
@@ -61,6 +62,7 @@ class Arm:
     clusters: FakeClusters
     store: ArmStore
     app: ArmApp
+    wire: Wire
     loop: asyncio.AbstractEventLoop
     stack: ExitStack
 
@@ -109,9 +111,11 @@ def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
     store, clusters = ArmStore(tmp_path / "lab.db"), FakeClusters()
     app = arm_app(store, clusters, tokens)
     listener = socket.create_server(("127.0.0.1", 0))
+    wire = Wire(app)
     server = uvicorn.Server(uvicorn.Config(
-        app, log_level="warning", ssl_certfile=certificate, ssl_keyfile=certificate, ws="none",
+        wire, log_level="warning", ssl_certfile=certificate, ssl_keyfile=certificate, ws="none",
         timeout_graceful_shutdown=1))
+    wire.server = server
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
@@ -125,9 +129,11 @@ def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
     url = f"https://localhost:{listener.getsockname()[1]}"
     stack = ExitStack()
     try:
-        yield Arm(url, certificate, tokens, clusters, store, app, loop, stack)
+        yield Arm(url, certificate, tokens, clusters, store, app, wire, loop, stack)
     finally:
         stack.close()
+        # Clients that are still connected have nothing more to say: waiting for them takes a second each time.
+        loop.call_soon_threadsafe(lambda: [c.transport.abort() for c in list(server.server_state.connections)])
         server.should_exit = True
         thread.join(10)
         loop.close()

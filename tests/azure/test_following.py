@@ -1,0 +1,185 @@
+"""Long-running operations: followed, taken up again by another process, never begun twice, let go."""
+
+import itertools
+import stat
+import threading
+
+import pytest
+
+from labkit.azure import sdk
+from labkit.azure.journal import Journal, Operation
+from labkit.errors import AzureError, OperationInterruptedError
+from labkit.local.arm import ClusterError
+from tests.arm.conftest import SUBSCRIPTION
+from tests.arm.wire import error
+from tests.azure.conftest import CLUSTER, OPERATION
+
+CREATE = Operation("create", "CalicoDemoRG", "MyCalicoCluster")
+
+
+def interrupt(self, *_):
+    raise KeyboardInterrupt
+
+
+def begin(azures, settings, monkeypatch):
+    """A kernel that begins a creation and is killed as soon as Azure has accepted it."""
+    azures.arm.make_group()
+    azures.arm.clusters.gate.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
+        with pytest.raises(OperationInterruptedError) as stopped:
+            azures.open().create_cluster(settings, azures.say)
+    return stopped.value
+
+
+def soon(azures, what, seconds=0.3):
+    threading.Timer(seconds, azures.arm.loop.call_soon_threadsafe, [what]).start()
+
+
+def let_go(azures):
+    soon(azures, azures.arm.clusters.gate.set)
+
+
+def test_a_kernel_that_was_restarted_resumes_and_creates_nothing_twice(azures, settings, monkeypatch):
+    begin(azures, settings, monkeypatch)
+    file = next(azures.journal.iterdir())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(azures.journal.stat().st_mode) == 0o700
+    assert "Bearer" not in file.read_text()
+    let_go(azures)
+    made = azures.open().create_cluster(settings, azures.say)
+    assert made["properties"]["provisioningState"] == "Succeeded"
+    assert azures.puts() == 1
+    assert "followed again" in azures.text
+    assert list(azures.journal.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["{", None])
+def test_without_a_usable_file_it_looks_and_follows_all_the_same(azures, settings, monkeypatch, content):
+    begin(azures, settings, monkeypatch)
+    if content is None:  # a token of another version of the SDK
+        Journal(SUBSCRIPTION, azures.journal).remember(CREATE, "gASVnonsense")
+    else:
+        next(azures.journal.iterdir()).write_text(content)
+    let_go(azures)
+    azures.open().create_cluster(settings, azures.say)
+    assert azures.puts() == 1
+    assert "MyCalicoCluster is Creating" in azures.text
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_no_obstacle(azures, settings):
+    azures.journal.write_text("a file is in the way")
+    azures.arm.make_group()
+    assert azures.open().create_cluster(settings, azures.say)["name"] == "MyCalicoCluster"
+    assert "cannot be written" in azures.text
+
+
+def test_a_lost_answer_is_looked_for_before_anything_is_made(azures, settings):
+    """The request got through, each answer to it was cut off: Azure says 409, a creation is in progress."""
+    azures.arm.make_group()
+    azures.arm.clusters.gate.clear()
+    azures.wire.add("PUT", CLUSTER, forward=True, cut=True, on_hit=lambda: let_go(azures))
+    made = azures.open().create_cluster(settings, azures.say)
+    assert made["properties"]["provisioningState"] == "Succeeded"
+    assert "the answer was lost" in azures.text
+    assert azures.arm.clusters.calls == [("create", "c1")]
+
+
+def test_a_proxy_that_answers_502_for_a_request_that_got_through(azures, settings):
+    azures.arm.make_group()
+    azures.arm.clusters.gate.clear()
+    azures.wire.add("PUT", CLUSTER, times=None, forward=True, answer=error(502, "BadGateway"))
+    soon(azures, azures.arm.clusters.gate.set, 1.0)
+    azures.open().create_cluster(settings, azures.say)
+    assert azures.arm.clusters.calls == [("create", "c1")]
+
+
+def test_a_creation_that_fails_after_a_while_names_its_reason_and_is_tried_again_by_the_next_run(azures, settings):
+    azures.arm.make_group()
+    azures.arm.clusters.error = ClusterError("no machine was free in the zone", "ZonalAllocationFailed")
+    with pytest.raises(AzureError, match="no machine was free") as failed:
+        azures.open().create_cluster(settings, azures.say)
+    assert failed.value.code == "ZonalAllocationFailed"
+    assert list(azures.journal.iterdir()) == []
+    azures.arm.clusters.error = None
+    assert azures.open().create_cluster(settings, azures.say)["properties"]["provisioningState"] == "Succeeded"
+
+
+def test_a_cluster_that_somebody_deletes_meanwhile(azures, settings):
+    azures.arm.make_group()
+    azures.wire.add("GET", CLUSTER, times=None, after=1, answer=error(404, "ResourceNotFound"))
+    with pytest.raises(AzureError, match="somebody deleted it") as gone:
+        azures.open().create_cluster(settings, azures.say)
+    assert "create it anew" in gone.value.fix
+    assert list(azures.journal.iterdir()) == []
+    azures.wire.faults.clear()
+    assert azures.open().create_cluster(settings, azures.say)["properties"]["provisioningState"] == "Succeeded"
+
+
+def test_an_interrupt_says_what_goes_on_and_what_to_do(azures, settings, monkeypatch):
+    said = begin(azures, settings, monkeypatch)
+    assert "goes on in Azure" in said.why
+    assert "costs money" in said.why
+    for way in ("run the same again", "lab.abort()", "az aks operation-abort", "lab.clean_up()"):
+        assert way in said.fix
+
+
+def test_an_operation_that_cannot_be_asked_about_stays_written_down(azures, settings):
+    azures.arm.make_group()
+    azures.arm.clusters.gate.clear()
+    azures.wire.add("GET", OPERATION, times=None, answer=error(500, "InternalServerError"))
+    azures.wire.add("GET", CLUSTER, times=None, after=1, answer=error(500, "InternalServerError"))
+    with pytest.raises(AzureError, match="InternalServerError"):
+        azures.open().create_cluster(settings, azures.say)
+    assert len(list(azures.journal.iterdir())) == 1
+    azures.wire.faults.clear()
+    let_go(azures)
+    azures.open().create_cluster(settings, azures.say)
+    assert azures.puts() == 1
+
+
+def test_states_out_of_order_are_no_end(azures, settings):
+    azures.arm.make_group()
+    azures.wire.add("GET", OPERATION, times=3, change=lambda body: {**body, "status": "Accepted"})
+    azures.wire.add("GET", OPERATION, times=1, change=lambda body: {**body, "status": "InProgress"})
+    azures.wire.add("GET", OPERATION, times=1, change=lambda body: {**body, "status": "Updating"})
+    made = azures.open().create_cluster(settings, azures.say)
+    assert made["properties"]["provisioningState"] == "Succeeded"
+    assert len(azures.wire.asked("GET", OPERATION)) == 6
+
+
+def test_retry_after_is_honoured_and_said(azures, settings):
+    azures.arm.make_group()
+    azures.wire.add("PUT", CLUSTER, times=2, answer=error(429, "Throttled", flat=True, Retry_After="1"))
+    azures.open().create_cluster(settings, azures.say)
+    asked = azures.wire.asked("PUT", CLUSTER)
+    assert [e.status for e in asked] == [429, 429, 201]
+    assert all(later.at - before.at >= 0.95 for before, later in itertools.pairwise(asked))
+    assert "Azure answers 429; asked again in 1 s" in azures.text
+
+
+def test_a_deletion_that_was_begun_before_is_followed(azures, settings, monkeypatch):
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(settings, azures.say)
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
+        with pytest.raises(OperationInterruptedError) as stopped:
+            azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert "abort" not in stopped.value.fix
+    azures.open().delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None
+    assert len(azures.wire.asked("DELETE", CLUSTER)) == 1
+
+
+def test_the_answer_to_a_deletion_may_be_lost_too(azures, settings):
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(settings, azures.say)
+    azures.wire.add("DELETE", CLUSTER, times=None, forward=True, answer=error(500, "InternalServerError"))
+    azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None
+    azures.wire.add("DELETE", "/CalicoDemoRG$", times=None, forward=True, answer=error(502, "BadGateway"))
+    azure.delete_group("CalicoDemoRG", azures.say)
+    assert azure.group("CalicoDemoRG") is None
+    azure.delete_group("CalicoDemoRG", azures.say)  # again: nothing to do
