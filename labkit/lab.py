@@ -145,7 +145,7 @@ class Lab:
         """Check the cluster: what is wrong with it, why, and how to mend it."""
         from labkit.doctor import diagnose
 
-        return diagnose(self.kube)
+        return diagnose(lambda: self.kube, self.azure if self.target.arm_url else None, self.settings)
 
     def facts(self) -> calico.ClusterFacts:
         """What is true of the cluster's networking now."""

@@ -1,11 +1,12 @@
-"""A doctor's report as a table, with the cure of each finding below it."""
+"""A doctor's report: groups with problems first, a card for each finding that is not well."""
 
-from labkit.doctor.report import Finding, Report
-from labkit.markup import Fragment, escape, prose
+from labkit.doctor.report import MARKS, Finding, Report
+from labkit.markup import Fragment, code, escape, prose
 
 __all__ = ["report"]
 
-_STATES = {"ok": ("passed", "✓ fine"), "warning": ("warning", "! look"), "problem": ("failed", "✗ mend")}
+_STATES = {"ok": ("passed", "fine"), "unknown": ("pending", "not seen"), "warning": ("warning", "look"),
+           "problem": ("failed", "mend")}
 
 
 def report(found: Report, *, brief: bool = False) -> Fragment:
@@ -15,25 +16,28 @@ def report(found: Report, *, brief: bool = False) -> Fragment:
         found: by the doctor.
         brief: leave out what is well.
     """
-    shown = [f for f in found.findings if not brief or f.level != "ok"]
-    fine = [f for f in shown if f.level == "ok"]
-    cards = "".join(_card(f) for f in shown if f.level != "ok")
-    lines = "".join(
-        f'<li><span class="lk-badge passed">✓</span> {escape(f.title)}: '
-        f'<span class="muted">{escape(f.evidence)}</span></li>'
-        for f in fine
-    )
-    head = f'<div class="lk-title">{escape(found.title)}: {escape(found.verdict)}</div>'
-    return Fragment(f"{head}{cards}<ul>{lines}</ul>" if lines else head + cards, found.brief() if brief else str(found))
+    parts = [f'<div class="lk-title">{escape(found.title)}: {escape(found.verdict)}</div>']
+    for group, findings in found.groups():
+        shown = [f for f in findings if not brief or f.level != "ok"]
+        if shown and group:
+            parts.append(f'<p class="muted">{escape(group)}</p>')
+        parts += [_card(f) for f in shown if f.level != "ok"]
+        if lines := "".join(_line(f) for f in shown if f.level == "ok"):
+            parts.append(f"<ul>{lines}</ul>")
+    return Fragment("".join(parts), found.brief() if brief else str(found))
+
+
+def _line(f: Finding) -> str:
+    return (f'<li><span class="lk-badge passed">{MARKS["ok"]}</span> {escape(f.title)}: '
+            f'<span class="muted">{escape(f.evidence)} [{escape(f.id)}]</span></li>')
 
 
 def _card(f: Finding) -> str:
     css, word = _STATES[f.level]
-    parts = [f'<div class="lk-title"><span class="lk-badge {css}">{word}</span> {escape(f.title)}</div>']
-    parts += [f"<p>{escape(f.evidence)}</p>"]
-    parts += [
-        f'<p><span class="muted">{name}:</span> {prose(text)}</p>'
-        for name, text in (("symptom", f.symptom), ("cause", f.cause), ("cure", f.cure))
-        if text
-    ]
+    parts = [f'<div class="lk-title"><span class="lk-badge {css}">{MARKS[f.level]} {word}</span> {escape(f.title)} '
+             f'<span class="muted">{escape(f.id)}</span></div>', f"<p>{prose(f.evidence)}</p>"]
+    for label, text in f.parts:
+        parts.append(f'<p><span class="muted">{label}:</span> {prose(text)}</p>')
+        if label == "cure" and f.command:
+            parts.append(code(f.command))
     return f'<div class="lk-card {css}">{"".join(parts)}</div>'

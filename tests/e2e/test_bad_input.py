@@ -233,7 +233,7 @@ def test_an_unknown_image_is_told_which_there_are(lab, cluster, namespace):
     finding = lab.diagnose()["wrong-image"]
     assert finding.level == "problem"
     assert "registry.example/agnhots:9" in finding.evidence
-    assert f"kubectl -n {namespace}" in finding.cure
+    assert f"kubectl describe pod -n {namespace} typo" in finding.command
 
 
 # Outside clients
