@@ -26,6 +26,7 @@ ENOUGH = 0.5
 
 _RULE = re.compile(r"\[(\d+):(\d+)\] -A (\S+)(.*)")
 _TARGET = re.compile(r"^ -d (\S+)/32 -p (\w+) .*--dport (\d+) -j (?:KUBE-SVC|KUBE-SVL|KUBE-EXT)-")
+_END = re.compile(r"\d+(?:\.\d+){3}:\d+")
 _SAVES = (("iptables-save", "-c"), ("iptables-legacy-save", "-c"), ("iptables-nft-save", "-c"))
 
 
@@ -136,8 +137,9 @@ def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, wh
 def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
     if after.connections is None:
         return Verdict("not proven", (after.why,))
-    lines = [line.strip() for line in after.connections.splitlines() for port in traffic.ports
-             if f"{traffic.client}:{port}" in line and f"{traffic.server}:{traffic.port}" in line]
+    mine = {f"{traffic.client}:{port}" for port in traffic.ports}
+    lines = [line.strip() for line in after.connections.splitlines()
+             if (ends := set(_END.findall(line))) & mine and f"{traffic.server}:{traffic.port}" in ends]
     if not lines:
         return Verdict("refuted", (f"Calico's tracking table has no connection {traffic.client} → "
                                    f"{traffic.server}:{traffic.port}",))

@@ -37,3 +37,13 @@ def test_slope_of_a_line():
     gradient, fit = stats.slope([10, 100, 1000], [1.1, 2.0, 11.0])
     assert gradient == pytest.approx(0.01)
     assert fit == pytest.approx(1.0)
+
+
+def test_a_far_sample_is_found_and_ordinary_scatter_is_not():
+    assert stats.outliers([10.0, 10.2, 9.9, 30.0, 10.1, 9.8]) == [3]
+    assert stats.outliers(noisy(10)) == []
+    assert stats.outliers([1.0, 1.0, 50.0]) == [], "of so few none can be called far"
+
+
+def test_equal_samples_do_not_make_a_tick_an_outlier():
+    assert stats.outliers([100.0, 100.001] * 4 + [101.0]) == []

@@ -1,0 +1,42 @@
+"""A machine that does not come to rest: waited for, named, and in the end refused."""
+
+import pytest
+
+from labkit.bench import noise
+from labkit.bench.results import Sample
+from labkit.errors import MeasurementError
+
+
+def idle(busy, steal=0.0):
+    ends = {f"{end}_{kind}_percent": 0.0 for end in ("client", "server") for kind in ("user", "nice", "system")}
+    ends |= {"server_user_percent": busy, "node_percent": busy, "steal_percent": steal}
+    return Sample("ebpf", "idle", 0, ends)
+
+
+def looks(*samples):
+    left = list(samples)
+    return lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_a_quiet_machine_is_looked_at_once():
+    assert noise.rest(looks(idle(4), idle(90)), strict=True) == idle(4)
+
+
+def test_a_machine_that_comes_to_rest_says_how_busy_it_was():
+    sample = noise.rest(looks(idle(80), idle(70), idle(3)), strict=True)
+    assert sample.metrics["node_percent"] == 3
+    assert sample.detail["busy_before"] == [80, 70]
+
+
+@pytest.mark.parametrize(("sample", "said"), [
+    (idle(80), "80 % busy while nothing"), (idle(2, steal=15), "15 % of the CPU time was stolen")])
+def test_one_that_does_not_ends_the_run_and_says_what_to_do(sample, said):
+    with pytest.raises(MeasurementError, match="too noisy to measure on") as error:
+        noise.rest(looks(sample), strict=True, patience=0)
+    assert said in error.value.what
+    assert "looked at 1 times" in error.value.why
+    assert "stop what else runs" in error.value.fix
+
+
+def test_a_look_goes_on_and_says_so():
+    assert "busy" in noise.rest(looks(idle(80)), strict=False).detail["noisy"]

@@ -1,0 +1,82 @@
+"""Whether a flow took the path that its arm is named after; the texts are of the local lab's data planes."""
+
+import pytest
+
+from labkit.bench.proof import Look, Rules, Traffic, judge, parse_rules, serves
+
+RULES = """*filter
+[105:28978] -A FORWARD -j cali-FORWARD
+[42:{bytes}] -A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
+[9:999999999999] -A INPUT -j KUBE-FIREWALL
+*nat
+[0:0] -A KUBE-SERVICES ! -s 10.224.0.0/16 -d 10.0.36.246/32 -p tcp -m tcp --dport 5201 -j KUBE-MARK-MASQ
+[{new}:300] -A KUBE-SERVICES -d 10.0.36.246/32 -p tcp -m comment --comment "labkit-bench/server:iperf-tcp cluster IP" \
+-m tcp --dport 5201 -j KUBE-SVC-HZHB45PWJO2ASETE
+[3:228] -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+"""
+SERVICE = "10.0.36.246"
+TRACKED = "TCP 10.224.0.7:32776 -> 10.224.0.38:5201  Active ago 149.8ms RESET\nUDP 1.1.1.1:5 -> 2.2.2.2:6"
+FRONTENDS = f"{SERVICE} port 5201 proto 6 id 4 count 1 local 0\n\t4:0\t 10.224.0.38:5201"
+
+
+def rules(size, new):
+    return parse_rules(RULES.format(bytes=size, new=new))
+
+
+def traffic(service="", ports=(32776,)):
+    return Traffic(1_000_000, "tcp", "10.224.0.7", ports, "10.224.0.38", service, 5201)
+
+
+def test_rules_are_read_by_chain():
+    assert rules(50_000, 5) == Rules(50_000, {f"{SERVICE} tcp 5201": 5})
+
+
+@pytest.mark.parametrize(("size", "new", "service", "state"), [
+    (1_100_000, 0, "", "proven"),
+    (1_100_000, 2, SERVICE, "proven"),
+    (1_100_000, 0, SERVICE, "refuted"),          # it went to the service past kube-proxy's rule
+    (40_000, 2, SERVICE, "refuted"),             # its packets went past netfilter
+    (1_100_000, 2, "10.0.0.99", "not proven"),   # kube-proxy is in another mode
+    (-40_000, 2, SERVICE, "not proven"),         # the counters began anew
+])
+@pytest.mark.parametrize("plane", ["vanilla", "iptables"])
+def test_rules_must_have_counted_the_bytes_and_the_connections(plane, size, new, service, state):
+    before, after = Look(rules(50_000, 1)), Look(rules(50_000 + size, 1 + new))
+    assert judge(plane, traffic(service), before, after).state == state
+
+
+def test_what_agents_do_not_show_proves_nothing_and_says_why():
+    verdict = judge("iptables", traffic(), Look(rules(0, 0)), Look(why="`iptables-save -c`: not found"))
+    assert verdict.state == "not proven"
+    assert "not found" in verdict.evidence[0]
+
+
+@pytest.mark.parametrize(("look", "service", "state"), [
+    (Look(rules(0, 0), TRACKED, FRONTENDS), "", "proven"),
+    (Look(rules(0, 0), TRACKED, FRONTENDS), SERVICE, "proven"),
+    (Look(None, TRACKED, FRONTENDS), SERVICE, "proven"),
+    (Look(rules(0, 0), TRACKED, ""), SERVICE, "refuted"),                 # eBPF does not know the service
+    (Look(rules(0, 0), "UDP 1.1.1.1:5 -> 2.2.2.2:6", FRONTENDS), "", "refuted"),
+    (Look(rules(0, 2), TRACKED, FRONTENDS), SERVICE, "refuted"),          # kube-proxy's rule took it
+    (Look(rules(0, 0), None, None, "no calico-node runs"), "", "not proven"),
+])
+def test_ebpf_must_have_tracked_the_connection(look, service, state):
+    assert judge("ebpf", traffic(service), Look(rules(0, 0)), look).state == state
+
+
+def test_a_port_is_a_whole_number_in_the_table():
+    """3277 is not the connection from 32776."""
+    assert judge("ebpf", traffic(ports=(3277,)), Look(), Look(None, TRACKED, FRONTENDS)).state == "refuted"
+
+
+def test_of_a_cluster_of_somebody_elses_nothing_is_claimed():
+    assert judge("cluster", traffic(), Look(), Look()).state == "not proven"
+
+
+@pytest.mark.parametrize(("plane", "look", "there"), [
+    ("ebpf", Look(frontends=FRONTENDS), True), ("ebpf", Look(frontends=""), False), ("ebpf", Look(), True),
+    ("iptables", Look(rules(0, 0)), True), ("iptables", Look(Rules(0, {"10.0.0.10 udp 53": 1})), False),
+    ("iptables", Look(), True),
+])
+def test_a_block_waits_until_the_service_is_in_the_tables(plane, look, there):
+    assert serves(plane, look, SERVICE, 5201) is there

@@ -1,0 +1,151 @@
+"""Samples in their order: alternation, switching, stopping, budgets, going on; no cluster is needed for it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from labkit.bench import exchange, flows, scale, suite
+from labkit.bench.recording import Recording
+from labkit.bench.results import Run, Sample
+from labkit.bench.suite import Arm, Task, conduct, orders, seconds_of
+from labkit.bench.watch import Watch
+from labkit.bench.workload import Workload
+from labkit.errors import MeasurementError
+
+AT = Workload("n0", "n1", "10.0.0.1", "10.0.0.2", "10.1.0.1", {"client": "a", "server": "a"}, "6.1", "", 1500)
+
+
+def arm(name, entered=None, **more):
+    enter = (lambda: entered.append(name)) if entered is not None else (lambda: None)
+    return Arm(name, SimpleNamespace(), AT, enter, **more)
+
+
+class Watched(Watch):
+    def __init__(self, stop_after=99):
+        self.heard, self.stop_after = [], stop_after
+
+    def sample(self, sample):
+        self.heard.append((sample.arm, sample.case, sample.round))
+        self.stopped = len(self.heard) >= self.stop_after
+
+
+def tasks(arms, cases=("a", "b"), value=lambda number: 10.0 + number):
+    def taker(a, case, number):
+        return lambda: Sample(a.name, case, number, {"gbit_per_s": value(number)})
+
+    return [Task(a, case, number, 1.0, taker(a, case, number))
+            for number, order in enumerate(arms) for a in order for case in cases]
+
+
+def recording(path=None):
+    about = {"parameters": {"rounds": 2}, "arms": {"vanilla": {}, "ebpf": {}}}
+    return Recording(Run("flows", "Flows", (), about), path)
+
+
+def names(each):
+    return ["".join(a.name[0] for a in order) for order in each]
+
+
+def test_rounds_turn_around_so_that_a_cluster_is_switched_once_in_each():
+    three = [arm("vanilla"), arm("iptables"), arm("ebpf")]
+    assert names(orders(three, 3)) == ["vie", "eiv", "vie"]
+    assert names(orders(three, 3, "ebpf")) == ["eiv", "vie", "eiv"]
+    assert names(orders(three[:1], 2, "vanilla")) == ["v", "v"]
+
+
+def test_an_arm_is_entered_before_its_block_and_not_within():
+    entered = []
+    two = [arm("vanilla", entered), arm("ebpf", entered)]
+    watch = Watched()
+    run = conduct(tasks(orders(two, 2)), recording(), watch)
+    assert entered == ["vanilla", "ebpf", "vanilla"], "the arm that ends a round begins the next"
+    assert [f"{a[0]}{c}{r}" for a, c, r in watch.heard] == ["va0", "vb0", "ea0", "eb0", "ea1", "eb1", "va1", "vb1"]
+    assert run.finished
+    assert run.provenance["arms"]["ebpf"]["client_node"] == "n0"
+
+
+def test_what_fails_keeps_the_samples_before(tmp_path):
+    def broken(number):
+        if number == 1:
+            raise MeasurementError("No.")
+        return 1.0
+
+    path = tmp_path / "run.json"
+    with pytest.raises(MeasurementError):
+        conduct(tasks(orders([arm("vanilla"), arm("ebpf")], 2), value=broken), recording(path), Watch())
+    kept = Run.load(path)
+    assert len(kept.samples) == 4
+    assert not kept.finished
+
+
+def test_a_stopped_run_says_so_and_goes_on_where_it_was(tmp_path):
+    path, two = tmp_path / "run.json", [arm("vanilla"), arm("ebpf")]
+    stopped = conduct(tasks(orders(two, 2)), recording(path), Watched(stop_after=3))
+    assert len(stopped.samples) == 3
+    assert not stopped.finished
+    assert "Stopped after 3 of 8 samples." in stopped.notes
+    watch = Watched()
+    run = conduct(tasks(orders(two, 2)), recording(path), watch)
+    assert len(watch.heard) == 5
+    assert (len(run.samples), bool(run.finished)) == (8, True)
+
+
+def test_a_round_that_no_longer_fits_the_budget_is_not_begun(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(suite, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def slow(number):
+        clock.now += 3.0  # three times what was expected
+        return 1.0
+
+    run = conduct(tasks(orders([arm("vanilla")], 4), value=slow), recording(), Watch(), seconds=14)
+    assert {s.round for s in run.samples} == {0, 1}
+    assert "The budget of 14 s was spent after 4 of 8 samples." in run.notes
+    assert run.finished
+
+
+def test_far_samples_are_named_and_kept():
+    far = tasks(orders([arm("vanilla")], 6), ("a",), lambda number: 99.0 if number == 3 else 10.0 + number / 10)
+    run = conduct(far, recording(), Watch(), outliers=["gbit_per_s"])
+    assert len(run.samples) == 6
+    assert any("round 4: gbit_per_s 99" in note and "counted all the same" in note for note in run.notes)
+
+
+def test_unproven_and_noisy_samples_are_in_the_notes():
+    detail = {"proof": {"state": "not proven", "evidence": ["no shell"]}, "noisy": "12 % was stolen"}
+    task = Task(arm("vanilla"), "a", 0, 1.0, lambda: Sample("vanilla", "a", 0, {"x": 1.0}, detail=detail))
+    notes = "\n".join(conduct([task], recording(), Watch()).notes)
+    assert "not proven that its data plane carried every flow: no shell" in notes
+    assert "noisy in 1 samples; the first: vanilla, a, round 1: 12 % was stolen" in notes
+
+
+def article(rounds, seconds):
+    """The longest way: the cluster that is switched costs a switch at each change of arm."""
+    three = [arm("vanilla"), arm("iptables", enter_seconds=9), arm("ebpf", enter_seconds=3)]
+    return seconds_of(flows.tasks(orders(three, rounds), flows.FLOWS, seconds, None))
+
+
+def test_a_look_takes_less_than_a_minute_and_a_claim_less_than_five():
+    assert article(1, 1) < 55
+    assert article(5, 2) < 295
+
+
+def test_a_block_is_idle_first_and_then_all_flows():
+    found = flows.tasks(orders([arm("vanilla"), arm("ebpf")], 1), flows.FLOWS[:2], 2, None)
+    assert [(t.arm.name, t.case) for t in found] == [
+        ("vanilla", "idle"), ("vanilla", "pod to pod, TCP"), ("vanilla", "pod to pod, UDP"),
+        ("ebpf", "idle"), ("ebpf", "pod to pod, TCP"), ("ebpf", "pod to pod, UDP")]
+
+
+def test_exchanges_have_an_idle_window_too():
+    found = exchange.tasks(orders([arm("ebpf")], 1), list(exchange.CASES), 1)
+    assert [t.case for t in found] == ["idle", "request/response", "connect/request/close"]
+
+
+def test_clusters_alternate_at_each_number_of_services():
+    two = [arm("vanilla"), arm("ebpf")]
+    found = scale.tasks(two, orders(two, 2), [10, 1000], ["first packet"], connects=10, seconds=1, rate=1, say=print)
+    turns = (("v", 0), ("e", 0), ("e", 1), ("v", 1))
+    assert [(t.arm.name[0], t.case, t.round) for t in found] == [
+        (a, f"first packet, {n} services", r) for n in ("10", "1,000") for a, r in turns]
+    assert found[4].seconds > found[5].seconds, "the first task at a number creates the services"
