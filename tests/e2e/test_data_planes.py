@@ -159,6 +159,8 @@ def test_node_port_on_either_node(plane):
 @pytest.mark.parametrize("plane", ["vanilla"], indirect=True)
 def test_a_trace_shows_kube_proxys_rewrites_where_there_is_no_calico(plane):
     _, cluster, namespace = plane
+    address = cluster.core.read_namespaced_service("front", namespace).status.load_balancer.ingress[0].ip
+    wait_for(lambda: seen_from_outside(cluster, "alice", address), "the load balancer serves", 10)
     kube = Kube(yaml.safe_load(cluster.kubeconfig.read_text()))
     found = trace("alice", f"{namespace}/front", detour=True, kube=kube, target=targets.local())
     kube.close()

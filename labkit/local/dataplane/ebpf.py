@@ -102,7 +102,7 @@ class EbpfDataplane:
         self._interfaces: dict[str, int] = {}           # a pod's interface -> the ifindex that we attached to
         self._hooks: dict[tuple[int, int], str] = {}    # ifindex and hook -> the program that we attached there
         self._config: FelixConfig | None = None         # what `attach` was called with
-        self._devices: tuple[int, list[int]] = (0, [])  # ifindex of the tunnel, and of the uplinks
+        self._devices: tuple[int, list[int], str] = (0, [], "")  # ifindex of tunnel and uplinks; the gateway there
         self._config_entry = b""                        # what is in cali_config
         self._endpoints: dict[str, EndpointPolicy] = {}
         self._policy_sets: frozenset[bytes] = frozenset()
@@ -129,10 +129,11 @@ class EbpfDataplane:
         optout, members = ebpf_plan.ip_set_entries(config.bpf_dsr_optout_cidrs)
         state.ip_sets.use(members)
         uplink = uplinks[0] if uplinks else 0
-        self._config, self._devices = config, (vxlan, uplinks)
+        gateway = ebpf_tc.gateway(uplink)
+        self._config, self._devices = config, (vxlan, uplinks, gateway)
         state.loaded.maps["cali_config"][bytes(4)] = self._config_entry = maps.config(
             self._node_ip, uplink, vxlan, config.vxlan_vni, config.vxlan_port, ebpf_tc.mtu(uplink) - _VXLAN_BYTES,
-            ebpf_plan.config_flags(config), optout)
+            ebpf_plan.config_flags(config), optout, gateway)
         state.ip_sets.release(self._optout)
         self._optout = members
         self._attached = True
@@ -201,7 +202,8 @@ class EbpfDataplane:
         if _ifindex(VXLAN) == self._devices[0] and not ebpf_tc.is_up(VXLAN):
             ebpf_tc.set_up(VXLAN)
             repaired.append(f"device {VXLAN} was down")
-        if (_ifindex(VXLAN), _uplinks(self._config)) != self._devices:
+        uplinks = _uplinks(self._config)
+        if (_ifindex(VXLAN), uplinks, ebpf_tc.gateway(uplinks[0] if uplinks else 0)) != self._devices:
             if not _ifindex(VXLAN):
                 repaired.append(f"device {VXLAN} was missing")
             self.attach(self._config)

@@ -75,10 +75,10 @@ def rule(action: int, protocol: int, nets: int, not_nets: int, ports: Iterable[t
 
 
 def config(node: str, uplink: int, vxlan: int, vni: int, vxlan_port: int, tunnel_mtu: int, flags: int,
-           dsr_optout: int) -> bytes:
+           dsr_optout: int, gateway: str = "0.0.0.0") -> bytes:
     """Value of cali_config."""
     return (inet_aton(node) + struct.pack("=III", uplink, vxlan, vni) + port(vxlan_port)
-            + struct.pack("=HII", tunnel_mtu, flags, dsr_optout))
+            + struct.pack("=HII", tunnel_mtu, flags, dsr_optout) + inet_aton(gateway))
 
 
 @dataclass(frozen=True, slots=True)

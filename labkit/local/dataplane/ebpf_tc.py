@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import subprocess
+from pathlib import Path
 
 from labkit.local.fabric.netlink import attributes
 
@@ -108,6 +109,23 @@ def mtu(ifindex: int) -> int:
     except OSError:
         return 1500
     return int(struct.unpack_from("=i", answer, 16)[0])
+
+
+def gateway(ifindex: int) -> str:
+    """The next hop of everything that leaves by an interface; "0.0.0.0" where not all of it has the same one.
+
+    Args:
+        ifindex: the interface.
+    """
+    try:
+        name = socket.if_indextoname(ifindex)
+    except OSError:
+        return "0.0.0.0"
+    lines = (line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:])
+    routes = [(words[1], words[2], words[7]) for words in lines if words[0] == name]
+    hops = {hop for _, hop, _ in routes if int(hop, 16)}            # all in hex, as the machine has them in memory
+    direct = {to if mask == "FFFFFFFF" else "net" for to, hop, mask in routes if not int(hop, 16)}
+    return socket.inet_ntoa(bytes.fromhex(hops.pop())[::-1]) if len(hops) == 1 and direct <= hops else "0.0.0.0"
 
 
 def is_up(name: str) -> bool:

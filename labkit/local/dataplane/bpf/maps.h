@@ -286,6 +286,7 @@ struct config {
 	__u16 tunnel_mtu;       /* of an IP packet that fits into the tunnel */
 	__u32 flags;
 	__u32 dsr_optout;       /* ip set of clients that DSR is not for */
+	__be32 gateway;         /* the next hop of all that leaves by the uplink; 0 where routes differ */
 };
 
 struct {

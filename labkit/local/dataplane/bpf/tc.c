@@ -21,6 +21,8 @@
 
 enum hook { FROM_WORKLOAD, TO_WORKLOAD, FROM_UPLINK, TO_UPLINK, FROM_TUNNEL };
 
+#define AF_INET 2       /* <sys/socket.h> is none of BPF's */
+
 /* A mark on a packet that was dealt with, so that the next hook lets it pass. The bits are Calico's. */
 #define MARK_SEEN 0x1000000
 #define MARK_FALLTHROUGH 0x5000000
@@ -73,6 +75,15 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct config *con
 	return bpf_redirect(config->vxlan, 0);
 }
 
+/* With one gateway for all, the kernel need not look for a route for each packet. */
+static __always_inline int leave(struct config *config)
+{
+	struct bpf_redir_neigh next = { .nh_family = AF_INET, .ipv4_nh = config->gateway };
+
+	return config->gateway ? bpf_redirect_neigh(config->uplink, &next, sizeof(next), 0)
+			       : bpf_redirect_neigh(config->uplink, NULL, 0, 0);
+}
+
 static __always_inline bool is_arriving(enum hook hook)
 {
 	return hook == FROM_WORKLOAD || hook == FROM_UPLINK || hook == FROM_TUNNEL;
@@ -94,9 +105,7 @@ static __always_inline int send(struct __sk_buff *skb, struct config *config, en
 			return bpf_redirect_peer(way.target, 0);        /* into the pod, past the host's stack */
 		return bpf_redirect_neigh(way.target, NULL, 0, 0);
 	case PATH_OUT:
-		if (arriving)
-			return bpf_redirect_neigh(config->uplink, NULL, 0, 0);
-		return TC_ACT_OK;
+		return arriving ? leave(config) : TC_ACT_OK;
 	case PATH_TUNNEL:
 		return encapsulate(skb, config, hook, way.target);
 	}
@@ -290,6 +299,14 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 			return drop(skb, hook, DROP_SOURCE);
 	}
 
+	if (hook == FROM_UPLINK && packet->flow.proto == IPPROTO_UDP && packet->flow.dport == config->vxlan_port &&
+	    packet->flow.daddr == config->node) {
+		/* VXLAN to this node: the stack takes it to vxlan.calico, if it comes from a node of the cluster. */
+		struct route *source = route_to(packet->flow.saddr);
+
+		return source && source->flags & RT_HOST ? TC_ACT_OK : drop(skb, hook, DROP_SOURCE);
+	}
+
 	connection = find_connection(skb, packet);
 	if (connection && hook == FROM_TUNNEL && connection->path == PATH_TUNNEL) {
 		/* Each of two nodes believes that the backend is on the other: it moved. What came by the tunnel
@@ -337,21 +354,6 @@ int to_workload(struct __sk_buff *skb)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	struct config *config = the_config();
-	struct route *source;
-	struct iphdr ip;
-	struct udphdr udp;
-
-	/* VXLAN to this node: the stack takes it to vxlan.calico, if it comes from a node of the cluster. */
-	if (config && skb->protocol == bpf_htons(ETH_P_IP) &&
-	    !bpf_skb_load_bytes(skb, IP_OFFSET, &ip, sizeof(ip)) &&
-	    ip.protocol == IPPROTO_UDP && ip.ihl == 5 && ip.daddr == config->node &&
-	    !bpf_skb_load_bytes(skb, IP_OFFSET + sizeof(ip), &udp, sizeof(udp)) && udp.dest == config->vxlan_port) {
-		source = route_to(ip.saddr);
-		if (!source || !(source->flags & RT_HOST))
-			return drop(skb, FROM_UPLINK, DROP_SOURCE);
-		return TC_ACT_OK;
-	}
 	return handle(skb, FROM_UPLINK, 0);
 }
 
