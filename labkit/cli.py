@@ -19,6 +19,7 @@ class _Group(click.Group):
         "labkit.cli_run": ("run",),
         "labkit.cli_doctor": ("doctor",),
         "labkit.cli_plan": ("plan",),
+        "labkit.cli_gc": ("gc",),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -107,8 +108,14 @@ class ClusterSettings:
 
 
 def dns_prefix(name: str, group: str) -> str:
-    """The prefix of the API's name, made as `az` makes it: ten letters of each name."""
-    def letters(text: str) -> str:
-        return re.sub(r"[^A-Za-z0-9-]", "", text)[:10]
+    """The prefix of the API's name: some letters of each name, as `az` takes them, and digits that differ by cluster.
 
-    return f"{letters(name)}-{letters(group)[:16]}".strip("-").lower()
+    Args:
+        name: the cluster.
+        group: its resource group.
+    """
+    def letters(text: str) -> str:
+        return re.sub(r"[^A-Za-z0-9-]", "", text)
+
+    digits = hashlib.sha256(f"{group}/{name}".lower().encode()).hexdigest()[:6]
+    return f"{letters(name)[:10]}-{letters(group)[:16]}-{digits}".strip("-").lower()

@@ -183,3 +183,24 @@ def test_the_answer_to_a_deletion_may_be_lost_too(azures, settings):
     azure.delete_group("CalicoDemoRG", azures.say)
     assert azure.group("CalicoDemoRG") is None
     azure.delete_group("CalicoDemoRG", azures.say)  # again: nothing to do
+
+
+def test_a_creation_is_aborted_and_deleted(azures, settings, monkeypatch):
+    begin(azures, settings, monkeypatch)
+    azure = azures.open()
+    azure.abort("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster")["properties"]["provisioningState"] == "Canceled"
+    assert list(azures.journal.iterdir()) == []
+    azure.abort("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert "cannot be aborted any more" in azures.text
+    azure.abort("CalicoDemoRG", "none", azures.say)
+    azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None
+
+
+def test_deleting_in_the_middle_of_a_creation_aborts_it_first(azures, settings, monkeypatch):
+    begin(azures, settings, monkeypatch)
+    azure = azures.open()
+    azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert "aborted first" in azures.text
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None

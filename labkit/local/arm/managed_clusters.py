@@ -143,6 +143,17 @@ async def start(context: Context, request: Request) -> Response:
     return answer(None, 202, operation_headers(request, context, operation, location=True))
 
 
+async def abort(context: Context, request: Request) -> Response:
+    """Abort what is under way on the cluster; it is left as far as it came, in the state Canceled."""
+    cluster = find_cluster(context, request)
+    pending = [o for o in context.store.in_flight() if o.target == cluster["id"]]
+    if not pending:
+        raise ArmError(409, "OperationNotAllowed", f"There is no operation in progress on the managed cluster "
+                       f"{cluster['name']}: there is nothing to abort.", provider=True)
+    done = await context.operations.abort(pending[0])
+    return answer(None, 202, operation_headers(request, context, done, location=True))
+
+
 async def admin_credential(context: Context, request: Request) -> Response:
     """POST …/listClusterAdminCredential."""
     cluster = find_cluster(context, request)

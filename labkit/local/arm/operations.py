@@ -51,6 +51,20 @@ class Operations:
         if task := self._tasks.get(id):
             await asyncio.wait([task], timeout=seconds)
 
+    async def abort(self, operation: Operation) -> Operation:
+        """Stop an operation where it is; the resource says so, and the next request may carry on from there."""
+        if task := self._tasks.get(operation.id):
+            task.cancel()
+            await asyncio.wait([task])
+        if resource := self._store.get(operation.target):
+            _set_state(resource, "Canceled")
+            self._store.put(resource)
+        aborted = operation.finished("Canceled", "The operation was aborted.")
+        self._store.save(replace(aborted, status="Canceled"))
+        done = self._store.begin("abort", operation.target, operation.location).finished()
+        self._store.save(done)
+        return done
+
     async def close(self) -> None:
         """Leave what is in flight as it is: the next daemon resumes it."""
         tasks = list(self._tasks.values())

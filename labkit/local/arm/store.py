@@ -17,8 +17,8 @@ from typing import Any, Literal
 import orjson
 
 Resource = dict[str, Any]
-OperationKind = Literal["create", "update", "delete", "start", "stop", "delete-group"]
-Status = Literal["InProgress", "Succeeded", "Failed"]
+OperationKind = Literal["create", "update", "delete", "start", "stop", "delete-group", "abort"]
+Status = Literal["InProgress", "Succeeded", "Failed", "Canceled"]
 
 _SCHEMA = """
 create table if not exists arm_resource (id text primary key, type text not null, body blob not null);
