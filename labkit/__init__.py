@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from labkit.version import __version__
+
 __all__ = ["Lab", "__version__"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Reference", "ids", "load"]
+__all__ = ["Reference", "data_file", "ids", "load"]
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,19 @@ class Reference:
         return f"{self.source} ({self.year}); {self.method}"
 
 
-def _folder() -> Path:
-    if override := os.environ.get("LABKIT_DATA"):
-        return Path(override)
-    return Path(__file__).resolve().parent.parent / "data"
+def data_file(name: str) -> Path:
+    """Where a file of `data/` is: beside the package, unless LABKIT_DATA names another folder.
+
+    Args:
+        name: of the file.
+    """
+    folder = os.environ.get("LABKIT_DATA")
+    return (Path(folder) if folder else Path(__file__).resolve().parent.parent / "data") / name
 
 
 @cache
 def _datasets() -> dict[str, Reference]:
-    document = json.loads((_folder() / "published.json").read_text(encoding="utf-8"))
+    document = json.loads(data_file("published.json").read_text(encoding="utf-8"))
     return {
         entry["id"]: Reference(
             **{**entry, "columns": tuple(entry["columns"]), "rows": tuple(map(tuple, entry["rows"]))}

@@ -17,6 +17,7 @@ from typing import Any
 from labkit.bench import stats
 from labkit.bench.results import Run, Sample
 from labkit.errors import ResultsError
+from labkit.version import __version__
 
 TESTS = ("idle", "p2ptcp", "p2pudp", "p2stcp", "p2sudp")
 """knb's tests, in its order, by the names of its option `-ot`: the cases of a run of kind "knb"."""
@@ -83,6 +84,16 @@ class Report:
     generator: str = "knb"
 
 
+def test_of(case: str) -> str | None:
+    """The test of knb's that a case is, under its name there or as a flow; None for one that knb does not have.
+
+    Args:
+        case: "p2ptcp", or "pod to pod, TCP".
+    """
+    test = _FLOWS.get(case, case)
+    return test if test in TESTS else None
+
+
 def from_run(run: Run, arm: str | None = None) -> Report:
     """One arm of a run as knb reports it; of several rounds, the medians.
 
@@ -101,7 +112,7 @@ def from_run(run: Run, arm: str | None = None) -> Report:
         raise ResultsError(f"The run has no arm {arm}." if arm else "The run has no samples.", "",
                            f"it has: {', '.join(run.arms)}." if arm else "")
     about: dict[str, Any] = run.provenance.get("arms", {}).get(arm, {})
-    tests = {test: _test(run, arm, case, test) for case in run.cases if (test := _FLOWS.get(case, case)) in TESTS
+    tests = {test: _test(run, arm, case, test) for case in run.cases if (test := test_of(case))
              and any(s.case == case and s.arm == arm for s in run.samples)}
     if not tests:
         raise ResultsError("None of knb's tests is in this run.", f"it has: {', '.join(run.cases)}",
@@ -129,7 +140,7 @@ def to_run(report: Report, arm: str | None = None) -> Run:
                       test.at or date, detail={"log": test.log} if test.log else {})
                for name, test in report.tests.items()]
     provenance = {
-        "generator": f"{report.generator} {report.version}",
+        "labkit": __version__, "generator": f"{report.generator} {report.version}",
         "parameters": {"rounds": 1, "socket_buffer_size": report.socket_buffer_size},
         "arms": {arm: {name: value for name, value in about.items() if value}},
     }

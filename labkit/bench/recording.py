@@ -9,6 +9,7 @@ from typing import Any
 
 from labkit.bench.results import Run, Sample, now
 from labkit.errors import ResultsError
+from labkit.version import __version__
 
 
 class Recording:
@@ -26,7 +27,8 @@ class Recording:
 
     def __init__(self, run: Run, path: str | Path | None) -> None:
         self._path = Path(path) if path is not None else None
-        self._run = replace(run, started=run.started or now(), finished="")
+        provenance = {"labkit": __version__, **run.provenance}
+        self._run = replace(run, started=run.started or now(), finished="", provenance=provenance)
         if self._path is not None and self._path.exists():
             self._run = _go_on(_found(self._path), self._run, self._path)
         self._taken = {_key(s) for s in self._run.samples}
@@ -126,6 +128,9 @@ def _go_on(found: Run, wanted: Run, path: Path) -> Run:
     if found.kind != wanted.kind:
         raise ResultsError(f"{path} holds a run of {found.kind}; this one is of {wanted.kind}.", "",
                            _ELSEWHERE)
+    if found.provenance["labkit"] != __version__:
+        raise ResultsError(f"Another version of labkit began the run in {path}.", f"{found.provenance['labkit']} there,"
+                           f" {__version__} here: it may measure otherwise", _ELSEWHERE)
     if found.provenance.get("parameters") != wanted.provenance.get("parameters"):
         raise ResultsError(f"{path} holds an unfinished run with other parameters.",
                            f"there {found.provenance.get('parameters')}, "

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labkit.bench import stats
+from labkit.bench import schema, stats
+from labkit.bench.schema import SCHEMA
 from labkit.errors import ResultsError
-
-SCHEMA = "labkit.dev/run/v1"
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,12 @@ class Run:
     # Files
 
     def to_json(self) -> str:
-        """The document."""
-        return json.dumps(asdict(self), indent=1)
+        """The document.
+
+        Raises:
+            ValueError: a metric is infinite or no number, which JSON does not have.
+        """
+        return json.dumps(asdict(self), indent=1, allow_nan=False)
 
     def save(self, path: str | Path) -> Path:
         """Write the document; folders are made. A reader finds the old one or the new one, never a part."""
@@ -186,26 +189,19 @@ class Run:
         return target
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Run:
+    def from_json(cls, text: str | bytes, name: str = "This text") -> Run:
         """Read a document.
 
+        Args:
+            text: the document.
+            name: how to call it in errors.
+
         Raises:
-            ResultsError: it is not one, or of a schema that we do not know.
+            ResultsError: it is not one, it is cut off, or a newer labkit has written it.
         """
-        try:
-            data = json.loads(text)
-            schema = data["schema"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResultsError("This is not a results document.", str(error),
-                               "give a file that `run.save()` has written.") from error
-        if schema != SCHEMA:
-            raise ResultsError(f"The results are of schema {schema}; this version reads {SCHEMA}.",
-                               "a newer labkit has written them", "update labkit.")
-        try:
-            samples = tuple(Sample(**sample) for sample in data.pop("samples"))
-            return cls(**{**data, "samples": samples, "notes": tuple(data["notes"])})
-        except (TypeError, KeyError) as error:
-            raise ResultsError("The results document is incomplete.", str(error)) from error
+        data = schema.parse(text, name)
+        samples = tuple(Sample(**sample) for sample in data.pop("samples"))
+        return cls(**{**data, "samples": samples, "notes": tuple(data["notes"])})
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
@@ -215,9 +211,10 @@ class Run:
             ResultsError: there is no such file, or it is not a results document.
         """
         try:
-            return cls.from_json(Path(path).read_text())
+            data = Path(path).read_bytes()
         except OSError as error:
-            raise ResultsError(f"{path} cannot be read.", str(error)) from error
+            raise ResultsError(f"{path} cannot be read.", error.strerror or str(error), "give another path.") from error
+        return cls.from_json(data, str(path))
 
     def to_csv(self) -> str:
         """One line for each sample and metric."""

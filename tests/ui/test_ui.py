@@ -156,7 +156,8 @@ def a_run() -> "Run":
         for arm, value in (("iptables", 5.0), ("ebpf", 8.0))
         for case in ("pod-to-pod TCP",)
     )
-    return Run("flows", "Flows", samples, notes=("On one machine.",))
+    provenance = {"labkit": "0.1.0", "parameters": {"rounds": 5}, "arms": {}}
+    return Run("flows", "Flows", samples, provenance, notes=("On one machine.",))
 
 
 def test_a_run_is_shown_as_chart_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,17 +186,6 @@ def test_lines_where_something_was_varied() -> None:
     drawn = chart(Run("first-packet", "First packet", samples), "connect_us", log_x=True)
     assert drawn.data[0]["x"] == [10.0, 1000.0]
     assert "connect, µs" in drawn.layout["title"]["text"]
-
-
-def test_a_live_chart_only_counts_without_a_front_end() -> None:
-    from labkit.ui import live
-
-    callback = live("gbit_per_s")
-    assert callback, "a benchmark asks whether there is a callback before it calls it"
-    for sample in a_run().samples:
-        callback(sample)
-    assert len(callback) == 10
-    assert callback.chart().figure().data[1].name == "Calico eBPF"
 
 
 def test_watching_counts_answers_silence_and_errors() -> None:
