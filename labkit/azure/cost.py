@@ -1,25 +1,50 @@
-"""What a cluster costs by the hour: an estimate with its sources' spread, never a bill."""
+"""What a cluster costs: an estimate with its rates, their sources and their spread, never a bill; pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
+from labkit.azure import rates, sizes, states, tags
+from labkit.azure.rates import SPREAD, Rate
 from labkit.azure.settings import ClusterSettings
 
-_VCPU_HOUR = 0.048  # Dsv3 and its successors, Linux, East US, in USD: 0.096 for two vCPUs
-_DISK_HOUR = 19.71 / 730  # a 128 GiB Premium disk
-_LOAD_BALANCER_HOUR = 0.025  # standard, up to five rules; traffic is extra
-_PUBLIC_IP_HOUR = 0.005
-SPREAD = 0.2
-"""Prices differ by region and change; take the estimate as right within a fifth."""
+
+@dataclass(frozen=True)
+class Item:
+    """A line of an estimate.
+
+    Args:
+        what: such as "2 disks of 128 GiB".
+        per_hour: in US dollars.
+        rate: what it was reckoned with.
+        machines: whether it ends while the cluster is stopped.
+    """
+
+    what: str
+    per_hour: float
+    rate: Rate
+    machines: bool = False
 
 
 @dataclass(frozen=True)
 class Cost:
     """An estimate in US dollars."""
 
-    per_hour: float
-    items: tuple[tuple[str, float], ...]
+    items: tuple[Item, ...]
+    note: str = ""
+
+    @property
+    def per_hour(self) -> float:
+        """What an hour costs."""
+        return sum(item.per_hour for item in self.items)
+
+    @property
+    def per_hour_stopped(self) -> float:
+        """What an hour costs while the cluster is stopped: the machines are not paid for, all else is."""
+        return sum(item.per_hour for item in self.items if not item.machines)
 
     def for_hours(self, hours: float) -> str:
         """In words, such as "about $0.56 (0.45 to 0.67) for 2 h"."""
@@ -27,18 +52,93 @@ class Cost:
         low, high = total * (1 - SPREAD), total * (1 + SPREAD)
         return f"about ${total:.2f} ({low:.2f} to {high:.2f}) for {hours:g} h"
 
+    def __str__(self) -> str:
+        lines = [f"about ${self.per_hour:.2f} an hour, right within {SPREAD:.0%}:"]
+        lines += [f"  ${item.per_hour:.3f}  {item.what}: {item.rate.source} (read {item.rate.read})"
+                  for item in self.items]
+        return "\n".join(lines + ([f"  {self.note}"] if self.note else []))
 
-def estimate(settings: ClusterSettings) -> Cost:
-    """What a cluster of these settings costs while it runs.
+
+@dataclass(frozen=True)
+class Meter:
+    """What clusters have cost since they were made.
 
     Args:
-        settings: the cluster; its size is taken to have two vCPUs, as all sizes of the course do.
+        name: the cluster.
+        since: when it was made; None where nothing says.
+        until: the time of the look.
+        cost: its rates.
+        stopped: whether it is stopped now.
+        expires: when its tag says that it may go, as it is written; "" where it has none.
     """
-    items = (
-        (f"{settings.node_count} nodes of 2 vCPUs", settings.node_count * 2 * _VCPU_HOUR),
-        (f"{settings.node_count} disks of 128 GiB", settings.node_count * _DISK_HOUR),
-        ("load balancer", _LOAD_BALANCER_HOUR),
-        ("2 public addresses", 2 * _PUBLIC_IP_HOUR),
-        ("control plane, Free tier", 0.0),
-    )
-    return Cost(sum(price for _, price in items), items)
+
+    name: str
+    since: datetime | None
+    until: datetime
+    cost: Cost
+    stopped: bool = False
+    expires: str = ""
+
+    @property
+    def hours(self) -> float:
+        """Hours since it was made."""
+        return max(0.0, (self.until - self.since).total_seconds() / 3600) if self.since else 0.0
+
+    @property
+    def dollars(self) -> float:
+        """What it has cost, had it run all the time."""
+        return self.hours * self.cost.per_hour
+
+    def __str__(self) -> str:
+        now = self.cost.per_hour_stopped if self.stopped else self.cost.per_hour
+        state = "stopped: its machines are not paid for, the rest is" if self.stopped else "running"
+        spent = (f"about ${self.dollars:.2f} in {self.hours:.1f} h" + (" at most" if self.stopped else "")
+                 if self.since else "since when is not known")
+        expires = f"; expires {self.expires}" if self.expires else "; nothing says when it expires"
+        return f"{self.name} ({state}): ${now:.2f} an hour, {spent}{expires}"
+
+
+def estimate(settings: ClusterSettings) -> Cost:
+    """What a cluster of these settings costs while it runs, with one service that has a public address.
+
+    Args:
+        settings: the cluster.
+    """
+    return _cost(settings.node_count, settings.node_vm_size)
+
+
+def meter(cluster: Mapping[str, Any], now: datetime | None = None) -> Meter:
+    """What a cluster has cost so far, by what Azure says of it.
+
+    Args:
+        cluster: the resource.
+        now: the time; None means the clock's.
+    """
+    properties, marks = cluster.get("properties") or {}, cluster.get("tags") or {}
+    pools = properties.get("agentPoolProfiles") or [{}]
+    count = sum(int(pool.get("count") or 0) for pool in pools)
+    return Meter(str(cluster.get("name")), _made(cluster), now or datetime.now(UTC),
+                 _cost(count, str(pools[0].get("vmSize") or "")), states.power(cluster) == "Stopped",
+                 str(marks.get(tags.EXPIRY_TAG) or ""))
+
+
+def _cost(count: int, size: str) -> Cost:
+    vcpus = sizes.vcpus(size)
+    note = "" if vcpus else f"The size {size or 'of the nodes'} is not known here: two vCPUs are assumed."
+    each = vcpus or 2
+    return Cost((
+        Item(f"{count} nodes of {each} vCPUs", count * each * rates.VCPU.per_hour, rates.VCPU, machines=True),
+        Item(f"{count} disks of 128 GiB", count * rates.DISK.per_hour, rates.DISK),
+        Item("load balancer", rates.LOAD_BALANCER.per_hour, rates.LOAD_BALANCER),
+        Item("2 public addresses", 2 * rates.PUBLIC_IP.per_hour, rates.PUBLIC_IP),
+        Item("control plane, Free tier", rates.CONTROL_PLANE.per_hour, rates.CONTROL_PLANE),
+    ), note)
+
+
+def _made(cluster: Mapping[str, Any]) -> datetime | None:
+    """When a cluster was made: Azure's own word where it says one, else the run tag's."""
+    written = (cluster.get("systemData") or {}).get("createdAt")
+    try:
+        return datetime.fromisoformat(str(written)) if written else tags.made_at(cluster.get("tags"))
+    except ValueError:
+        return tags.made_at(cluster.get("tags"))

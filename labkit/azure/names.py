@@ -12,7 +12,7 @@ from labkit.errors import AzureError
 
 STUDENT = "LABKIT_STUDENT"
 """The environment variable that says whose lab this is."""
-_LIMIT = 20  # letters of a student's part; the whole must fit into MC_<group>_<cluster>_<location>, 80 letters
+_LIMIT = 10  # letters of a student's part; the whole must fit into MC_<group>_<cluster>_<location>, 80 letters
 
 
 def suffix(student: str) -> str:
@@ -34,8 +34,8 @@ def suffix(student: str) -> str:
                          code="InvalidParameter")
     if tidy == student.lower() and len(tidy) <= _LIMIT:
         return tidy
-    digits = hashlib.sha256(student.lower().encode()).hexdigest()[:6]
-    return f"{tidy[:_LIMIT - 7].strip('-')}-{digits}".strip("-")
+    digits = hashlib.sha256(student.lower().encode()).hexdigest()[:4]
+    return f"{tidy[:_LIMIT - 5].strip('-')}-{digits}".strip("-")
 
 
 def for_student(settings: ClusterSettings, student: str) -> ClusterSettings:
