@@ -25,6 +25,7 @@ class FakeClusters:
 
     async def scale(self, key: str, pool: PoolSpec) -> None:
         self.calls.append(("scale", key, pool.name, pool.count))
+        self.pool = pool
 
     async def stop(self, key: str) -> None:
         self.calls.append(("stop", key))

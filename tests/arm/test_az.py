@@ -61,8 +61,27 @@ def test_an_update_does_what_it_says_or_is_refused(arm):
         create(arm, body=body)
 
 
+def test_labels_and_taints_of_a_pool_stay_until_they_are_changed(arm):
+    create(arm).result(20)
+    pools = arm.aks().agent_pools
+
+    def put(**asked):
+        return pools.begin_create_or_update(
+            "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": asked}).result(20)
+
+    put(count=1, nodeLabels={"tier": "web"}, nodeTaints=["a=b:NoSchedule"])
+    assert (arm.clusters.pool.labels, arm.clusters.pool.taints) == ({"tier": "web"}, ("a=b:NoSchedule",))
+    scaled = put(count=2)
+    assert (scaled.node_labels, scaled.node_taints) == ({"tier": "web"}, ["a=b:NoSchedule"])
+    assert not put(nodeLabels={}, nodeTaints=[]).node_labels
+    assert (arm.clusters.pool.labels, arm.clusters.pool.taints) == ({}, ())
+
+
 @pytest.mark.parametrize(("asked", "words"), [
-    ({"nodeLabels": {"tier": "web"}}, "kubectl label node"), ({"nodeTaints": ["a=b:NoSchedule"]}, "kubectl taint"),
+    ({"nodeLabels": {"a b": "c"}}, "no label of Kubernetes"), ({"nodeLabels": {"a": "c d"}}, "no label of Kubernetes"),
+    ({"nodeLabels": "a"}, "must be an object"), ({"nodeTaints": "a"}, "a list"),
+    ({"nodeTaints": ["a=b"]}, "key=value:effect"), ({"nodeTaints": ["a=b:Never"]}, "key=value:effect"),
+    ({"nodeTaints": ["=b:NoSchedule"]}, "key=value:effect"),
     ({"powerState": {"code": "Stopped"}}, "stopping one agent pool"),
 ])
 def test_what_nodes_would_not_get_is_not_accepted(arm, asked, words):

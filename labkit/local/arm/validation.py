@@ -27,6 +27,9 @@ _POOL_NAME = re.compile(r"^[a-z][a-z0-9]{0,11}$")
 _NOT_IN_GROUP_NAMES = re.compile(r"[^-\w.()]")
 _FIXED_IN_POOLS = ("vmSize", "maxPods", "enableNodePublicIP")
 """What a pool keeps for its life, whatever later requests say."""
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _DNS_PREFIX = re.compile(r"^[a-zA-Z0-9]([-a-zA-Z0-9]{0,52}[a-zA-Z0-9])?$")
 
 
@@ -209,7 +212,8 @@ def pool_profile(name: str, body: Json, cluster: Json) -> Json:
 
 def _kept(profile: Json) -> Json:
     """What a pool keeps where a request leaves it out."""
-    return {key: profile[key] for key in (*_FIXED_IN_POOLS, "mode", "count") if key in profile}
+    return {key: profile[key] for key in (*_FIXED_IN_POOLS, "mode", "count", "nodeLabels", "nodeTaints")
+            if key in profile}
 
 
 def _given(profile: Json) -> Json:
@@ -269,9 +273,7 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         raise not_in_the_lab("Windows nodes")
     if asked.get("enableAutoScaling"):
         raise not_in_the_lab("the cluster autoscaler")
-    for key, kubectl in (("nodeLabels", "label"), ("nodeTaints", "taint")):
-        if asked.get(key):
-            raise not_in_the_lab(f"{key} of agent pools (kubectl {kubectl} node does it)")
+    _check_marks(asked)
     if (asked.get("powerState") or {}).get("code") == "Stopped":
         raise not_in_the_lab("stopping one agent pool; scale it to 0, or stop the cluster")
     return {
@@ -283,8 +285,27 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         "mode": mode, "enableEncryptionAtHost": False, "enableUltraSSD": False,
         "osType": "Linux", "osSKU": asked.get("osSKU") or "Ubuntu", "nodeImageVersion": "labkit-local",
         "upgradeSettings": asked.get("upgradeSettings") or {}, "enableFIPS": False,
-        **{key: asked[key] for key in ("tags",) if asked.get(key)},
+        **{key: asked[key] for key in ("tags", "nodeLabels", "nodeTaints") if asked.get(key)},
     }
+
+
+def _check_marks(asked: Json) -> None:
+    """Refuse labels and taints that no node could have."""
+    labels, taints = asked.get("nodeLabels") or {}, asked.get("nodeTaints") or []
+    if not isinstance(labels, dict) or not isinstance(taints, list):
+        raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
+                       "deserialized: 'nodeLabels' must be an object and 'nodeTaints' a list.")
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(str(value)):
+            raise bad_request(f"The value of parameter agentPoolProfile.nodeLabels is invalid: '{key}={value}' is no "
+                              "label of Kubernetes.", "InvalidParameter", "agentPoolProfile.nodeLabels")
+    for taint in taints:
+        key, _, value = str(taint).rpartition(":")[0].partition("=")
+        if (str(taint).rpartition(":")[2] not in _EFFECTS or not _LABEL_KEY.fullmatch(key)
+                or not _LABEL_VALUE.fullmatch(value)):
+            raise bad_request(f"The value of parameter agentPoolProfile.nodeTaints is invalid: '{taint}' is not "
+                              f"key=value:effect with one of {', '.join(_EFFECTS)}.", "InvalidParameter",
+                              "agentPoolProfile.nodeTaints")
 
 
 def _check_pools(pools: list[Json]) -> None:

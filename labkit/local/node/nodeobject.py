@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labkit.local.client import Obj
 from labkit.local.fabric import NodeNet
+from labkit.local.node.marks import taint
 from labkit.local.node.settings import NodeSettings
 from labkit.local.node.status import timestamp
 
@@ -30,17 +31,19 @@ def node_object(node: NodeNet, settings: NodeSettings) -> Obj:
         "beta.kubernetes.io/instance-type": size, "node.kubernetes.io/instance-type": size,
         "topology.kubernetes.io/region": region, "topology.kubernetes.io/zone": "0",
         "failure-domain.beta.kubernetes.io/region": region, "failure-domain.beta.kubernetes.io/zone": "0",
-        "agentpool": pool, "kubernetes.azure.com/agentpool": pool, "kubernetes.azure.com/mode": "system",
+        "agentpool": pool, "kubernetes.azure.com/agentpool": pool, "kubernetes.azure.com/mode": settings.mode.lower(),
         "kubernetes.azure.com/role": "agent", "kubernetes.azure.com/cluster": settings.node_resource_group,
         "kubernetes.azure.com/os-sku": "Ubuntu", "kubernetes.io/role": "agent",
         "node-role.kubernetes.io/agent": "", "storageprofile": "managed", "storagetier": "Premium_LRS",
+        **settings.labels,
     }
+    taints = [taint(written) for written in settings.taints]
     return {
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": node.name, "labels": labels,
                      "annotations": {"node.alpha.kubernetes.io/ttl": "0",
                                      "volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
-        "spec": {"providerID": provider},
+        "spec": {"providerID": provider, **({"taints": taints} if taints else {})},
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -12,7 +13,9 @@ class NodeSettings:
 
     Attributes:
         version: Kubernetes' version, such as "v1.20.2".
-        location, pool, vm_size, node_resource_group: as AKS labels its nodes.
+        location, pool, mode, vm_size, node_resource_group: as AKS labels its nodes.
+        labels: what its pool labels its nodes with besides.
+        taints: "key=value:Effect", what its pool's nodes register with.
         dns_service_ip: the cluster's DNS.
         ca_pem: the authority that signed the API's certificate, for pods.
         bpf_objects: the folder of compiled programs, for privileged pods.
@@ -23,6 +26,9 @@ class NodeSettings:
     version: str = "v1.20.2"
     location: str = "canadaeast"
     pool: str = "nodepool1"
+    mode: str = "System"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
     max_pods: int = 30
     vm_size: str = "Standard_D2s_v3"
     dns_service_ip: str = "10.0.0.10"

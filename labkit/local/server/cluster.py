@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.local.arm.clusters import ClusterSpec
+from labkit.local.arm.clusters import ClusterSpec, PoolSpec
 from labkit.local.bootstrap import manifests
 from labkit.local.client import ApiError, Obj
 from labkit.local.controllers import ClusterSettings, Controllers
@@ -21,6 +21,7 @@ from labkit.local.fabric import Fabric, Vnet
 from labkit.local.fabric.dns import AzureDns
 from labkit.local.kubeapi import Api, User
 from labkit.local.node import Kubelet, Nodes, NodeSettings
+from labkit.local.node.marks import changes
 from labkit.local.paths import LabPaths
 from labkit.local.server.addresses import PublicAddresses
 from labkit.local.server.drain import drain
@@ -132,6 +133,12 @@ class Cluster:
         await asyncio.gather(*(self._remove_node(name) for name in leaving))
         await asyncio.gather(*(self._add_node(p) for p in places if p.name not in self.kubelets))
 
+    def mark_nodes(self, pool: PoolSpec, before: PoolSpec) -> None:
+        """Give a pool's nodes the labels and taints that it has now; new nodes register with them."""
+        for node in self.api.list("nodes", label_selector=f"agentpool={pool.name}"):
+            if patch := changes(node, (before.labels, before.taints), (pool.labels, pool.taints)):
+                self.api.patch("nodes", node["metadata"]["name"], patch, type="merge")
+
     async def stop(self) -> None:
         """Stop what runs in this process; pods, network and objects stay for the next daemon."""
         await self._stop_serving(kill_pods=False)
@@ -216,6 +223,9 @@ class Cluster:
             version=f"v{spec.kubernetes_version}",
             location=spec.location,
             pool=node.pool,
+            mode=pool.mode,
+            labels=pool.labels,
+            taints=pool.taints,
             max_pods=pool.max_pods,
             vm_size=pool.vm_size,
             dns_service_ip=spec.dns_service_ip,

@@ -72,13 +72,17 @@ class ClusterManager:
         """Give a pool as many nodes as it asks for."""
         async with self._lock(key):
             cluster = self._cluster(key)
-            pools = {p.name: p for p in cluster.spec.pools} | {pool.name: pool}
+            pools = {p.name: p for p in cluster.spec.pools}
+            was = pools.get(pool.name)
+            pools[pool.name] = pool
             before = self._places(key)
             cluster.spec = spec = replace(cluster.spec, pools=tuple(pools.values()))
             places = place(f"{spec.resource_group}/{spec.name}", spec.pools, before)
             # Nodes that leave take their time. A daemon that is killed meanwhile must know of them.
             self._save(spec, running=True)
             self._keep(key, {*places, *before})
+            if was:
+                cluster.mark_nodes(pool, was)
             await cluster.set_nodes(places)
             cluster.spec = spec = replace(spec, pools=tuple(p for p in spec.pools if p.count))
             self._save(spec, running=True)
