@@ -13,8 +13,8 @@ from labkit.calico import ClusterFacts, DataPlane, choose_lane, observe
 from labkit.doctor import fault_steps as steps
 from labkit.doctor.fault_steps import NAMESPACE, WebApplication
 from labkit.errors import NotSupportedError
-from labkit.kube import Kube
-from labkit.plan import Plan, Step, revert_plan
+from labkit.kube import Kube, wait_for
+from labkit.plan import Evidence, Plan, Step, revert_plan
 
 Maker = Callable[[Kube, WebApplication, ClusterFacts], Callable[[str, str], Step]]
 
@@ -108,8 +108,14 @@ class Faults:
         return revert_plan(self._plan(*self._find(name), observe(self._kube)))
 
     def remove(self) -> None:
-        """Delete the web application that the faults are shown on."""
+        """Delete the web application that the faults are shown on, and wait until it has gone."""
         self._kube.delete("namespaces", NAMESPACE)
+
+        def gone() -> Evidence:
+            found = self._kube.find("namespaces", NAMESPACE)
+            return Evidence(found is None, "it is still there" if found else "it is gone")
+
+        wait_for(f"the namespace {NAMESPACE} is gone", gone)
 
     def _find(self, name: str) -> tuple[Fault, Maker]:
         if name not in FAULTS:

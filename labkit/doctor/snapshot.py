@@ -30,7 +30,7 @@ class Snapshot:
     Args:
         facts: the cluster's networking.
         nodes: all nodes.
-        pods: all pods.
+        pods: all pods; like the following, but for what is being deleted.
         services: all services.
         slices: all endpoint slices.
         policies: all NetworkPolicies.
@@ -109,6 +109,7 @@ def take(kube: Kube, azure: Obj | None = None) -> Snapshot:
         installation = pool.submit(kube.find, INSTALLATIONS, "default")
         proxy = pool.submit(kube.find, "daemonsets.apps", "kube-proxy", "kube-system")
         configs = pool.submit(kube.list, "configmaps", "kube-system")
+        namespaces = pool.submit(kube.list, "namespaces")
         agents = [p for p in pods.result() if p["metadata"]["namespace"] == CALICO_NAMESPACE
                   and (p["metadata"].get("labels") or {}).get("k8s-app") == "calico-node"]
         operators = [p for p in pods.result() if p["metadata"]["namespace"] == OPERATOR_NAMESPACE
@@ -121,13 +122,21 @@ def take(kube: Kube, azure: Obj | None = None) -> Snapshot:
         if facts.bpf_enabled and _WITH_SLAVES[0] <= version_key(facts.calico_version)[:2] < _WITH_SLAVES[1]:
             interfaces = {p["spec"].get("nodeName", "?"): pool.submit(_interfaces, kube, p) for p in agents[:_LOGS]}
         return Snapshot(
-            facts=facts, nodes=tuple(nodes.result()), pods=tuple(pods.result()),
-            services=tuple(services.result()), slices=tuple(slices.result()), policies=tuple(policies.result()),
+            facts=facts, nodes=tuple(nodes.result()),
+            **{name: _staying(found.result(), namespaces.result()) for name, found in (
+                ("pods", pods), ("services", services), ("slices", slices), ("policies", policies))},
             network=(installation.result() or {}).get("spec", {}).get("calicoNetwork") or {},
             kube_proxy=proxy.result(), proxy_config=_proxy_config(configs.result()),
             operator_log=operator.result() if operator else None,
             node_logs={node: log.result() for node, log in node_logs.items()},
             interfaces={node: log.result() for node, log in interfaces.items()}, azure=azure)
+
+
+def _staying(objects: list[Obj], namespaces: list[Obj]) -> tuple[Obj, ...]:
+    """What is not being deleted, by itself or with its namespace: nothing is wrong with what shall go."""
+    going = {n["metadata"]["name"] for n in namespaces if n["metadata"].get("deletionTimestamp")}
+    return tuple(o for o in objects if not o["metadata"].get("deletionTimestamp")
+                 and o["metadata"].get("namespace") not in going)
 
 
 def _log(kube: Kube, pod: Obj, container: str | None) -> Log:

@@ -214,6 +214,11 @@ QUIET = [
     ("vf", {"operator": "v1.34.7", "calico": "v3.28.2"}, lambda kube: None, "unknown"),
     ("vf", {}, lambda kube: kube.answers.update({"calico-aks-1": "enP1s1"}), "ok"),
     ("wg", {"ebpf": False}, felix(wireguardEnabled=True), "ok"),
+    ("no-endpoints", {}, add("services", {**service("old"), "metadata": world.meta("old", deletionTimestamp="now")}),
+     "ok"),
+    ("no-endpoints", {}, both(add("services", service("old", namespace="old")), add(
+        "namespaces", {"metadata": {"name": "old", "deletionTimestamp": "now"}})), "ok"),
+    ("kp-ipvs", {}, lambda kube: kube.texts.update({"calico-aks-1": None}), "unknown"),
     ("no-endpoints", {}, add("services", service("far", type="ExternalName", externalName="x")), "ok"),
     ("policy-denies", {}, add("networkpolicies.networking.k8s.io", policy("base"), policy("let", ingress=[{}])), "ok"),
     ("policy-denies", {}, add("networkpolicies.networking.k8s.io", policy("x", selector={"matchLabels": {"app": "y"}})),
