@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import api, lab, large, proxy, traffic
+from benchmarks import api, harness, lab, large, proxy, traffic
 from benchmarks.table import Row, render
 from labkit.lab import Lab
 from labkit.local.paths import LabPaths
@@ -33,7 +33,8 @@ def main() -> int:
             take(lab.idle(paths))
             take(api.rows(os.environ["KUBECONFIG"]))
             take(lab.switch(opened, paths))
-            take(traffic.rows(opened, opened.ensure("vanilla")))
+            take(traffic.rows(opened))
+            take(harness.rows(opened, paths))
             take(lab.scale(opened))
             take(lab.first_packet(opened))
             opened.run(opened.clean_up())

@@ -84,12 +84,14 @@ def scale(lab: Lab, count: int = 5000) -> list[Row]:
 def first_packet(lab: Lab) -> list[Row]:
     """First packets among many services beside few, with each data plane."""
     measured = {}
-    for name, bench in (("eBPF", lab.bench), ("kube-proxy", lab.ensure("vanilla").bench)):
-        run = bench.first_packet(services=(10, 1000, 10_000), connects=500, rounds=5)
-        measured[name] = [row.median for row in sorted(run.summary("p50_us"), key=lambda r: r.x or 0)]
+    counts = (10, 1000, 10_000)
+    run = lab.bench.scale(services=counts, connects=500, rounds=5, measures=["first packet"])
+    for arm in run.arms:
+        measured[arm] = [row.median for row in sorted(run.summary("p50_us"), key=lambda r: r.x or 0) if row.arm == arm]
+    for bench in (lab.bench, lab.vanilla.bench):
         bench.remove()
-    (few, _, many), proxy = measured["eBPF"], measured["kube-proxy"]
-    slope, fit = stats.slope((10, 1000, 10_000), proxy)
+    (few, _, many), proxy = measured["ebpf"], measured["vanilla"]
+    slope, fit = stats.slope(counts, proxy)
     return [
         Row("first-packet p50 at 10,000 services, eBPF", many, "µs", few * 1.15, "1.15 × that at 10 services"),
         Row("the same", many, "µs", proxy[-1], f"kube-proxy in this run: {proxy[0]:.0f} at 10 services, and "

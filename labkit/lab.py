@@ -305,9 +305,25 @@ class Lab:
     @property
     def bench(self) -> Bench:
         """Benchmarks on this cluster."""
-        from labkit.bench import Bench
+        from labkit.bench import Bench, Side
 
-        return Bench(self.kube, self.dataplane, self._provenance, self.target.not_modelled)
+        def side(name: Literal["iptables", "ebpf"], seconds: float) -> Side:
+            return Side(name, lambda: self.bench, lambda: self._switch(name), seconds)
+
+        sides = [] if self._beside else [side("iptables", 9), side("ebpf", 3)]
+        if sides and self.target.arm_url is not None:
+            sides.insert(0, Side("vanilla", lambda: self.ensure("vanilla").bench, lambda: None))
+        return Bench(self.kube, self.dataplane, self._provenance, self.target.not_modelled, sides=sides)
+
+    def _switch(self, dataplane: Literal["iptables", "ebpf"]) -> None:
+        """Bring the cluster to a data plane for a while, by the plan, and see that it is there."""
+        if dataplane == "ebpf":
+            self.run(self.enable_ebpf(recheck=0))
+        elif self.dataplane() != "iptables":
+            self.run(calico.plan_disable_ebpf(self.facts(), self.kube, self._around(0), for_now=True))
+        if (found := self.dataplane()) != dataplane:
+            raise TargetError(f"The cluster should have the data plane {dataplane} now, and has {found}.", "",
+                              "`lab.diagnose()` says why.")
 
     @property
     def source_ip(self) -> SourceIp:

@@ -96,8 +96,7 @@ def serve(arm: Arm) -> tuple[str, str]:
         arm: where.
     """
     kube = arm.kube
-    fresh = kube.find("services", "exchange", workload.NAMESPACE) is None
-    workload.ensure_object(kube, workload.metered_pod(
+    fresh = workload.ensure_object(kube, workload.metered_pod(
         "exchange", arm.workload.server_node, ["python3", "-c", workload.script(echo), "serve", str(PORT)]))
     if fresh:
         kube.apply(workload.service("exchange", [{"port": PORT}]))

@@ -115,8 +115,9 @@ class Run:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """What was compared, in order of appearance."""
-        return tuple(dict.fromkeys(s.arm for s in self.samples))
+        """What was compared: in the order of provenance, for a first round may go backwards; else as they appear."""
+        there = dict.fromkeys(s.arm for s in self.samples)
+        return tuple(dict.fromkeys([*(arm for arm in self.provenance.get("arms", {}) if arm in there), *there]))
 
     @property
     def cases(self) -> tuple[str, ...]:

@@ -109,16 +109,21 @@ def ensure(kube: Kube, client_node: str | None = None, server_node: str | None =
         kernel=about[0], mtu=int(about[1]), cpu=about[2].partition(":")[2].strip() if len(about) > 2 else "")
 
 
-def ensure_object(kube: Kube, obj: Obj) -> None:
-    """Create an object, or bring it to what is wanted; a pod that differs is made anew, for it cannot be changed."""
+def ensure_object(kube: Kube, obj: Obj) -> bool:
+    """Create an object, or bring it to what is wanted; a pod that differs is made anew, for it cannot be changed.
+
+    Returns:
+        Whether there is a pod now that was not there before.
+    """
     name = obj["metadata"]["name"]
     if obj["kind"] == "Pod" and (found := kube.find("pods", name, NAMESPACE)):
         if _same(found, obj):
-            return
+            return False
         kube.delete("pods", name, NAMESPACE, grace_seconds=0)
         wait_for(f"the former pod {name} to go",
                  lambda: Evidence(kube.find("pods", name, NAMESPACE) is None, f"pod {name} is still there"), 60)
     kube.apply(obj)
+    return obj["kind"] == "Pod"
 
 
 def wait_ready(kube: Kube, names: tuple[str, ...]) -> None:

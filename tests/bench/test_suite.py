@@ -64,6 +64,12 @@ def test_an_arm_is_entered_before_its_block_and_not_within():
     assert run.provenance["arms"]["ebpf"]["client_node"] == "n0"
 
 
+def test_the_first_arm_is_what_others_are_compared_with_also_when_a_round_goes_backwards():
+    run = conduct(tasks(orders([arm("vanilla"), arm("ebpf")], 5, "ebpf")), recording(), Watch())
+    assert run.samples[0].arm == "ebpf"
+    assert {c.base for c in run.compare("gbit_per_s")} == {"vanilla"}
+
+
 def test_what_fails_keeps_the_samples_before(tmp_path):
     def broken(number):
         if number == 1:
