@@ -17,6 +17,7 @@ class _Group(click.Group):
     commands_by_module: ClassVar[dict[str, tuple[str, ...]]] = {
         "labkit.local.server.commands": ("up", "down", "status", "env", "client"),
         "labkit.cli_run": ("run",),
+        "labkit.cli_bench": ("bench",),
         "labkit.cli_doctor": ("doctor",),
         "labkit.cli_plan": ("plan",),
         "labkit.cli_gc": ("gc",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ class Recording:
 
     def __init__(self, run: Run, path: str | Path | None) -> None:
         self._path = Path(path) if path is not None else None
-        provenance = {"labkit": __version__, **run.provenance}
+        provenance = _as_written({"labkit": __version__, **run.provenance})
         self._run = replace(run, started=run.started or now(), finished="", provenance=provenance)
         if self._path is not None and self._path.exists():
             self._run = _go_on(_found(self._path), self._run, self._path)
@@ -79,6 +80,7 @@ class Recording:
         Raises:
             ResultsError: the run has samples of this arm that were taken on something else.
         """
+        facts = _as_written(facts)
         arms: dict[str, Any] = self._run.provenance.get("arms", {})
         old = arms.get(arm, {})
         other = sorted(name for name in facts if name in old and old[name] != facts[name])
@@ -107,6 +109,11 @@ class Recording:
 
 
 _ELSEWHERE = "give another path for this run, or delete that file."
+
+
+def _as_written(facts: dict[str, Any]) -> dict[str, Any]:
+    """As the document has it, where a tuple is a list: what is read again must be equal."""
+    return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 
 
 def _key(sample: Sample) -> tuple[str, str, int]:

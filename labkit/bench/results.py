@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,10 +44,6 @@ class Sample:
     at: str = ""
     x: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
-
-
-OnSample = Callable[[Sample], None]
-"""Hears of each sample as it is taken; live charts hang on it."""
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,14 @@ def compare(first: Run, second: Run, metric: str, *, names: tuple[str, str] = ("
                            "name one of each: `labkit bench compare A B --arms vanilla,ebpf`.")
     found: list[Comparison] = []
     differences: list[str] = []
+    alike = bool(set(first.cases) & set(second.cases))  # else a flow may have knb's name in one
     for ours, theirs in pairs:
         for arm, run in ((ours, first), (theirs, second)):
             if arm not in run.arms:
                 raise ResultsError(f"There is no arm {arm} in the run.", "", f"it has: {', '.join(run.arms)}.")
         labels = (f"{ours} ({names[0]})", f"{theirs} ({names[1]})") if ours == theirs else (ours, theirs)
         both = Run(first.kind, first.title, tuple(
-            replace(s, arm=label, case=_case(s.case)) for arm, run, label in
+            replace(s, arm=label, case=s.case if alike else test_of(s.case) or s.case) for arm, run, label in
             ((ours, first, labels[0]), (theirs, second, labels[1])) for s in run.samples if s.arm == arm))
         found += both.compare(metric, labels[0])
         differences += _differences(first, ours, second, theirs)
@@ -113,11 +114,6 @@ def compare(first: Run, second: Run, metric: str, *, names: tuple[str, str] = ("
                            f"{_offer(first)} there; {_offer(second)} here")
     differences += _between(first, second)
     return Across(tuple(found), tuple(dict.fromkeys(differences)))
-
-
-def _case(name: str) -> str:
-    """A case's name, one for knb's tests and for flows that are the same."""
-    return test_of(name) or name
 
 
 def _offer(run: Run) -> str:

@@ -17,7 +17,7 @@ from labkit.errors import ResultsError
 from labkit.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMETERS = {"rounds": 60, "seconds": 1}
+PARAMETERS = {"rounds": 60, "seconds": 1, "planes": ("vanilla", "ebpf")}  # a tuple is a list in a file
 FACTS = {"kernel": "6.18", "cpu": "EPYC"}
 
 
@@ -105,8 +105,10 @@ def test_an_arm_is_described_when_its_turn_comes_and_must_be_the_same_later(tmp_
     recording.describe("ebpf", {"calico": "v3.28.0"})
     recording.describe("ebpf", {"calico": "v3.28.1"})  # nothing has been measured on the first
     recording.add(sample(arm="ebpf"))
+    recording.describe("ebpf", {"pools": ("a", "b")})
     again = Recording(wanted(), path)
-    assert again.run.provenance["arms"] == {"vanilla": FACTS, "ebpf": {"calico": "v3.28.1"}}
+    again.describe("ebpf", {"pools": ("a", "b")})
+    assert again.run.provenance["arms"] == {"vanilla": FACTS, "ebpf": {"calico": "v3.28.1", "pools": ["a", "b"]}}
     with pytest.raises(ResultsError, match=r"calico was v3\.28\.1, and is v3\.30\.0 now"):
         again.describe("ebpf", {"calico": "v3.30.0"})
 
