@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labkit.calico.facts import lacks_network
 from labkit.doctor.rows import Seen, check, ok, problem
 from labkit.doctor.snapshot import Snapshot
 from labkit.kube import Obj
@@ -18,10 +19,22 @@ _DEBUG = "kubernetes.io/docs/tasks/debug"
        source=f"{_DEBUG}/debug-cluster")
 def nodes(s: Snapshot) -> Seen:
     """Nodes that are not ready run nothing new."""
-    lost = [n["metadata"]["name"] for n in s.nodes if not is_ready(n)]
+    lost = [n["metadata"]["name"] for n in s.nodes if not is_ready(n) and not lacks_network(n)]
     if lost:
         return problem(f"not ready: {', '.join(lost)}", f"kubectl describe node {lost[0]}")
     return ok(f"{len(s.nodes)} ready") if s.nodes else problem("there is no node", "kubectl get nodes")
+
+
+@check("no-cni", GROUP, "The nodes' network",
+       symptom="nodes stay NotReady: \"container runtime network not ready … cni plugin not initialized\"; nothing but "
+               "pods on the node's network starts.",
+       cause="the cluster was created with `--network-plugin none`, and nobody has installed a network yet.",
+       cure="install one: Calico, by the plan `lab.run(lab.enable_ebpf())`, which `labkit plan enable-ebpf` prints.",
+       source="learn.microsoft.com/azure/aks/use-byo-cni")
+def no_cni(s: Snapshot) -> Seen:
+    """Nodes that wait for a network plugin."""
+    waiting = [n["metadata"]["name"] for n in s.nodes if lacks_network(n)]
+    return problem(", ".join(waiting), "labkit plan enable-ebpf") if waiting else ok("no node waits for one")
 
 
 @check("wrong-image", GROUP, "Images",
@@ -61,4 +74,4 @@ def _way_back(pod: Obj) -> str:
     return f"kubectl describe pod -n {where} {pod['metadata']['name']}"
 
 
-CHECKS = (nodes, wrong_image, crashing)
+CHECKS = (nodes, no_cni, wrong_image, crashing)

@@ -90,6 +90,10 @@ def limited(kube):
         found["spec"]["containers"][0]["resources"] = {"limits": {"memory": "512Mi"}}
 
 
+NO_CNI = {"metadata": {"name": "aks-9"}, "status": {"conditions": [{
+    "type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "container runtime network not ready: "
+    "NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not "
+    "initialized"}]}}
 ARTICLE = {"operator": "v1.13.5", "calico": "v3.17.2"}
 SHARED = {"properties": {"networkProfile": {"loadBalancerProfile": {
     "clusterServiceLoadBalancerHealthProbeMode": "Shared"}}}, "id": "/subscriptions/s/resourceGroups/g/x", "name": "c"}
@@ -99,6 +103,7 @@ NO_HTTP = {"annotations": {"service.beta.kubernetes.io/azure-load-balancer-healt
 FIRES = [
     ("nodes", {}, replace("nodes", {"metadata": {"name": "aks-9"}, "status": {}}), "problem", "aks-9", "describe node"),
     ("nodes", {}, replace("nodes"), "problem", "no node", ""),
+    ("no-cni", {}, replace("nodes", NO_CNI), "problem", "aks-9", "labkit plan enable-ebpf"),
     ("wrong-image", {}, add("pods", pod("new", "shop", owner="web-5f7", status=waiting("ErrImagePull"))), "problem",
      "an/image:1", "kubectl rollout undo -n shop deployment/web"),
     ("wrong-image", {}, add("pods", pod("new", "shop", status=waiting("ImagePullBackOff"))), "problem", "shop",
@@ -190,6 +195,8 @@ FIRES = [
 
 # What is like one of these faults and is none, and what could not be looked at.
 QUIET = [
+    ("nodes", {}, replace("nodes", NO_CNI), "ok"),
+    ("no-cni", {}, replace("nodes", {"metadata": {"name": "aks-9"}, "status": {}}), "ok"),
     ("ep-missing", {"ebpf": False}, lambda kube: None, "ok"),
     ("ep-missing", {}, both(network(bpfNetworkBootstrap="Enabled"), calico(env={}),
                             without("configmaps", "kubernetes-services-endpoint")), "ok"),

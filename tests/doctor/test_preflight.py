@@ -1,10 +1,12 @@
 """What the preflight asks of a subscription, and what the doctor says when Azure refuses."""
 
+import importlib.metadata
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
+from labkit import machine
 from labkit.azure import ClusterSettings
 from labkit.azure.tags import tags
 from labkit.azure.versions import Version
@@ -143,6 +145,10 @@ def never():
     raise UnreachableError("The API server does not answer.", "timed out", "look")
 
 
+def absent(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
 def locked():
     raise refused("BadRequest", "Getting static credential is not allowed because this cluster is set to disable "
                   "local accounts.", 400)
@@ -168,6 +174,31 @@ def test_a_cluster_that_is_well():
     assert [str(f) for f in report.findings if f.level != "ok"] == []
     kube = FakeKube()
     assert diagnose(lambda: kube)["nodes"].level == "problem"
+
+
+LOCAL = SimpleNamespace(name="local")
+NEED = machine.Need("conntrack", "conntrack", "conntrack-tools", "conntrack-tools", "lab")
+
+
+@pytest.mark.parametrize(("change", "row", "level", "evidence"), [
+    (("labkit.machine.missing", lambda purpose: (NEED,) if purpose == "lab" else ()), "tools", "problem", "conntrack"),
+    (("labkit.machine.missing", lambda purpose: (NEED,) if purpose == "ebpf" else ()), "compiler", "warning",
+     "conntrack"),
+    (("platform.release", lambda: "5.4.0-150-generic"), "kernel", "problem", "5.4.0"),
+    (("platform.system", lambda: "Darwin"), "kernel", "problem", "Darwin"),
+    (("labkit.doctor.preflight.shutil.which", lambda name, **_: None), "kubectl", "warning", "not found"),
+    (("sys.version_info", (3, 10, 1)), "python", "problem", ""),
+    (("importlib.metadata.version", absent), "packages", "problem", "kubernetes"),
+])
+def test_what_this_machine_lacks(monkeypatch, change, row, level, evidence):
+    monkeypatch.setattr(*change)
+    found = preflight(LOCAL, None, SETTINGS)[row]
+    assert found.level == level
+    assert evidence in found.evidence
+
+
+def test_this_machine_is_well():
+    assert preflight(LOCAL, None, SETTINGS).ok
 
 
 def test_helpers_of_other_clusters_are_nobodys_business():
