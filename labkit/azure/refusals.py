@@ -20,7 +20,7 @@ class Refusal:
 
     Args:
         id: stable name, as the doctor shows it.
-        title: what is wrong, in a few words.
+        title: what it is about, in a few words.
         codes: parts of Azure's error codes that mean it.
         words: a pattern in messages that mean it whatever their code; empty where the code says all.
         symptom: what a user sees.
@@ -41,7 +41,7 @@ class Refusal:
 
 REFUSALS = (
     Refusal(
-        "az-rp", "A resource provider is not registered", ("MissingSubscriptionRegistration",),
+        "az-rp", "Resource providers", ("MissingSubscriptionRegistration",),
         r"not registered to use namespace",
         "creating a cluster ends with 409 MissingSubscriptionRegistration.",
         "a new subscription has no providers registered.",
@@ -49,7 +49,7 @@ REFUSALS = (
         "Microsoft.ContainerService`; Microsoft.Compute, Microsoft.Network and Microsoft.ManagedIdentity likewise.",
         "dotnet/core#3276, Azure/azure-cli#21899"),
     Refusal(
-        "az-version", "The Kubernetes version is not offered",
+        "az-version", "Kubernetes version",
         ("AgentPoolK8sVersionNotSupported", "K8sVersionNotSupported"), r"Version \S+ is not supported in this region",
         "creating a cluster ends with \"Version … is not supported in this region\", or \"only available for "
         "Long-Term Support\".",
@@ -57,14 +57,14 @@ REFUSALS = (
         "leave kubernetes_version out, or name one of `az aks get-versions`.",
         "learn.microsoft.com/azure/aks/supported-kubernetes-versions"),
     Refusal(
-        "az-sku", "The subscription may not use the VM size", ("VMSizeNotSupported", "SkuNotAvailable"),
+        "az-sku", "VM size", ("VMSizeNotSupported", "SkuNotAvailable"),
         r"not allowed in your subscription",
         "creating a cluster ends with \"The VM size of … is not allowed in your subscription in location …\".",
         "sizes are restricted by subscription and region; older ones are closed to new subscriptions.",
         "name a node_vm_size that your subscription may use: `az vm list-skus`.",
         "dotnet/core#8181, Azure/azure-cli#30887"),
     Refusal(
-        "az-quota", "The quota of vCPUs is too small", ("InsufficientVCPUQuota", "QuotaExceeded"),
+        "az-quota", "Quota of vCPUs", ("InsufficientVCPUQuota", "QuotaExceeded"),
         r"Insufficient vcpu quota|Total Regional Cores quota",
         "creating a cluster ends with ErrCode_InsufficientVCPUQuota or QuotaExceeded.",
         "the region or the VM family has fewer vCPUs left than two nodes and one more during upgrades need.",
@@ -72,26 +72,26 @@ REFUSALS = (
         "more while nodes are replaced.",
         "Azure/AKS#5808, Azure/azure-cli#15013"),
     Refusal(
-        "az-capacity", "The region is full", ("AKSCapacityError",), r"Creating a new cluster is unavailable",
+        "az-capacity", "Room in the region", ("AKSCapacityError",), r"Creating a new cluster is unavailable",
         "creating a cluster ends with AKSCapacityError.",
         "AKS takes no new clusters in this region for the time being.",
         "try another region: this one is full at the moment.",
         "Azure/AKS#4113"),
     Refusal(
-        "az-count", "Too many clusters", ("ManagedClusterCountExceedsQuotaLimit",),
+        "az-count", "Number of clusters", ("ManagedClusterCountExceedsQuotaLimit",),
         r"exceeding quota limits for managed clusters",
         "creating a cluster ends with ManagedClusterCountExceedsQuotaLimit.",
         "the subscription has as many clusters in the region as it may.",
         "delete clusters that you no longer need, or ask for a higher limit.",
         "learn.microsoft.com/azure/aks/quotas-skus-regions"),
     Refusal(
-        "az-throttle", "Too many requests", ("Throttled", "TooManyRequests", "SubscriptionRequestsThrottled"), "",
+        "az-throttle", "Rate of requests", ("Throttled", "TooManyRequests", "SubscriptionRequestsThrottled"), "",
         "Azure answers 429 Throttled with a Retry-After.",
         "AKS takes 20 PUTs of clusters at once and then one a minute; operations may be asked about more often.",
         "wait as long as Retry-After says, and ask every 30 s at most.",
         "learn.microsoft.com/azure/aks/quotas-skus-regions"),
     Refusal(
-        "az-kubeproxy", "kube-proxy cannot be disabled here", ("KubeProxyConfigDisabledBYOCNIOnly",),
+        "az-kubeproxy", "Switching kube-proxy off", ("KubeProxyConfigDisabledBYOCNIOnly",),
         r"Disabling kube-proxy is only allowed|unknown field \"?kubeProxyConfig|KubeProxyConfigurationPreview",
         "a kubeProxyConfig is refused.",
         "only clusters with their own CNI can do without kube-proxy, and only preview versions of the API know the "
@@ -100,7 +100,7 @@ REFUSALS = (
         "use the preview API.",
         "Azure/AKS#4563"),
     Refusal(
-        "az-local", "Local accounts are disabled", (),
+        "az-local", "Local accounts", (),
         r"(Getting static credential|static credential).*(not allowed|isn't allowed)",
         "`az aks get-credentials --admin` ends with \"Getting static credential is not allowed because this cluster "
         "is set to disable local accounts\".",
@@ -109,14 +109,14 @@ REFUSALS = (
         "enable local accounts: `az aks update --enable-local-accounts`.",
         "hashicorp/terraform-provider-azurerm#15489"),
     Refusal(
-        "az-rbac", "A role is missing", ("AuthorizationFailed", "LinkedAuthorizationFailed"), "",
+        "az-rbac", "Roles", ("AuthorizationFailed", "LinkedAuthorizationFailed"), "",
         "Azure answers 403 AuthorizationFailed.",
         "who is logged in may not do this in the subscription or the group.",
         "ask for the role Contributor on the subscription or the group; for credentials 'Azure Kubernetes Service "
         "Cluster Admin Role'.",
         "kubernetes-sigs/cluster-api-provider-azure#5672"),
     Refusal(
-        "az-kubelogin", "kubelogin is missing", (),
+        "az-kubelogin", "kubelogin", (),
         r"exec: executable kubelogin not found|kubelogin is not installed|unknown shorthand flag: 'l' in -l",
         "kubectl says \"exec: executable kubelogin not found\"; the Python client says 401.",
         "the kubeconfig takes its token from kubelogin, and that is not on the PATH, or is another program of that "
@@ -124,7 +124,7 @@ REFUSALS = (
         "`az aks install-cli`, then `kubelogin convert-kubeconfig -l azurecli`.",
         "Azure/kubelogin#161"),
     Refusal(
-        "az-podcidr", "The pod network is missing or taken", ("PodCidr", "PodCIDR"),
+        "az-podcidr", "Pod network", ("PodCidr", "PodCIDR"),
         r"(?i)pod ?cidr.*(overlap|conflict|reserved|missing|required|not allowed)",
         "a cluster with its own CNI is refused, or its pods do not reach each other.",
         "without a CNI of Azure's a pod CIDR must be given, apart from the VNet, from the services and from the "
@@ -132,28 +132,28 @@ REFUSALS = (
         "create the cluster with `--pod-cidr 192.168.0.0/16`.",
         "learn.microsoft.com/azure/aks/use-byo-cni"),
     Refusal(
-        "az-location", "The location does not exist", ("LocationNotAvailable", "LocationNotFound"), "",
+        "az-location", "Location", ("LocationNotAvailable", "LocationNotFound"), "",
         "Azure does not know the location, or does not offer AKS there.", "a typing error, or another cloud.",
         "choose another location: `az account list-locations -o table`.",
         "learn.microsoft.com/azure/aks/quotas-skus-regions"),
     Refusal(
-        "az-login", "Azure does not accept who we are",
+        "az-login", "Login",
         ("AuthenticationFailed", "InvalidAuthenticationToken", "ExpiredAuthenticationToken", "NoCredentials"), "",
         "Azure answers 401.", "nobody is logged in, or the login has run out.",
         "log in again with `az login`; on the local lab start it again with `sudo labkit up`.",
         "learn.microsoft.com/python/api/overview/azure/identity-readme"),
     Refusal(
-        "az-subscription", "The subscription is not found", ("SubscriptionNotFound",), "",
+        "az-subscription", "Subscription", ("SubscriptionNotFound",), "",
         "Azure answers SubscriptionNotFound.", "its id is wrong, or it belongs to another tenant.",
         "check the subscription's id: `az account list -o table`.",
         "learn.microsoft.com/azure/azure-resource-manager/troubleshooting/error-not-found"),
     Refusal(
-        "az-no-group", "The resource group is not there", ("ResourceGroupNotFound",), "",
+        "az-no-group", "Resource group", ("ResourceGroupNotFound",), "",
         "Azure answers ResourceGroupNotFound.", "its name is wrong, or it was deleted.",
         "look at the group's name, or create it with its cluster: `lab.run(lab.create_cluster())`.",
         "learn.microsoft.com/azure/azure-resource-manager/troubleshooting/error-not-found"),
     Refusal(
-        "az-no-cluster", "The cluster is not there", ("ResourceNotFound",), "",
+        "az-no-cluster", "Cluster", ("ResourceNotFound",), "",
         "Azure answers ResourceNotFound.", "its name is wrong, or it was deleted.",
         "look at the name (`az aks list -o table`), or create the cluster: `lab.run(lab.create_cluster())`.",
         "learn.microsoft.com/azure/azure-resource-manager/troubleshooting/error-not-found"),
@@ -178,6 +178,16 @@ def known(code: str, message: str, status: int | None = None) -> Refusal | None:
             return refusal
     by_status = {429: "az-throttle", 403: "az-rbac", 401: "az-login"}.get(status or 0)
     return next((refusal for refusal in REFUSALS if refusal.id == by_status), None)
+
+
+def local_accounts_disabled(error: AzureError) -> bool:
+    """Whether a cluster gives no administrator's credentials because it has no local accounts.
+
+    Args:
+        error: the refusal.
+    """
+    refusal = known(error.code, error.why, error.status)
+    return refusal is not None and refusal.id == "az-local"
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ NEED = machine.Need("conntrack", "conntrack", "conntrack-tools", "conntrack-tool
      "conntrack"),
     (("platform.release", lambda: "5.4.0-150-generic"), "kernel", "problem", "5.4.0"),
     (("platform.system", lambda: "Darwin"), "kernel", "problem", "Darwin"),
-    (("labkit.doctor.preflight.shutil.which", lambda name, **_: None), "kubectl", "warning", "not found"),
+    (("shutil.which", lambda name, **_: None), "kubectl", "warning", "not found"),
     (("sys.version_info", (3, 10, 1)), "python", "problem", ""),
     (("importlib.metadata.version", absent), "packages", "problem", "kubernetes"),
 ])
