@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from labkit import calico, targets
 from labkit import plan as plans
-from labkit.azure import Azure, ClusterSettings, versions
+from labkit.azure import Azure, ClusterSettings, cost, names, versions
 from labkit.azure import steps as cluster_steps
 from labkit.azure.kube_proxy import KubeProxySwitch
+from labkit.azure.tags import HOURS
 from labkit.errors import LabError, TargetError
 from labkit.kube import Kube, kubeconfig
 from labkit.kube.readiness import ready_step
@@ -55,7 +56,8 @@ class Lab:
              resource_group: str = "CalicoDemoRG", location: str = "canadaeast",
              kubernetes_version: str | None = None, node_count: int = 2,
              node_vm_size: str = "Standard_D2s_v3", subscription: str | None = None,
-             context: str | None = None) -> Lab:
+             context: str | None = None, student: str | None = None, credential: str | None = None,
+             cloud: str | None = None) -> Lab:
         """Open a target. The cluster need not exist yet; its parameters are the article's.
 
         What a shell needs (KUBECONFIG, for `az` its settings) is put into this process's environment, so
@@ -71,14 +73,22 @@ class Lab:
             node_vm_size: their size.
             subscription: for aks; None means what `az` uses.
             context: for kind; None means the kubeconfig's current context.
+            student: a number or a name that makes the cluster's and the group's names one's own, in a class that
+                shares a subscription; None means LABKIT_STUDENT, else the names as they are.
+            credential: for aks: "default", "cli" or "devicecode"; None means LABKIT_CREDENTIAL, else the default.
+            cloud: for aks: "public", "china" or "usgovernment"; None means LABKIT_CLOUD, else the public one.
 
         Raises:
             TargetError: the target is unknown or does not answer.
+            AzureError: a parameter is not possible.
         """
         settings = ClusterSettings(
             name=cluster, resource_group=resource_group, location=location,
             kubernetes_version=kubernetes_version, node_count=node_count, node_vm_size=node_vm_size)
-        found = targets.open_target(target, subscription=subscription, context=context)
+        if whose := student or os.environ.get(names.STUDENT):
+            settings = names.for_student(settings, whose)
+        found = targets.open_target(target, subscription=subscription, context=context, credential=credential,
+                                    cloud=cloud)
         os.environ.update(found.env)
         return cls(found, settings)
 
@@ -96,7 +106,7 @@ class Lab:
         """
         url = self.target.require_arm()
         return Azure(url, self.target.subscription or "", self.target.credential, self.target.ca_bundle,
-                     self.target.poll_seconds)
+                     self.target.poll_seconds, scope=self.target.scope)
 
     @property
     def kube(self) -> Kube:
@@ -111,10 +121,9 @@ class Lab:
 
     def _connect(self) -> Kube:
         if self.target.arm_url is None:
-            path = self.target.kubeconfig or kubeconfig.default_path()
-            return Kube(kubeconfig.load(path), self.target.context)
-        data = self.azure.credentials(self.settings.resource_group, self.settings.name)
-        return Kube(kubeconfig.admin(kubeconfig.parse(data), self.settings.context), self.settings.context)
+            return Kube(kubeconfig.load_all(), self.target.context)
+        found = cluster_steps.credentials(self.azure, self.settings, login=self.target.kubelogin)
+        return Kube(kubeconfig.named(found, self.settings.context), self.settings.context)
 
     def forget(self) -> None:
         """Drop the connection: the next use fetches credentials again."""
@@ -175,8 +184,8 @@ class Lab:
 
     def create_cluster(self, *, kubernetes_version: str | None = None, node_count: int | None = None,
                        node_vm_size: str | None = None, network_policy: str | None = None,
-                       tags: dict[str, str] | None = None) -> Plan:
-        """The plan that creates the resource group and the cluster.
+                       tags: dict[str, str] | None = None, hours: float = HOURS) -> Plan:
+        """The plan that creates the resource group and the cluster; its note says what is made and what it costs.
 
         Args:
             kubernetes_version: instead of the one that the lab was opened with.
@@ -184,6 +193,7 @@ class Lab:
             node_vm_size: likewise.
             network_policy: "calico" or "none".
             tags: on the group and the cluster; None means labkit's own (run, owner, expiry).
+            hours: after which the lab counts as forgotten, for `labkit gc`.
 
         Raises:
             AzureError: a parameter is not possible, or the location does not offer the version.
@@ -195,12 +205,18 @@ class Lab:
         self.settings = replace(self.settings, **{k: v for k, v in given.items() if v is not None})
         offered = self.azure.versions(self.settings.location)
         version = versions.choose(offered, self.settings.kubernetes_version, self.settings.location)
-        return cluster_steps.create(self.azure, self.settings, version)
+        return cluster_steps.create(self.azure, self.settings, version, hours=hours)
 
-    def get_credentials(self) -> Plan:
-        """The plan that backs up the kubeconfig, merges the cluster's into it, and waits for the cluster."""
+    def get_credentials(self, *, admin: bool = True) -> Plan:
+        """The plan that backs up the kubeconfig, merges the cluster's into it, and waits for the cluster.
+
+        Args:
+            admin: the cluster's own administrator; False means who is logged in, by kubelogin where the cluster
+                has Microsoft Entra ID.
+        """
         path = self.target.kubeconfig or kubeconfig.default_path()
-        merge = cluster_steps.get_credentials(self.azure, self.settings, path)
+        merge = cluster_steps.get_credentials(self.azure, self.settings, path, admin=admin,
+                                              login=self.target.kubelogin)
         ready = ready_step(lambda: self.kube, calico=self.settings.network_policy == "calico")
         return replace(merge, steps=(*merge.steps, ready))
 
@@ -230,6 +246,16 @@ class Lab:
         """The plan that deletes this cluster, the vanilla one beside it, their group and their contexts."""
         path = self.target.kubeconfig or kubeconfig.default_path()
         return cluster_steps.delete(self.azure, (self.settings, self.settings.vanilla()), path)
+
+    def abort(self) -> Plan:
+        """The plan that aborts what is under way on the cluster in Azure, such as a creation nobody waits for."""
+        return cluster_steps.abort(self.azure, self.settings)
+
+    def cost(self) -> str:
+        """What this cluster and the vanilla one have cost since they were made, with rates, sources and dates."""
+        both = (self.settings, self.settings.vanilla())
+        found = [self.azure.cluster(s.resource_group, s.name) for s in both]
+        return cost.report([cluster for cluster in found if cluster], self.settings, billed=self.target.billed)
 
     # Running
 

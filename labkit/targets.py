@@ -58,6 +58,9 @@ class Target:
         calico_releases: where Calico's releases are published: an address, or a folder with the same files; None
             means Calico's own address.
         takes_back_seconds: after how long what AKS takes back is surely taken back.
+        scope: what tokens for Azure are for; None means the URL's own.
+        kubelogin: how kubelogin gets its tokens, where a cluster asks for it.
+        billed: whether what is made there costs money.
     """
 
     name: str
@@ -74,6 +77,9 @@ class Target:
     not_modelled: str = ""
     calico_releases: str | None = None
     takes_back_seconds: float = 300.0
+    scope: str | None = None
+    kubelogin: str = "azurecli"
+    billed: bool = False
 
     def client(self, name: str) -> OutsideClient:
         """The outside client of a name.
@@ -102,23 +108,25 @@ class Target:
         return self.arm_url
 
 
-def open_target(name: str | None = None, *, subscription: str | None = None,
-                context: str | None = None) -> Target:
+def open_target(name: str | None = None, *, subscription: str | None = None, context: str | None = None,
+                credential: str | None = None, cloud: str | None = None) -> Target:
     """The target of a name: the parameter, else LABKIT_TARGET, else local.
 
     Args:
         name: "local", "aks" or "kind".
         subscription: Azure's subscription; None means AZURE_SUBSCRIPTION_ID, else what `az` uses.
         context: for kind: the kubeconfig's context; None means its current one.
+        credential: for aks: "default", "cli" or "devicecode"; None means LABKIT_CREDENTIAL, else the default.
+        cloud: for aks: "public", "china" or "usgovernment"; None means LABKIT_CLOUD, else the public one.
 
     Raises:
-        TargetError: the name is unknown, or the target does not answer.
+        TargetError: a name is unknown, or the target does not answer.
     """
     wanted = name or os.environ.get("LABKIT_TARGET") or "local"
     if wanted == "local":
         return local()
     if wanted == "aks":
-        return aks(subscription)
+        return aks(subscription, credential=credential, cloud=cloud)
     if wanted == "kind":
         return kind(context)
     raise TargetError(f"There is no target {wanted!r}.", f"targets are {', '.join(NAMES)}.",
@@ -213,17 +221,21 @@ class LocalIdentity:
 # Azure
 
 
-def aks(subscription: str | None = None) -> Target:
-    """Azure, with the credentials that DefaultAzureCredential finds.
+def aks(subscription: str | None = None, *, credential: str | None = None, cloud: str | None = None) -> Target:
+    """Azure.
 
     Args:
         subscription: its id; None means AZURE_SUBSCRIPTION_ID, else the default of `az`.
+        credential: who we are, as `labkit.azure.identity` names it.
+        cloud: which Azure, as `labkit.azure.identity` names it.
 
     Raises:
-        TargetError: no subscription is known.
+        TargetError: no subscription is known, or there is no such credential or cloud.
     """
+    from labkit.azure import identity
     from labkit.kube import kubeconfig
 
+    where, who = identity.cloud(cloud), identity.kind_of(credential)
     found = subscription or os.environ.get("AZURE_SUBSCRIPTION_ID") or _az_subscription()
     if not found:
         raise TargetError(
@@ -231,18 +243,14 @@ def aks(subscription: str | None = None) -> Target:
             "none was passed, AZURE_SUBSCRIPTION_ID is not set, and `az account show` names none.",
             "log in with `az login`, or pass subscription=… to Lab.open().")
     return Target(
-        name="aks", title="Azure", arm_url="https://management.azure.com", subscription=found,
-        credential=_default_credential, outside_clients=(OutsideClient("me", ""),),
+        name="aks", title="Azure" if where.name == "public" else f"Azure, the cloud {where.name}",
+        arm_url=where.arm_url, subscription=found, credential=identity.credential(who, where), scope=where.scope,
+        outside_clients=(OutsideClient("me", ""),), kubelogin=identity.kubelogin(who), billed=True,
         env=MappingProxyType({"AZURE_SUBSCRIPTION_ID": found}), kubeconfig=kubeconfig.default_path(),
+        poll_seconds=30.0,
         not_modelled="Neighbours on the same hardware, and what your VM size is limited to, are part of "
                      "what you measure.",
     )
-
-
-def _default_credential() -> Any:
-    from azure.identity import DefaultAzureCredential
-
-    return DefaultAzureCredential()
 
 
 def _az_subscription() -> str | None:
@@ -268,7 +276,7 @@ def kind(context: str | None = None) -> Target:
     from labkit.kube import kubeconfig
 
     path = kubeconfig.default_path()
-    config = kubeconfig.load(path)
+    config = kubeconfig.load_all()
     names = [c["name"] for c in config.get("contexts") or []]
     wanted = context or config.get("current-context")
     if wanted not in names:

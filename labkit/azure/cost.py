@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -120,6 +120,20 @@ def meter(cluster: Mapping[str, Any], now: datetime | None = None) -> Meter:
     return Meter(str(cluster.get("name")), _made(cluster), now or datetime.now(UTC),
                  _cost(count, str(pools[0].get("vmSize") or "")), states.power(cluster) == "Stopped",
                  str(marks.get(tags.EXPIRY_TAG) or ""))
+
+
+def report(clusters: Sequence[Mapping[str, Any]], settings: ClusterSettings, *, billed: bool) -> str:
+    """What clusters have cost since they were made, and the rates, in words.
+
+    Args:
+        clusters: the resources.
+        settings: what the rates are for where there is no cluster.
+        billed: whether they cost money where they are.
+    """
+    lines = [] if billed else ["Here it costs nothing. On Azure it would be:"]
+    lines += [str(meter(cluster)) for cluster in clusters] or ["There is no cluster: nothing is paid for."]
+    rated = meter(clusters[0]).cost if clusters else estimate(settings)
+    return "\n".join([*lines, f"Rates of one cluster, {rated}"])
 
 
 def _cost(count: int, size: str) -> Cost:

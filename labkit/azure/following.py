@@ -133,7 +133,7 @@ def _said(operation: Operation, entry: Entry, log: Log, look: Callable[[], str] 
         elapsed = _since(entry)
         if status != said or elapsed >= due:
             more = f"; {look()}" if look is not None and said else ""
-            log(f"{operation}: {status} for {_duration(elapsed)} of usually {TYPICAL[operation.verb].words}{more}")
+            log(f"{operation}: {status} for {_duration(elapsed)} (on AKS usually {TYPICAL[operation.verb].words}){more}")
             said, due = status, elapsed + _HEARTBEAT
 
     return hear

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from labkit.azure import states
 from labkit.azure.arm import Azure, Resource
-from labkit.azure.cost import estimate
+from labkit.azure.cost import estimate, meter
+from labkit.azure.gc import gone
+from labkit.azure.names import node_group
+from labkit.azure.refusals import local_accounts_disabled
 from labkit.azure.settings import ClusterSettings
-from labkit.azure.tags import RUN_TAG, tags
-from labkit.errors import AzureError
-from labkit.kube import kubeconfig
+from labkit.azure.tags import EXPIRY_TAG, HOURS, RUN_TAG, expired, tags
+from labkit.errors import AzureError, OperationInterruptedError
+from labkit.kube import kubeconfig, kubelogin
 from labkit.plan import Evidence, Log, Plan, Step
 
 
-def create(azure: Azure, settings: ClusterSettings, version: str | None = None) -> Plan:
+def create(azure: Azure, settings: ClusterSettings, version: str | None = None, *, hours: float = HOURS) -> Plan:
     """The plan that creates a resource group and a cluster in it.
 
     Args:
         azure: the subscription.
         settings: what to create; without tags it gets the usual ones.
         version: the version that will be chosen, for the twin; None where it is not known yet.
+        hours: after which the lab counts as forgotten.
     """
-    tagged = settings if settings.tags else replace(settings, tags=tags())
+    tagged = settings if settings.tags else replace(settings, tags=tags(hours))
     policy = ("`--network-policy calico` lets Calico decide about the cluster's traffic; AKS installs it by "
               "its operator, in the iptables data plane." if settings.network_policy == "calico" else
               "Without a network policy there is no Calico: what remains is Azure CNI and kube-proxy.")
@@ -40,26 +47,32 @@ def create(azure: Azure, settings: ClusterSettings, version: str | None = None) 
                            f"--resource-group {settings.resource_group} --yes",
             hint="Azure says what is wrong in its message; `lab.preflight()` checks what it can beforehand.",
         ),
-    ), note=f"On Azure this costs {estimate(settings).for_hours(2)}.")
+    ), note=_what_is_made(tagged, version))
 
 
-def get_credentials(azure: Azure, settings: ClusterSettings, path: Path) -> Plan:
+def get_credentials(azure: Azure, settings: ClusterSettings, path: Path, *, admin: bool = True,
+                    login: str = "azurecli") -> Plan:
     """The plan that backs up the kubeconfig and merges the cluster's credentials into it.
 
     Args:
         azure: the subscription.
         settings: the cluster.
         path: the kubeconfig file.
+        admin: the cluster's own administrator; False means who is logged in.
+        login: how kubelogin gets its tokens, where the cluster asks for kubelogin.
     """
-    context = settings.context
+    context = settings.context if admin else settings.name
+
+    def fetch() -> kubeconfig.Config:
+        return kubeconfig.named(credentials(azure, settings, admin=admin, login=login), context)
 
     def apply(log: Log) -> None:
-        fetched = kubeconfig.parse(azure.credentials(settings.resource_group, settings.name))
-        new = kubeconfig.admin(fetched, context)
-        existing = kubeconfig.load(path)
+        new = fetch()
+        if calls := kubelogin.programs(new):
+            log(f"{settings.name} asks who you are: your token comes from {', '.join(calls)}")
         if copy := kubeconfig.back_up(path):
             log(f"{path} is backed up as {copy.name}")
-        kubeconfig.write(path, kubeconfig.merge(existing, new))
+        kubeconfig.update(path, lambda existing: kubeconfig.merge(existing, new))
         log(f'merged "{context}" as current context in {path}')
 
     def verify() -> Evidence:
@@ -67,7 +80,7 @@ def get_credentials(azure: Azure, settings: ClusterSettings, path: Path) -> Plan
         if config.get("current-context") != context:
             current = config.get("current-context") or "unset"
             return Evidence(False, f"the current context of {path} is {current}")
-        fresh = kubeconfig.parse(azure.credentials(settings.resource_group, settings.name))
+        fresh = fetch()
         same = all(entry in (config.get(section) or []) for section in ("clusters", "users")
                    for entry in fresh.get(section) or [])
         return Evidence(same, f"{path} holds {'' if same else 'old '}credentials of {context}")
@@ -79,10 +92,36 @@ def get_credentials(azure: Azure, settings: ClusterSettings, path: Path) -> Plan
         without="kubectl talks to whatever cluster it talked to before, or to none.",
         command=f'cp "{path}" "{path}.$(date +%s).backup"\n'
                 f"az aks get-credentials --resource-group {settings.resource_group} --name {settings.name} "
-                "--admin --overwrite-existing",
+                + ("--admin --overwrite-existing" if admin else
+                   f"--format exec --overwrite-existing\nkubelogin convert-kubeconfig -l {login}"),
         apply=apply, verify=verify, revert=lambda log: forget(path, context, log),
         revert_command=f"kubectl config delete-context {context}",
     ),))
+
+
+def credentials(azure: Azure, settings: ClusterSettings, *, admin: bool = True,
+                login: str = "azurecli") -> kubeconfig.Config:
+    """A kubeconfig that reaches a cluster: the administrator's, or where local accounts are disabled one's own.
+
+    Args:
+        azure: the subscription.
+        settings: the cluster.
+        admin: the cluster's own administrator; False means who is logged in.
+        login: how kubelogin gets its tokens, where the cluster asks for kubelogin.
+
+    Raises:
+        KubeconfigError: kubelogin is needed, and missing or another program.
+    """
+    group, name = settings.resource_group, settings.name
+    try:
+        found = kubeconfig.parse(azure.credentials(group, name, admin=admin))
+    except AzureError as error:
+        if not admin or not local_accounts_disabled(error):
+            raise
+        found = kubeconfig.parse(azure.credentials(group, name, admin=False))
+    found = kubelogin.with_login(found, login)
+    kubelogin.check(found)
+    return found
 
 
 def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | None) -> Plan:
@@ -99,16 +138,16 @@ def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | Non
         why="Azure bills nodes, disks, load balancer and addresses until they are gone.",
         without="the cluster goes on costing money.",
         command=f"az aks delete --name {s.name} --resource-group {group} --yes",
-        apply=lambda log, s=s: azure.delete_cluster(group, s.name, log),  # type: ignore[misc]
-        verify=lambda s=s: _gone(azure.cluster(group, s.name), f"the cluster {s.name}"),  # type: ignore[misc]
-        timeout=60,
+        apply=lambda log, s=s: _delete_cluster(azure, s, log),  # type: ignore[misc]
+        verify=lambda s=s: _cluster_gone(azure, s),  # type: ignore[misc]
+        timeout=300,
     ) for s in settings]
     steps.append(Step(
         id="group", title=f"Delete the resource group {group}",
         why="it holds all that the course made, and nothing else.", without="an empty group stays behind.",
         command=f"az group delete --resource-group {group} --yes",
         apply=lambda log: _delete_group(azure, group, log),
-        verify=lambda: _gone(azure.group(group), f"the group {group}"), timeout=60,
+        verify=lambda: gone(azure, group), timeout=300,
     ))
     if path is not None:
         contexts = [s.context for s in settings]
@@ -126,9 +165,8 @@ def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | Non
 def forget(path: Path, context: str, log: Log) -> None:
     """Remove a context from a kubeconfig file, if it is there."""
     config = kubeconfig.load(path)
-    rest = kubeconfig.without(config, context)
-    if rest != config:
-        kubeconfig.write(path, rest)
+    if kubeconfig.without(config, context) != config:
+        kubeconfig.update(path, lambda found: kubeconfig.without(found, context))
         log(f"removed {context} from {path}")
 
 
@@ -157,11 +195,100 @@ def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Eviden
     return Evidence(up and policy.lower() == settings.network_policy, said)
 
 
+def abort(azure: Azure, settings: ClusterSettings) -> Plan:
+    """The plan that aborts what is under way on a cluster.
+
+    Args:
+        azure: the subscription.
+        settings: the cluster.
+    """
+    group, name = settings.resource_group, settings.name
+
+    def verify() -> Evidence:
+        state = states.of(azure.cluster(group, name))
+        return Evidence(state not in states.BUSY, f"{name} is {state or 'not there'}")
+
+    return Plan("abort", f"Abort what is under way on {name}", (Step(
+        id="abort", title=f"Abort the operation on {name}",
+        why="an operation that nobody waits for goes on, and a cluster is paid for from its first node on.",
+        without="it goes on to its end.",
+        command=f"az aks operation-abort --resource-group {group} --name {name}",
+        apply=lambda log: azure.abort(group, name, log), verify=verify, timeout=600,
+        hint="what is there already stays and costs money: `lab.run(lab.clean_up())` deletes it.",
+    ),))
+
+
+def left_running(azure: Azure, group: str) -> str:
+    """What is in a group, and in the groups of its machines, and costs money; in words.
+
+    Args:
+        azure: the subscription.
+        group: the resource group.
+    """
+    try:
+        clusters = azure.clusters(group) if azure.group(group) is not None else []
+        inside = f"/resourcegroups/{group}/".lower()
+        machines = [str(g["name"]) for g in azure.groups() if inside in str(g.get("managedBy") or "").lower()]
+    except AzureError:
+        return (f"What is in {group} could not be asked: look with `az aks list -o table`, it may cost money.")
+    if not clusters and not machines:
+        return ""
+    found = [str(meter(cluster)) for cluster in clusters] + [f"the group of machines {name}" for name in machines]
+    return f"Still there, and costing money: {'; '.join(found)}."
+
+
+@contextlib.contextmanager
+def naming_what_stays(azure: Azure, group: str) -> Iterator[None]:
+    """An error on the way says what is still there and costs money.
+
+    Args:
+        azure: the subscription.
+        group: the resource group.
+    """
+    try:
+        yield
+    except OperationInterruptedError:
+        raise  # it says so itself, and whoever interrupts does not want to wait
+    except AzureError as error:
+        if left := left_running(azure, group):
+            error.why = f"{error.why.rstrip('.')}. {left}"
+            error.fix += " To stop paying: `lab.run(lab.clean_up())`."
+        raise
+
+
+def _what_is_made(settings: ClusterSettings, version: str | None) -> str:
+    cost = estimate(settings)
+    return (f"Made are the resource group {settings.resource_group} and the cluster {settings.name} in "
+            f"{settings.location}: Kubernetes {version or 'of the newest version'}, {settings.node_count} × "
+            f"{settings.node_vm_size}, control plane in the Free tier. On Azure this costs about "
+            f"${cost.per_hour:.2f} an hour, {cost.for_hours(2)}, as long as it is there. Its tags say that it may go "
+            f"after {settings.tags.get(EXPIRY_TAG, '(no time)')}; nothing deletes it by itself: notebook 10 does, or "
+            "`labkit gc`.")
+
+
 def _group_step(azure: Azure, settings: ClusterSettings) -> Step:
     group = settings.resource_group
 
     def create(log: Log) -> None:
+        groups = azure.groups()
+        old = expired(groups)
+        if group in old:  # ours, of an earlier day, and used again: its time begins anew
+            log(f"{group} had expired: its tags are renewed")
+            azure.tag_group(group, settings.tags)
+            return
+        if old:
+            raise AzureError(
+                f"There is a lab of yours that has expired: {', '.join(old)}.",
+                "it costs money and nobody uses it, as far as its tags say.",
+                "look at it with `labkit gc`, delete it with `labkit gc --delete`; then run this again.",
+                code="ExpiredLab")
         azure.create_group(group, settings.location, settings.tags)
+
+    def verify() -> Evidence:
+        found = azure.group(group)
+        if found is not None and expired([found]):
+            return Evidence(False, f"the group {group} is there, and has expired")
+        return _present(found, f"the group {group}")
 
     marks = " ".join(f"{key}={value}" for key, value in settings.tags.items())
     return Step(
@@ -170,20 +297,33 @@ def _group_step(azure: Azure, settings: ClusterSettings) -> Step:
             "say whose it is and when it may go.",
         without="a cluster has nowhere to be.",
         command=f"az group create --name {group} --location {settings.location} --tags {marks}",
-        apply=create,
-        verify=lambda: _present(azure.group(group), f"the group {group}"),
+        apply=create, verify=verify,
         revert=lambda log: _delete_group(azure, group, log),
         revert_command=f"az group delete --resource-group {group} --yes",
     )
 
 
 def _create_cluster(azure: Azure, settings: ClusterSettings, log: Log) -> None:
-    existing = azure.cluster(settings.resource_group, settings.name)
-    power = ((existing or {}).get("properties", {}).get("powerState") or {}).get("code")
-    if power == "Stopped":
-        azure.start_cluster(settings.resource_group, settings.name, log)
-    else:
+    with naming_what_stays(azure, settings.resource_group):
         azure.create_cluster(settings, log)
+
+
+def _delete_cluster(azure: Azure, settings: ClusterSettings, log: Log) -> None:
+    with naming_what_stays(azure, settings.resource_group):
+        azure.delete_cluster(settings.resource_group, settings.name, log)
+
+
+def _cluster_gone(azure: Azure, settings: ClusterSettings) -> Evidence:
+    """Whether a cluster is gone, and the group of its machines with it."""
+    if azure.cluster(settings.resource_group, settings.name) is not None:
+        return Evidence(False, f"the cluster {settings.name} still exists")
+    end = f"/resourcegroups/{settings.resource_group}/providers/microsoft.containerservice/managedclusters/" \
+          f"{settings.name}".lower()
+    left = [str(g["name"]) for g in azure.groups() if str(g.get("managedBy") or "").lower().endswith(end.lower())
+            or str(g["name"]).lower() == node_group(settings).lower()[:80]]
+    if left:
+        return Evidence(False, f"the cluster {settings.name} is gone, but not its machines: {', '.join(left)}")
+    return Evidence(True, f"the cluster {settings.name} is gone, and the group of its machines")
 
 
 def _delete_group(azure: Azure, group: str, log: Log) -> None:
@@ -193,7 +333,8 @@ def _delete_group(azure: Azure, group: str, log: Log) -> None:
         raise AzureError(f"The resource group {group} is not labkit's.",
                          f"it does not carry the tag {RUN_TAG}.",
                          "delete it by hand, if you mean it: `az group delete`.", code="NotOurs")
-    azure.delete_group(group, log)
+    with naming_what_stays(azure, group):
+        azure.delete_group(group, log)
 
 
 def _present(resource: Resource | None, said: str) -> Evidence:
@@ -201,10 +342,6 @@ def _present(resource: Resource | None, said: str) -> Evidence:
         return Evidence(False, f"{said} does not exist")
     state = resource.get("properties", {}).get("provisioningState", "there")
     return Evidence(state == "Succeeded", f"{said} is {state}, in {resource.get('location')}")
-
-
-def _gone(resource: Resource | None, said: str) -> Evidence:
-    return Evidence(resource is None, f"{said} {'is gone' if resource is None else 'still exists'}")
 
 
 def _no_contexts(path: Path, contexts: list[str]) -> Evidence:

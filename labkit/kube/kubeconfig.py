@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,32 @@ from labkit.errors import KubeconfigError
 
 Config = dict[str, Any]
 _SECTIONS = ("clusters", "users", "contexts")
+_LOCK_SECONDS = 5.0  # kubectl holds its lock for milliseconds
+
+
+def paths() -> list[Path]:
+    """The files that kubectl reads: those of KUBECONFIG, else ~/.kube/config."""
+    named = [Path(entry) for entry in os.environ.get("KUBECONFIG", "").split(os.pathsep) if entry]
+    return named or [Path.home() / ".kube" / "config"]
 
 
 def default_path() -> Path:
-    """The file that kubectl writes to: the first of KUBECONFIG, else ~/.kube/config."""
-    first = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
-    return Path(first) if first else Path.home() / ".kube" / "config"
+    """The file that kubectl writes to: the first of `paths`."""
+    return paths()[0]
+
+
+def load_all() -> Config:
+    """What kubectl sees: all of its files, and of two entries of one name the first.
+
+    Raises:
+        KubeconfigError: one of the files is not a kubeconfig.
+    """
+    found: Config = {}
+    for path in reversed(paths()):
+        config = load(path)
+        current = config.get("current-context") or found.get("current-context") or ""
+        found = {**merge(found, config), "current-context": current}
+    return found
 
 
 def load(path: Path) -> Config:
@@ -34,9 +55,9 @@ def load(path: Path) -> Config:
         text = path.read_text()
     except FileNotFoundError:
         return {}
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise KubeconfigError(f"{path} cannot be read.", str(error),
-                              "give yourself the right to read it.") from error
+                              "give yourself the right to read it, or set KUBECONFIG to another file.") from error
     return parse(text, str(path))
 
 
@@ -57,11 +78,11 @@ def parse(text: str | bytes, said: str = "the kubeconfig") -> Config:
     return config
 
 
-def admin(config: Config, context: str) -> Config:
-    """A cluster's credentials under the names that `get-credentials --admin` gives them.
+def named(config: Config, context: str) -> Config:
+    """A cluster's credentials under the names that `get-credentials` gives them.
 
     Args:
-        config: what listClusterAdminCredential answered.
+        config: what listClusterAdminCredential or listClusterUserCredential answered.
         context: the context's name, such as "MyCalicoCluster-admin".
     """
     current = config.get("current-context")
@@ -101,13 +122,59 @@ def without(config: Config, context: str) -> Config:
 
 
 def back_up(path: Path) -> Path | None:
-    """Copy the file beside itself, as the article does before anything else; None where there is none."""
+    """Copy the file beside itself, as the article does before anything else; None where there is none.
+
+    Raises:
+        KubeconfigError: the file cannot be read, or the folder cannot be written to.
+    """
     if not path.exists():
         return None
-    copy = path.with_name(f"{path.name}.{int(time.time())}.backup")
-    shutil.copy2(path, copy)
-    copy.chmod(0o600)
-    return copy
+    try:
+        content = path.read_bytes()
+        for stamp in itertools.count(int(time.time())):  # a copy that is there already is never written over
+            copy = path.with_name(f"{path.name}.{stamp}.backup")
+            with contextlib.suppress(FileExistsError), open(
+                    os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+                return copy
+    except OSError as error:
+        raise _unwritable(path, error, "backed up") from error
+    raise AssertionError("unreachable: seconds do not end")
+
+
+def update(path: Path, change: Callable[[Config], Config]) -> None:
+    """Read a kubeconfig, change it and write it, while nobody else does; kubectl takes the same lock.
+
+    Args:
+        path: the file.
+        change: from what is there to what shall be there; pure.
+
+    Raises:
+        KubeconfigError: the file is not a kubeconfig, is locked, or cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    deadline = time.monotonic() + _LOCK_SECONDS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0o600))
+            break
+        except FileExistsError as error:
+            if time.monotonic() > deadline:
+                raise KubeconfigError(
+                    f"{path} is being changed by another program.", f"{lock} exists.",
+                    f"wait for it; if no kubectl runs, it was left behind: `rm {lock}`.") from error
+            time.sleep(0.05)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    try:
+        write(path, change(load(path)))
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
 
 
 def write(path: Path, config: Config) -> None:
@@ -117,9 +184,9 @@ def write(path: Path, config: Config) -> None:
         KubeconfigError: the folder cannot be written to.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # A symbolic link stays one: what it points to is replaced.
         target = path.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".kubeconfig-")  # made with mode 0600
         try:
             with os.fdopen(handle, "w") as file:
@@ -130,6 +197,9 @@ def write(path: Path, config: Config) -> None:
                 os.unlink(name)
             raise
     except OSError as error:
-        raise KubeconfigError(f"{path} cannot be written.", str(error),
-                              "give yourself the right to write there, or set KUBECONFIG to another file.",
-                              ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError, done: str = "written") -> KubeconfigError:
+    return KubeconfigError(f"{path} cannot be {done}.", str(error),
+                           "give yourself the right to write there, or set KUBECONFIG to another file.")
