@@ -149,7 +149,8 @@ def _azure(azure: Azure, settings: ClusterSettings) -> list[Finding]:
         return [
             _AZURE_ROW.found(ok(f"{len(groups)} resource groups, subscription {azure.subscription}")),
             _asked("az-rp", lambda: providers({name: state.result() for name, state in states.items()})),
-            _asked("az-version", lambda: ok(versions.choose(offered.result(), settings.kubernetes_version, place))),
+            _asked("az-version", lambda: ok(
+                f"{versions.choose(offered.result(), settings.kubernetes_version, place)} can be created in {place}")),
             _asked("az-sku", lambda: size(sizes.result(), settings)),
             _asked("az-quota", lambda: quota(usages.result(), sizes.result(), settings)),
             az_expired.row.found(forgotten(groups, datetime.now(UTC))),

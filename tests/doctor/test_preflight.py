@@ -113,7 +113,7 @@ def test_a_subscription_that_is_ready():
     report = preflight(TARGET, FakeAzure(), SETTINGS)
     assert report.ok
     assert {f.level for f in report.findings if f.group == "Azure"} == {"ok"}
-    assert report["az-version"].evidence == "1.36.2"
+    assert report["az-version"].evidence == "1.36.2 can be created in canadaeast"
     assert {"az-rp", "az-sku", "az-quota", "az-expired", "azure", "kubectl"} <= {f.id for f in report.findings}
     assert "kernel" not in report, "on Azure this machine's kernel does not matter"
 
