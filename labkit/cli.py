@@ -21,6 +21,7 @@ class _Group(click.Group):
         "labkit.cli_doctor": ("doctor",),
         "labkit.cli_plan": ("plan",),
         "labkit.cli_gc": ("gc",),
+        "labkit.cli_classroom": ("classroom",),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

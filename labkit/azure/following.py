@@ -133,7 +133,8 @@ def _said(operation: Operation, entry: Entry, log: Log, look: Callable[[], str] 
         elapsed = _since(entry)
         if status != said or elapsed >= due:
             more = f"; {look()}" if look is not None and said else ""
-            log(f"{operation}: {status} for {_duration(elapsed)} (on AKS usually {TYPICAL[operation.verb].words}){more}")
+            usual = TYPICAL[operation.verb].words
+            log(f"{operation}: {status} for {_duration(elapsed)} (on AKS usually {usual}){more}")
             said, due = status, elapsed + _HEARTBEAT
 
     return hear
