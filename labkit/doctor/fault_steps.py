@@ -228,9 +228,10 @@ def kube_proxy_away(kube: Kube, web: WebApplication, facts: ClusterFacts) -> Mad
 def two_methods(kube: Kube, web: WebApplication, facts: ClusterFacts) -> Made:
     """A second way to find a node's address."""
     both: dict[str, object] = {"firstFound": True, "canReach": "8.8.8.8"}
-    added = {name: value for name, value in both.items() if name not in facts.node_address}
-    # What is there stays; where there was nothing, canReach does, as in the article.
-    gone = {name: None for name in added if facts.node_address or name != "canReach"}
+    # What is there stays; where there was nothing, or both are there by now, canReach does, as in the article.
+    other = "canReach" if set(facts.node_address) == {"firstFound"} else "firstFound"
+    added = {name: value for name, value in both.items() if name not in facts.node_address or name == other}
+    gone = {other: None}
 
     def methods(changed: Obj) -> Obj:
         return {"spec": {"calicoNetwork": {"nodeAddressAutodetectionV4": changed}}}

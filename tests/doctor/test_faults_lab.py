@@ -76,7 +76,11 @@ def broken_named_and_mended(lab: Lab, name: str, tmp_path) -> None:
     assert found.command
     pasted(lab, found.command, tmp_path)
     well(lab, f"all is well after {name}")
+    lab.run(lab.faults.mend(name))  # what the doctor's command left, such as a range that it added
+
+    lab.run(lab.faults.inject(name))
     lab.run(lab.faults.mend(name))
+    well(lab, f"{name} is mended by its plan")
 
 
 @pytest.mark.parametrize("plane", ["iptables", "ebpf"])
