@@ -15,15 +15,29 @@ __all__ = ["Reference", "data_file", "ids", "load"]
 
 @dataclass(frozen=True)
 class Reference:
-    """One published dataset and where it comes from."""
+    """One published dataset and where it comes from.
+
+    Args:
+        id: its key.
+        title: of a chart of it.
+        short: who and when, as a legend calls it.
+        source: who published it, and where.
+        year: when.
+        method: how it was measured, and how the figures were obtained.
+        unit: of all its numbers.
+        caveat: what one must know before one believes it.
+        columns: names of the columns.
+        rows: the figures.
+    """
 
     id: str
     title: str
+    short: str
     source: str
     year: int
     method: str
     unit: str
-    note: str
+    caveat: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | None, ...], ...]
 

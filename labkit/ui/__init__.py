@@ -16,7 +16,7 @@ from labkit.ui.watch import Watch
 
 if TYPE_CHECKING:
     from labkit.sourceip import Answer, Refused
-    from labkit.ui.live import Live
+    from labkit.ui.live_chart import Live
 
 __all__ = ["Hop", "Leg", "Path", "Watch", "choose", "interactive", "live", "path_of", "sh", "show", "source"]
 
@@ -49,6 +49,6 @@ def live(metric: str, title: str = "Samples as they come in") -> "Live":
         metric: which metric of each sample, such as ``gbit_per_s``.
         title: of the chart.
     """
-    from labkit.ui.live import Live  # loads numpy
+    from labkit.ui.live_chart import Live  # loads numpy
 
     return Live(metric, title)

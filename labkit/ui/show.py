@@ -8,7 +8,7 @@ from labkit import mode
 from labkit.charts import Chart
 from labkit.course.predictions import Prediction
 from labkit.course.progress import Progress
-from labkit.markup import Fragment
+from labkit.markup import Fragment, details, output
 from labkit.plan import Plan, PlanResult, Reporter, Step, StepResult, run
 from labkit.ui import cards
 from labkit.ui.path import Path, picture
@@ -67,7 +67,7 @@ def _show_run(run: Any, metric: str, *, verdicts: bool = True, **options: Any) -
 
     show(run_charts.chart(run, metric, **options))
     if verdicts and len(run.arms) > 1:
-        _display(run_charts.comparison(run, metric))
+        _display(run_charts.comparison(run, metric, str(options.get("measure", ""))))
 
 
 @show.register
@@ -123,6 +123,8 @@ def _(thing: Chart) -> None:
         from IPython.display import display
 
         display(thing.bundle(), raw=True)  # type: ignore[no-untyped-call]
+        # A picture says nothing to a screen reader, and front ends keep its text to themselves.
+        display(Fragment(details("The same in words", output(thing.text)), thing.text))  # type: ignore[no-untyped-call]
     else:
         print(thing.text)
 

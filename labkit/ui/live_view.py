@@ -1,0 +1,80 @@
+"""The widgets of a run under way: its progress, a button that stops it, and a chart that changes in place."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+import plotly.graph_objects as go
+from IPython.display import display
+
+from labkit.charts.chart import Interval
+from labkit.markup import STYLE, escape
+
+if TYPE_CHECKING:
+    from labkit.ui.live_chart import Live
+
+__all__ = ["LiveView"]
+
+
+class LiveView:
+    """Draws a `Live`; all of it in the thread of the cell."""
+
+    def __init__(self, live: "Live") -> None:
+        self._live = live
+        self._medians: dict[tuple[str, str], tuple[int, Interval]] = {}
+        self._drawn, self._samples, self._said = 0.0, -1, ""
+        self._begun = time.monotonic()
+        spec = live.chart().spec()
+        self.figure = go.FigureWidget({**spec, "layout": {**spec["layout"], "autosize": True}})
+        self.stop = widgets.Button(description="Stop", icon="stop", tooltip="Ends after the sample under way")
+        self.stop.on_click(self._stop)
+        self.line = widgets.HTML()
+
+    def show(self) -> None:
+        """Display it under the cell."""
+        self._say(self._live.said())
+        display(widgets.VBox([widgets.HBox([self.stop, self.line]), self.figure]))  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """Say how far the run is; draw new samples, unless it was drawn a moment ago."""
+        from labkit.ui.live_chart import REDRAW_SECONDS
+
+        if not self._live.stopped:
+            self._say(self._live.said())
+        if len(self._live) != self._samples and time.monotonic() - self._drawn >= REDRAW_SECONDS:
+            self._draw()
+
+    def finish(self) -> None:
+        """Draw what is missing, and say how it ended."""
+        from labkit.ui.live_chart import spent
+
+        if len(self._live) != self._samples:
+            self._draw()
+        word = "Stopped" if self._live.stopped else "Ended"
+        self._say(f"{word} after {spent(self._begun)}; {len(self._live)} samples are drawn.")
+        self.stop.disabled = True
+
+    def _stop(self, _: Any) -> None:
+        self._live.stopped = True
+        self.stop.disabled = True
+        self._say("Stopping after the sample under way …")
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self.line.value = f'{STYLE}<div class="lk" role="status">{escape(text)}</div>'
+
+    def _draw(self) -> None:
+        self._drawn, self._samples = time.monotonic(), len(self._live)
+        spec = self._live.chart(self._medians).spec()
+        if len(self.figure.data) != len(spec["data"]):
+            with self.figure.batch_update():
+                self.figure.update_layout(xaxis=spec["layout"]["xaxis"])
+            self.figure.add_traces(spec["data"][len(self.figure.data):])
+        with self.figure.batch_update():
+            for trace, fresh in zip(self.figure.data, spec["data"], strict=True):
+                if len(trace.y or ()) != len(fresh["y"]) or list(trace.y) != fresh["y"]:
+                    trace.x, trace.y = fresh["x"], fresh["y"]
+                    if "error_y" in fresh:
+                        trace.error_y.array = fresh["error_y"]["array"]
+                        trace.error_y.arrayminus = fresh["error_y"]["arrayminus"]

@@ -1,0 +1,142 @@
+"""The chart that grows: what it draws, that it can be stopped, and that it keeps out of the way."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from labkit import mode, ui
+from labkit.bench.results import Run, Sample
+from labkit.bench.watch import Progress, Watch
+from labkit.errors import MeasurementError
+from labkit.ui import live_chart, live_view
+
+CASES = ("pod to pod, TCP", "pod to pod, UDP")
+
+
+def suite(watch: Watch, *, rounds: int = 3, pause: float = 0.0, fail: bool = False) -> Run:
+    samples: list[Sample] = []
+    for number in range(rounds):
+        for arm, value in (("vanilla", 5.0), ("ebpf", 4.0)):
+            for case in CASES:
+                if watch.stopped:
+                    return Run("article", "t", tuple(samples), notes=("stopped",))
+                watch.progress(Progress(len(samples), rounds * 4, f"{arm}: {case}", 100.0))
+                time.sleep(pause)
+                samples.append(Sample(arm, case, number, {"cores": value + number / 10}))
+                watch.sample(samples[-1])
+    if fail:
+        raise MeasurementError("The machine is too noisy.")
+    return Run("article", "t", tuple(samples))
+
+
+@pytest.fixture
+def views(monkeypatch: pytest.MonkeyPatch) -> list[live_view.LiveView]:
+    """A front end: whatever is shown is kept here."""
+    shown: list[live_view.LiveView] = []
+    monkeypatch.setattr(mode, "interactive", lambda: True)
+    monkeypatch.setattr(live_view.LiveView, "show", lambda view: shown.append(view))
+    monkeypatch.setattr(live_chart, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(live_chart, "REDRAW_SECONDS", 0.0)
+    return shown
+
+
+def test_without_a_front_end_it_measures_in_the_cell_s_own_thread_and_draws_nothing() -> None:
+    threads = set()
+
+    def here(watch: Watch) -> Run:
+        threads.add(threading.current_thread())
+        return suite(watch)
+
+    live = ui.live("cores")
+    assert live, "a suite may ask whether somebody watches"
+    run = asyncio.run(live.run(here))
+    assert len(run.samples) == len(live) == 12
+    assert threads == {threading.main_thread()}
+    assert ui.live("cores"), "the name is still a function after the first call"
+
+
+def test_it_grows_and_ends_with_every_sample(views: list[live_view.LiveView]) -> None:
+    live = ui.live("cores", "CPU")
+    asyncio.run(live.run(suite, pause=0.02))
+    (view,) = views
+    dots = [trace for trace in view.figure.data if not trace.error_y.array]
+    assert sum(len(trace.y) for trace in dots) == 12
+    medians = {trace.name: trace for trace in view.figure.data if trace.error_y.array}
+    assert list(medians["kube-proxy"].y) == pytest.approx([5.1, 5.1])
+    assert list(medians["Calico eBPF"].error_y.array) == pytest.approx([0.1, 0.1])
+    assert view.stop.disabled
+    assert "Ended after" in view.line.value
+
+
+def test_the_button_ends_the_suite_and_the_cell_has_its_run(views: list[live_view.LiveView]) -> None:
+    live = ui.live("cores")
+
+    async def learner() -> Run:
+        cell = asyncio.create_task(live.run(suite, rounds=1000, pause=0.01))
+        while len(live) < 5 and not cell.done():
+            await asyncio.sleep(0.01)
+        views[0].stop.click()
+        return await cell
+
+    run = asyncio.run(learner())
+    assert run.notes == ("stopped",)
+    assert 5 <= len(run.samples) < 100
+    assert "Stopped after" in views[0].line.value
+
+
+def test_an_interrupted_cell_leaves_no_suite_running(views: list[live_view.LiveView]) -> None:
+    live = ui.live("cores")
+
+    async def kernel() -> None:
+        cell = asyncio.create_task(live.run(suite, rounds=1000, pause=0.01))
+        while len(live) < 5 and not cell.done():
+            await asyncio.sleep(0.01)
+        cell.cancel()
+        await cell
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(kernel())
+    assert not [t for t in threading.enumerate() if t.name.startswith("labkit-suite")]
+    assert len(live) < 100
+    assert "Stopped after" in views[0].line.value
+
+
+def test_what_the_suite_raises_reaches_the_cell(views: list[live_view.LiveView]) -> None:
+    with pytest.raises(MeasurementError, match="too noisy"):
+        asyncio.run(ui.live("cores").run(suite, fail=True))
+    assert views[0].stop.disabled
+
+
+def test_progress_says_how_far_and_how_long() -> None:
+    live = live_chart.Live("cores", "t")
+    assert live.said() == "preparing …"
+    live.progress(Progress(3, 60, "ebpf: pod to pod, UDP", 200.0))
+    assert live.said() == "3 of 60 samples, about 3 min left: ebpf: pod to pod, UDP"
+    live.progress(Progress(60, 60, "done", 0.0))
+    assert live.said() == "60 of 60 samples: done"
+
+
+def test_only_what_has_new_samples_is_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[list[float]] = []
+    monkeypatch.setattr(live_chart.stats, "median_interval", lambda values: computed.append(values) or (1.0, 2.0))
+    live = live_chart.Live("cores", "t")
+    known: dict[tuple[str, str], tuple[int, tuple[float, float, float]]] = {}
+    for case in CASES:
+        live.sample(Sample("ebpf", case, 0, {"cores": 1.0}))
+    live.chart(known)
+    live.sample(Sample("ebpf", CASES[0], 1, {"cores": 2.0}))
+    live.sample(Sample("ebpf", "idle", 1, {"other": 2.0}))
+    live.chart(known)
+    assert computed == [[1.0], [1.0], [1.0, 2.0]]
+
+
+def test_where_a_number_was_varied_it_is_the_axis() -> None:
+    live = live_chart.Live("p50_us", "t")
+    for count in (10.0, 1000.0):
+        live.sample(Sample("ebpf", f"first packet, {count:g} services", 0, {"p50_us": 40.0}, x=count))
+    drawn = live.chart()
+    assert drawn.layout["xaxis"]["type"] == "linear"
+    assert drawn.data[1]["x"] == [10.0, 1000.0]
+    assert drawn.figure()
