@@ -27,13 +27,13 @@ class Fault:
         name: also the id of the doctor's finding.
         symptom: what a learner is told.
         needs: the data plane that the cluster must have, or None for any with Calico or without.
-        lane: the lane that it needs, or None.
+        lanes: the lanes that it needs one of; none means any.
     """
 
     name: str
     symptom: str
     needs: DataPlane | None = None
-    lane: str | None = None
+    lanes: tuple[str, ...] = ()
 
 
 FAULTS: Mapping[str, tuple[Fault, Maker]] = {fault.name: (fault, make) for fault, make in (
@@ -42,19 +42,19 @@ FAULTS: Mapping[str, tuple[Fault, Maker]] = {fault.name: (fault, make) for fault
     (Fault("policy-denies", "The web application's service has stopped answering; connections hang."),
      steps.policy_denies),
     (Fault("kube-proxy-gone", "Services that exist answer; a service that was made a minute ago never does.",
-           needs="iptables", lane="article"), steps.kube_proxy_away),
-    (Fault("kp-back", "kube-proxy was taken off the nodes, and a minute later it is back.", lane="A"),
+           needs="iptables", lanes=("article",)), steps.kube_proxy_away),
+    (Fault("kp-back", "kube-proxy was taken off the nodes, and a minute later it is back.", lanes=("A",)),
      steps.kube_proxy_away),
     (Fault("op-addr", "Changes of Calico's Installation no longer take effect."), steps.two_methods),
     (Fault("op-refuse", "Somebody followed an old article, and now the operator is Degraded.", needs="iptables",
-           lane="A"), steps.hand_set),
+           lanes=("A", "B")), steps.hand_set),
     (Fault("ep-missing", "All works, but the next restart of calico-node may be its last.", needs="ebpf",
-           lane="article"), steps.endpoint_missing),
+           lanes=("article",)), steps.endpoint_missing),
     (Fault("ep-wrong", "calico-node rolls out since a while ago, and does not come to an end.", needs="ebpf",
-           lane="A"), steps.endpoint_wrong),
+           lanes=("A", "B")), steps.endpoint_wrong),
     (Fault("kp-fight", "All answers, but calico-node and kube-proxy are busy though nothing changes.", needs="ebpf",
-           lane="A"), steps.fight),
-    (Fault("kp-healthz", "calico-node's log fills with one error, every ten seconds.", needs="ebpf", lane="A"),
+           lanes=("A", "B")), steps.fight),
+    (Fault("kp-healthz", "calico-node's log fills with one error, every ten seconds.", needs="ebpf", lanes=("A", "B")),
      steps.health_port),
     (Fault("lb-ranges", "Outside clients reach the load balancer; the cluster's own pods no longer do.",
            needs="ebpf"), steps.source_ranges),
@@ -131,13 +131,13 @@ def _obstacle(fault: Fault, facts: ClusterFacts) -> str:
     """Why a fault is not possible in this cluster; empty where it is."""
     if fault.needs and facts.dataplane != fault.needs:
         return f"it needs the data plane {fault.needs}, and this cluster has {facts.dataplane}."
-    if (fault.lane or fault.name == "op-addr") and facts.dataplane == "vanilla":
+    if (fault.lanes or fault.name == "op-addr") and facts.dataplane == "vanilla":
         return "it needs Calico, and this cluster has none."
-    if fault.lane:
+    if fault.lanes:
         try:
             lane = choose_lane(facts).id
         except NotSupportedError as error:
             return error.why
-        if lane != fault.lane:
-            return f"it needs a cluster of the lane {fault.lane}, and this one is of the lane {lane}."
+        if lane not in fault.lanes:
+            return f"it needs a cluster of the lane {' or '.join(fault.lanes)}, and this one is of the lane {lane}."
     return ""
