@@ -187,8 +187,9 @@ class Azure(Subscription):
                 made = self._follower.follow(operation, begin, log, lambda: states.describe(
                     self.cluster(operation.group, operation.name)), anew=anew)
             except Exception as error:
-                # The operation was followed and is gone, with its cluster: somebody deleted it.
-                if getattr(error, "status_code", None) == 404 and self.group(operation.group) is not None:
+                # Not the request itself, but the operation or what it made is not found: somebody deleted it.
+                request = getattr(getattr(error, "response", None), "request", None)
+                if getattr(error, "status_code", None) == 404 and getattr(request, "method", "PUT") == "GET":
                     raise states.deleted_meanwhile(operation.name) from error
                 raise
             return dict(made.as_dict()) if made is not None else {}
