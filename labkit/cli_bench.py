@@ -247,7 +247,8 @@ def _figure(value: float) -> str:
 
 def _say(comparisons: Sequence[Comparison]) -> None:
     for found in comparisons:
-        click.echo(f"{found.case}, {found.metric}: {found.other} against {found.base}: {found.verdict}")
+        click.echo(f"{found.case}, {found.metric}: {found.other} against {found.base}: {found.verdict}; "
+                   f"ratio of medians {found.ratio:.3g}")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -135,7 +135,10 @@ def to_run(report: Report, arm: str | None = None) -> Run:
     arm, date = arm or report.name, _utc(report.date)
     if not report.tests:
         raise ResultsError(f"There is no test in {report.name}.", "knb was interrupted", "run knb again.")
-    about = {"name": report.name} | {ours: getattr(report, name) for name, ours in _FACTS.items()}
+    about: dict[str, Any] = {"name": report.name}
+    about |= {ours: getattr(report, name) for name, ours in _FACTS.items()}
+    if report.mtu.isdigit():
+        about["mtu"] = int(report.mtu)
     samples = [Sample(arm, name, 0, _metrics(name, test), f"{report.generator} {report.version}: {name}",
                       test.at or date, detail={"log": test.log} if test.log else {})
                for name, test in report.tests.items()]

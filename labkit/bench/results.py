@@ -10,8 +10,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -158,10 +158,6 @@ class Run:
         ratio, low, high = stats.ratio_interval(left, right)
         return Comparison(case, metric, base, other, min(len(left), len(right)), ratio, low, high,
                           stats.verdict(ratio, low, high, min(len(left), len(right))), self.x(case))
-
-    def with_samples(self, samples: Iterable[Sample]) -> Run:
-        """The same run with more samples: to put runs of two data planes side by side."""
-        return replace(self, samples=(*self.samples, *samples))
 
     # Files
 

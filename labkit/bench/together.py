@@ -179,4 +179,7 @@ def _between(first: Run, second: Run) -> list[str]:
         said.append(f"day: {first.started[:10] or 'unknown'}, {second.started[:10] or 'unknown'}")
     tools = [run.provenance.get("generator") or f"labkit {run.provenance.get('labkit', '')}".strip()
              for run in (first, second)]
-    return said + ([f"measured by: {tools[0]}, {tools[1]}"] if tools[0] != tools[1] else [])
+    if tools[0] != tools[1]:
+        said.append(f"measured by: {tools[0]}, {tools[1]}")
+        said += [note for run in (first, second) if "generator" in run.provenance for note in run.notes]
+    return said

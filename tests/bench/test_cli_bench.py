@@ -75,6 +75,7 @@ def test_compare_says_what_else_differs(labkit):
     code, out, _ = labkit("bench", "compare", "before.json", "after.json")
     assert code == 0
     assert "pod to pod, TCP, gbit_per_s: ebpf (after) against ebpf (before): 30 % more" in out
+    assert "; ratio of medians 1.3\n" in out
     assert "differs beside: day: 2026-11-27, 2026-11-28" in out
     out = labkit("bench", "compare", "before.json", RECORDED, "--arms", "vanilla,recorded")[1]
     assert "p2ptcp, gbit_per_s: recorded against vanilla: too few rounds" in out
