@@ -253,6 +253,8 @@ class Lab:
 
     def cost(self) -> str:
         """What this cluster and the vanilla one have cost since they were made, with rates, sources and dates."""
+        if self.target.arm_url is None:
+            return f"{self.target.title}: there is no Azure here, and nothing that it would bill."
         both = (self.settings, self.settings.vanilla())
         found = [self.azure.cluster(s.resource_group, s.name) for s in both]
         return cost.report([cluster for cluster in found if cluster], self.settings, billed=self.target.billed)
