@@ -5,6 +5,9 @@ a service in KUBE-SERVICES counts each new connection to it: `iptables-save -c`.
 Calico's own tracking table and the service in its table of frontends: `calico-node -bpf conntrack dump` and
 `nat dump`, and no rule of kube-proxy's took the connection.
 
+A rule that kube-proxy wrote anew meanwhile counts from zero: then netfilter's own table shows the connection translated
+(`conntrack -L`).
+
 The agents' pods are asked by exec. Where a cluster gives less (an image without these commands, kube-proxy in another
 mode) a sample is "not proven" and says why; where the counters say otherwise it is refuted, and the run ends.
 """
@@ -45,7 +48,14 @@ class Rules:
 
 @dataclass(frozen=True)
 class Look:
-    """What the agents of a node show at one moment; None, and why, of what they do not."""
+    """What the agents of a node show at one moment; None, and why, of what they do not.
+
+    Args:
+        rules: of netfilter.
+        connections: Calico's tracking table with eBPF; else netfilter's, of the service alone.
+        frontends: Calico's, with eBPF.
+        why: what was not shown.
+    """
 
     rules: Rules | None = None
     connections: str | None = None
@@ -111,13 +121,13 @@ def judge(plane: str, traffic: Traffic, before: Look, after: Look) -> Verdict:
     if plane == "ebpf":
         return _judge_ebpf(traffic, before, after)
     if plane in ("vanilla", "iptables"):
-        return _judge_rules(traffic, before.rules, after.rules, after.why)
+        return _judge_rules(traffic, before.rules, after.rules, after)
     return Verdict("not proven", (f"nothing is claimed of the data plane of {plane!r}",))
 
 
-def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, why: str) -> Verdict:
+def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, look: Look) -> Verdict:
     if before is None or after is None:
-        return Verdict("not proven", (why,))
+        return Verdict("not proven", (look.why,))
     forwarded = after.forwarded - before.forwarded
     if forwarded < 0:
         return Verdict("not proven", ("the rules were written anew meanwhile, and count from zero",))
@@ -130,8 +140,18 @@ def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, wh
     if key not in after.services:
         return Verdict("not proven", (*said, "kube-proxy has no iptables rule for the service: is it in another mode?"))
     taken = after.services[key] - before.services.get(key, 0)
-    said.append(f"the service's rule in KUBE-SERVICES took {taken} new connections")
-    return Verdict("proven" if taken > 0 else "not proven" if taken < 0 else "refuted", tuple(said))
+    if taken > 0:
+        return Verdict("proven", (*said, f"the service's rule in KUBE-SERVICES took {taken} new connections"))
+    # kube-proxy writes its rules anew whenever anything changes, and then they count from zero.
+    for line in (look.connections or "").splitlines():
+        words = set(line.split())
+        if ({f"src={traffic.client}", f"dst={traffic.service}", f"src={traffic.server}"} <= words
+                and words & {f"sport={port}" for port in traffic.ports}):
+            return Verdict("proven", (*said, f"translated by netfilter: {' '.join(line.split())}"))
+    anew = any(after.services.get(name, 0) < count for name, count in before.services.items())
+    if anew or look.connections is None:
+        return Verdict("not proven", (*said, "the service's rule was perhaps written anew, and counts from zero"))
+    return Verdict("refuted", (*said, "the service's rule took no connection, and netfilter translated none"))
 
 
 def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
@@ -191,7 +211,7 @@ class Witness:
     """
 
     def __init__(self, kube: Kube, node: str, plane: str, service: str, port: int) -> None:
-        self._kube, self._plane = kube, plane
+        self._kube, self._plane, self._service = kube, plane, service
         self._agents = agents(kube, node)
         self._save: tuple[str, Sequence[str]] | None = None
         self._why = ""
@@ -211,7 +231,7 @@ class Witness:
         """What there is to see now."""
         rules = self._rules()
         if self._plane != "ebpf":
-            return Look(rules, why=self._why)
+            return Look(rules, self._translated(), why=self._why)
         return Look(rules, self._bpf("conntrack"), self._bpf("nat"), self._why)
 
     def _rules(self) -> Rules | None:
@@ -222,6 +242,13 @@ class Witness:
                 self._save = pod, words
                 return parse_rules(text)
         self._why = self._why or "no agent's pod on the client's node shows its rules by iptables-save"
+        return None
+
+    def _translated(self) -> str | None:
+        """Connections to the service in netfilter's table."""
+        for pod in self._agents:
+            if (text := self._exec(pod, ("conntrack", "-L", "-d", self._service))) is not None:
+                return text
         return None
 
     def _bpf(self, table: str) -> str | None:

@@ -123,7 +123,7 @@ def ensure_object(kube: Kube, obj: Obj) -> bool:
         wait_for(f"the former pod {name} to go",
                  lambda: Evidence(kube.find("pods", name, NAMESPACE) is None, f"pod {name} is still there"), 60)
     kube.apply(obj)
-    return obj["kind"] == "Pod"
+    return bool(obj["kind"] == "Pod")
 
 
 def wait_ready(kube: Kube, names: tuple[str, ...]) -> None:

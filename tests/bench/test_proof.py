@@ -41,8 +41,24 @@ def test_rules_are_read_by_chain():
 ])
 @pytest.mark.parametrize("plane", ["vanilla", "iptables"])
 def test_rules_must_have_counted_the_bytes_and_the_connections(plane, size, new, service, state):
-    before, after = Look(rules(50_000, 1)), Look(rules(50_000 + size, 1 + new))
+    before, after = Look(rules(50_000, 1)), Look(rules(50_000 + size, 1 + new), "")
     assert judge(plane, traffic(service), before, after).state == state
+
+
+TRANSLATED = (f"tcp 6 119 TIME_WAIT src=10.224.0.7 dst={SERVICE} sport=32776 dport=5201 src=10.224.0.38 dst=10.224.0.7 "
+              "sport=5201 dport=32776 [ASSURED] use=1")
+
+
+@pytest.mark.parametrize(("connections", "before", "state"), [
+    (TRANSLATED, 0, "proven"),
+    (TRANSLATED.replace("32776", "32777"), 0, "refuted"),                 # somebody else's
+    (TRANSLATED.replace("src=10.224.0.38", f"src={SERVICE}"), 0, "refuted"),
+    ("", 5, "not proven"),                                                # it had counted five, and began anew
+    (None, 0, "not proven"),
+])
+def test_a_rule_that_was_written_anew_counts_from_zero_so_the_table_is_asked(connections, before, state):
+    found = judge("iptables", traffic(SERVICE), Look(rules(0, before)), Look(rules(1_100_000, 0), connections))
+    assert found.state == state
 
 
 def test_what_agents_do_not_show_proves_nothing_and_says_why():
