@@ -184,6 +184,7 @@ class Lab:
 
     def create_cluster(self, *, kubernetes_version: str | None = None, node_count: int | None = None,
                        node_vm_size: str | None = None, network_policy: str | None = None,
+                       network_plugin: str | None = None, pod_cidr: str | None = None,
                        tags: dict[str, str] | None = None, hours: float = HOURS) -> Plan:
         """The plan that creates the resource group and the cluster; its note says what is made and what it costs.
 
@@ -192,6 +193,8 @@ class Lab:
             node_count: likewise.
             node_vm_size: likewise.
             network_policy: "calico" or "none".
+            network_plugin: "azure", or "none" for a cluster that brings its own network.
+            pod_cidr: where pods' addresses are from, where the plugin is "none".
             tags: on the group and the cluster; None means labkit's own (run, owner, expiry).
             hours: after which the lab counts as forgotten, for `labkit gc`.
 
@@ -200,7 +203,8 @@ class Lab:
         """
         given: dict[str, Any] = {
             "kubernetes_version": kubernetes_version, "node_count": node_count, "node_vm_size": node_vm_size,
-            "network_policy": network_policy, "tags": MappingProxyType(tags) if tags else None,
+            "network_policy": network_policy, "network_plugin": network_plugin, "pod_cidr": pod_cidr,
+            "tags": MappingProxyType(tags) if tags else None,
         }
         self.settings = replace(self.settings, **{k: v for k, v in given.items() if v is not None})
         offered = self.azure.versions(self.settings.location)
@@ -217,6 +221,8 @@ class Lab:
         path = self.target.kubeconfig or kubeconfig.default_path()
         merge = cluster_steps.get_credentials(self.azure, self.settings, path, admin=admin,
                                               login=self.target.kubelogin)
+        if self.settings.network_plugin == "none":
+            return merge  # nodes wait for a network, and whoever brings it needs the credentials
         ready = ready_step(lambda: self.kube, calico=self.settings.network_policy == "calico")
         return replace(merge, steps=(*merge.steps, ready))
 

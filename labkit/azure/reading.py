@@ -155,8 +155,8 @@ class Subscription:
         """A client of its own for another version of the containers' API; whoever takes it closes it."""
         from azure.mgmt.containerservice import ContainerServiceClient
 
-        return ContainerServiceClient(self._credential(), self.subscription, polling_interval=self._poll,
-                                      api_version=api_version, **self._options())
+        return ContainerServiceClient(self._credential(), self.subscription, api_version=api_version,
+                                      **self._options())
 
     @property
     def _aks(self) -> Any:

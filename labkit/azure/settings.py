@@ -27,7 +27,9 @@ class ClusterSettings:
             is generally available.
         node_count: nodes of the one pool.
         node_vm_size: their size.
-        network_plugin: "azure" is Azure CNI: pods have addresses of the VNet.
+        network_plugin: "azure" is Azure CNI: pods have addresses of the VNet. "none" is bring your own: nodes
+            are not ready before somebody installs a network.
+        pod_cidr: where pods' addresses are from where the network plugin is "none"; the VNet must not have it.
         network_policy: "calico", or "none" for a cluster without Calico.
         tags: on the resource group and on the cluster.
     """
@@ -40,6 +42,7 @@ class ClusterSettings:
     node_vm_size: str = "Standard_D2s_v3"
     network_plugin: Literal["azure", "kubenet", "none"] = "azure"
     network_policy: Literal["calico", "azure", "none"] = "calico"
+    pod_cidr: str = "192.168.0.0/16"
     tags: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -71,6 +74,8 @@ class ClusterSettings:
         profile: dict[str, Any] = {"networkPlugin": self.network_plugin, "loadBalancerSku": "standard"}
         if self.network_policy != "none":
             profile["networkPolicy"] = self.network_policy
+        if self.network_plugin == "none":
+            profile["podCidr"] = self.pod_cidr
         return {
             "location": self.location,
             "tags": dict(self.tags),
@@ -101,6 +106,7 @@ class ClusterSettings:
             f"--node-vm-size {vm_size or self.node_vm_size}",
             f"--network-plugin {self.network_plugin}",
             *([f"--network-policy {self.network_policy}"] if self.network_policy != "none" else []),
+            *([f"--pod-cidr {self.pod_cidr}"] if self.network_plugin == "none" else []),
             "--generate-ssh-keys",
             *(["--tags " + " ".join(f"{k}={v}" for k, v in self.tags.items())] if self.tags else []),
         ]

@@ -40,10 +40,7 @@ def bars(
             trace["error_y"] = whiskers(list(values.values()))
         data.append(trace)
     rows = [[called[key], c, *values[c]] for key, values in series.items() for c in values]
-    columns = ["series", "case", "median", "low", "high"]
-    if all("error_y" not in trace for trace in data):
-        rows, columns = [row[:3] for row in rows], ["series", "case", "value"]
-    text = text_table(columns, rows, f"{title}\n{axis}")
+    text = text_table(["series", "case", "median", "low", "high"], rows, f"{title}\n{axis}")
     made = layout(title, "", axis, note, legend=list(called.values()))
     return Chart(name, data, {**made, "barmode": "group"}, _with(text, note))
 

@@ -9,7 +9,7 @@ from labkit.charts import Chart, Finding, bars, beside, forest, label, lines, pu
 from labkit.reference import Reference, load
 from labkit.ui.run_charts import axis, by_case, chart, said, with_document
 
-__all__ = ["FIRST_PACKETS", "beside_published", "churn", "claims", "first_packet", "noise", "slopes"]
+__all__ = ["beside_published", "churn", "claims", "first_packet", "noise"]
 
 FIRST_PACKET: Final = "first packet"
 #: study -> curves that stand beside a learner's own
@@ -58,23 +58,6 @@ def first_packet(run: Run, metric: str = "p50_us") -> Chart:
     return beside(ours, theirs, ("measured here, µs", "published, µs"), note=note)
 
 
-def slopes(run: Run, metric: str = "p50_us") -> dict[str, tuple[float, float]]:
-    """Return what one more service costs each data plane: the slope of the line through its medians, and its R².
-
-    A data plane that was measured at one number of services only, because the run was stopped, has none.
-
-    Args:
-        run: of suite ``scale``.
-        metric: which percentile.
-    """
-    found = {}
-    for arm in run.arms:
-        points = [(row.x, row.median) for row in run.summary(metric) if row.arm == arm and row.x is not None]
-        if len(points) > 1:
-            found[arm] = stats.slope([x for x, _ in points], [y for _, y in points])
-    return found
-
-
 def claims(run: Run, metric: str, *, of: str = "ebpf", measure: str = "", studies: Sequence[str] = ()) -> Chart:
     """Draw every claim that a run supports as a ratio with its interval, and what studies say of the same cases.
 
@@ -91,13 +74,12 @@ def claims(run: Run, metric: str, *, of: str = "ebpf", measure: str = "", studie
     findings = []
     for case in dict.fromkeys(c.case for c in found):
         findings += [
-            Finding(case, c.other, f"{label(c.other)} ÷ {label(c.base)}", c.ratio, c.low, c.high, c.verdict,
-                    c.detectable)
+            Finding(case, c.other, f"{label(c.other)} ÷ {label(c.base)}", c.ratio, c.low, c.high, c.verdict)
             for c in found if c.case == case
         ]  # fmt: skip
         findings += [f for study in studies if (f := _published(load(study), case)) is not None]
-    note = ("Points: ratio of medians, with its 95 % bootstrap interval. Hollow: no claim, because the interval "
-            "holds 1 or there are too few rounds.")  # fmt: skip
+    note = ("Points: ratio of medians, with its 95 % bootstrap interval. Hollow: the interval holds 1, so these rounds "
+            "cannot tell the two apart.")  # fmt: skip
     if studies:
         note += " Vertical ticks: published, without interval."
     return forest(f"{run.kind}-claims-{metric}", "What the rounds can claim", f"ratio of: {axis(metric)}", findings,
@@ -187,7 +169,7 @@ def _published(figures: Reference, case: str) -> Finding | None:
     ratio = after / before
     word = "less" if ratio < 1 else "more"
     return Finding(case, "calico_ebpf", f"{figures.short}", ratio, None, None,
-                   f"{abs(1 - ratio) * 100:.0f} % {word} than {label(base)} (published)", False)  # fmt: skip
+                   f"{abs(1 - ratio) * 100:.0f} % {word} than {label(base)} (published)")  # fmt: skip
 
 
 def _kinds(run: Run, metric: str) -> Iterator[tuple[str, str, list[Sample]]]:

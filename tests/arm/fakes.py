@@ -10,6 +10,7 @@ class FakeClusters:
 
     def __init__(self) -> None:
         self.specs: dict[str, ClusterSpec] = {}
+        self.kube_proxy: dict[str, bool] = {}
         self.calls: list[tuple] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -26,6 +27,9 @@ class FakeClusters:
     async def scale(self, key: str, pool: PoolSpec) -> None:
         self.calls.append(("scale", key, pool.name, pool.count))
         self.pool = pool
+
+    async def set_kube_proxy(self, key: str, enabled: bool) -> None:
+        self.kube_proxy[key] = enabled
 
     async def stop(self, key: str) -> None:
         self.calls.append(("stop", key))

@@ -1,6 +1,7 @@
 """What Resource Manager refuses, and in which words."""
 
 import copy
+import time
 
 import pytest
 
@@ -79,6 +80,10 @@ def test_groups(arm):
     ({"networkProfile": {"networkPolicy": "cilium"}}, "NotModelledByLocalLab", "'cilium'"),
     ({"networkProfile": {"serviceCidr": "10.224.0.0/16", "dnsServiceIP": "10.224.0.10"}},
      "ServiceCidrOverlapExistingSubnetsCidr", "conflicted"),
+    ({"networkProfile": {"networkPlugin": "none", "networkPolicy": "calico"}}, "InvalidParameter", "plugin none"),
+    ({"networkProfile": {"networkPlugin": "none", "podCidr": "10.230.0.0/16"}}, "InvalidParameter", "overlaps 10.224"),
+    ({"networkProfile": {"networkPlugin": "none", "podCidr": "172.30.0.0/16"}}, "InvalidParameter", "172.30.0.0/16"),
+    ({"networkProfile": {"networkPlugin": "none", "podCidr": "pods"}}, "InvalidParameter", "invalid"),
 ])
 def test_clusters_that_cannot_be(arm, change, code, words):
     arm.make_group()
@@ -99,6 +104,39 @@ def test_kube_proxy_config_is_a_preview_property_for_other_plugins(arm):
     assert 'unknown field "kubeProxyConfig"' in refused(stable)[2]
     preview = arm.request("PUT", f"{arm.sub}/{CLUSTER}", json=body, version="2026-08-02-preview")
     assert refused(preview)[1] == "KubeProxyConfigDisabledBYOCNIOnly"
+
+
+def ended(arm, response):
+    """Wait for a request's operation."""
+    assert response.status_code in (200, 201), response.text
+    for _ in range(100):
+        if arm.request("GET", f"{arm.sub}/{CLUSTER}").json()["properties"]["provisioningState"] == "Succeeded":
+            return
+        time.sleep(0.05)
+    raise AssertionError("the operation does not end")
+
+
+def test_kube_proxy_is_switched_by_the_preview_api_where_the_network_is_brought(arm):
+    arm.make_group()
+    body = article(networkPlugin="none", networkPolicy="none", podCidr="192.168.0.0/16")
+    url, preview = f"{arm.sub}/{CLUSTER}", "2026-08-02-preview"
+    ended(arm, arm.request("PUT", url, json=body))
+    body["properties"]["networkProfile"]["kubeProxyConfig"] = {"enabled": False}
+    assert refused(arm.request("PUT", url, json=body, version="2026-03-01"))[1] == "UnmarshalError"
+    ended(arm, arm.request("PUT", url, json=body, version=preview))
+    assert list(arm.clusters.kube_proxy.values()) == [False]
+    (spec,) = arm.clusters.specs.values()
+    assert (spec.network_plugin, spec.pod_cidr, spec.kube_proxy) == ("none", "192.168.0.0/16", True)
+
+    def shown(version):
+        return arm.request("GET", url, version=version).json()["properties"]["networkProfile"].get("kubeProxyConfig")
+
+    assert (shown(preview), shown("2026-03-01")) == ({"enabled": False}, None)
+    del body["properties"]["networkProfile"]["kubeProxyConfig"]
+    ended(arm, arm.request("PUT", url, json=body))  # a client that does not know the property leaves it as it is
+    assert shown(preview) == {"enabled": False}
+    moved = article(networkPlugin="none", networkPolicy="none", podCidr="192.169.0.0/16")
+    assert refused(arm.request("PUT", url, json=moved))[1] == "PropertyChangeNotAllowed"
 
 
 def test_what_is_not_there(arm):

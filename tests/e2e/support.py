@@ -150,6 +150,7 @@ def create_cluster(
     policy: str = "calico",
     version: str = "1.20.2",
     count: int = 2,
+    plugin: str = "azure",
 ) -> TestCluster:
     groups, aks = azure_clients(info)
     name = name or f"c{uuid.uuid4().hex[:6]}"
@@ -172,7 +173,8 @@ def create_cluster(
                 }
             ],
             "networkProfile": {
-                "networkPlugin": "azure",
+                "networkPlugin": plugin,
+                **({"podCidr": "192.168.0.0/16"} if plugin == "none" else {}),
                 **({"networkPolicy": policy} if policy != "none" else {}),
             },
         },
@@ -183,7 +185,8 @@ def create_cluster(
     kubeconfig.write_bytes(bytes(credentials.kubeconfigs[0].value))
     kubeconfig.chmod(0o600)
     cluster = TestCluster(group, name, kubeconfig, groups, aks, paths, info)
-    wait_for(cluster.system_ready, "all system pods are ready", 60)
+    if plugin != "none":  # else nothing is ready before somebody brings a network
+        wait_for(cluster.system_ready, "all system pods are ready", 60)
     return cluster
 
 

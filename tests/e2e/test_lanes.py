@@ -164,15 +164,15 @@ def paste(cluster: TestCluster, command: str) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-def rules_of_calico(cluster: TestCluster) -> int:
-    """How many chains, rules and sets of Calico's the nodes' kernels have."""
-    count = 0
+def rules(cluster: TestCluster, *parts: str) -> list[str]:
+    """The lines of iptables and the sets on all nodes that have one of these parts."""
+    found = []
     for node in cluster.nodes():
         (space,) = (p for p in Path("/run/netns").iterdir() if p.name.endswith(node))
         for words in (["iptables-legacy-save"], ["ipset", "list", "-n"]):
             shown = subprocess.run(["nsenter", f"--net={space}", *words], text=True, capture_output=True, check=True)
-            count += sum("cali-" in line or line.startswith("cali") for line in shown.stdout.splitlines())
-    return count
+            found += [line for line in shown.stdout.splitlines() if any(part in line for part in parts)]
+    return found
 
 
 def versions(cluster: TestCluster) -> dict[str, str]:
@@ -237,7 +237,7 @@ def test_the_lane_of_an_own_operator(plain, pasted):
         lab.run(plan)
         assert planes.data_planes(plain) == {"Calico eBPF"}
         wait_for(lambda: flows(plain, namespace, address) == WORKING, "every flow works", 20)
-        assert rules_of_calico(plain) > 0
+        assert rules(plain, "cali-")
 
         if pasted == "there":
             lab.run(lab.disable_ebpf())
@@ -253,7 +253,50 @@ def test_the_lane_of_an_own_operator(plain, pasted):
             (undone,) = plans.revert_plan(plans.Plan("", "", (step,))).steps
             wait_for(lambda undone=undone: plans.check_step(undone).ok, f"{step.id} is undone", 60)
         assert planes.data_planes(plain) == {"kube-proxy only"}
-        assert rules_of_calico(plain) == 0
+        assert not rules(plain, "cali-", "cali40")
         seen = flows(plain, namespace, address)
         assert {**seen, "outside": ALICE} == WORKING
         assert ALICE not in seen["outside"]
+
+
+@pytest.fixture(scope="module")
+def bare(daemon, lab_paths, tmp_path_factory):
+    """A cluster that brings its own network, and has none yet."""
+    made = support.create_cluster(
+        daemon, lab_paths, tmp_path_factory.mktemp("bare"), version="1.36.2", policy="none", plugin="none")
+    yield made
+    support.delete_cluster(made)
+
+
+def ready(cluster: TestCluster) -> dict[str, str]:
+    """What each node says about being ready."""
+    return {n.metadata.name: next(c.message for c in n.status.conditions if c.type == "Ready")
+            for n in cluster.core.list_node().items}
+
+
+def test_the_lane_of_a_cluster_that_brings_its_own_network(bare):
+    """Not ready; Calico's network in iptables; eBPF; kube-proxy off; and back, with every flow at each station."""
+    assert all("NetworkPluginNotReady" in message for message in ready(bare).values())
+    with lab_of(bare) as lab:
+        plan = lab.enable_ebpf()
+        assert [s.id for s in plan.steps] == [*OWN, "proxy-off", "take-over"]
+        lab.run(plans.Plan("network", "", plan.steps[:2]))
+        wait_for(bare.system_ready, "all pods are ready", 60)
+        assert set(ready(bare).values()) == {"kubelet is posting ready status"}
+        with bare.namespace() as namespace:
+            address = serve(bare, namespace)
+            pods = bare.core.list_namespaced_pod(namespace).items
+            assert all(p.status.pod_ip.startswith("192.168.") for p in pods)
+            wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables", 20)
+            result = plans.run(plan)
+            assert result.ok, result.steps[-1].error
+            assert planes.data_planes(bare) == {"Calico eBPF"}
+            assert lab.kube.find("daemonsets.apps", "kube-proxy", "kube-system") is None
+            wait_for(lambda: flows(bare, namespace, address) == WORKING, "every flow works without kube-proxy", 20)
+            wait_for(lambda: not rules(bare, "KUBE-SVC"), "Felix has cleared up after kube-proxy", 20)
+            assert {plans.run_step(s).state for s in lab.enable_ebpf().steps} == {plans.State.ALREADY_DONE}
+
+            lab.run(lab.disable_ebpf())
+            assert planes.data_planes(bare) == {"Calico iptables"}
+            wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables", 20)
+            assert ALICE not in flows(bare, namespace, address)["outside"]

@@ -140,19 +140,3 @@ def test_one_measure_of_a_suite_is_one_line_for_each_data_plane(capsys: pytest.C
 )
 def test_axes_name_quantity_and_unit(metric: str, words: str) -> None:
     assert words in run_charts.axis(metric)
-
-
-def test_too_few_rounds_claim_nothing_wherever_the_interval_lies() -> None:
-    one = Run("article", "Flows", tuple(s for s in article().samples if s.round == 0))
-    drawn = run_views.claims(one, "node_percent_per_10_gbit")
-    assert {trace["marker"]["symbol"] for trace in drawn.data} == {"diamond-open"}
-    assert "too few rounds for a claim" in drawn.text
-
-
-def test_a_slope_needs_two_numbers_of_services() -> None:
-    run = scale()
-    slopes = run_views.slopes(run)
-    assert slopes["vanilla"][0] == pytest.approx(50 / 990, rel=0.01)
-    assert abs(slopes["ebpf"][0]) < 1e-6
-    stopped = Run("scale", "Scale", tuple(s for s in run.samples if s.arm == "ebpf" or s.x == 10))
-    assert set(run_views.slopes(stopped)) == {"ebpf"}

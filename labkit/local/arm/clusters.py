@@ -43,6 +43,8 @@ class ClusterSpec:
     Args:
         key: its short name within the lab ("c1"), never used twice.
         network_policy: "calico", or "none".
+        pod_cidr: where pods' addresses are from: the subnet, or a range that the network does not know.
+        kube_proxy: whether AKS runs kube-proxy on the nodes.
         fqdn: the API's name, without a port.
     """
 
@@ -58,6 +60,7 @@ class ClusterSpec:
     service_cidr: str = "10.0.0.0/16"
     dns_service_ip: str = "10.0.0.10"
     pod_cidr: str = "10.224.0.0/16"
+    kube_proxy: bool = True
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -100,6 +103,9 @@ class Clusters(Protocol):
 
     async def scale(self, key: str, pool: PoolSpec) -> None:
         """Give a pool as many nodes as it asks for. A pool of a new name is made; 0 takes its last node away."""
+
+    async def set_kube_proxy(self, key: str, enabled: bool) -> None:
+        """Run kube-proxy on the nodes, or take it away."""
 
     async def stop(self, key: str) -> None:
         """Take the nodes away and keep the objects."""

@@ -20,6 +20,7 @@ from .validation import (
     changed_cluster,
     new_cluster,
     pool_profile,
+    shown,
     tags_of,
     untagged,
 )
@@ -70,7 +71,7 @@ def _accept(context: Context, request: Request, kind: OperationKind, cluster: Js
 
 async def get(context: Context, request: Request) -> Response:
     """GET one cluster."""
-    return answer(find_cluster(context, request))
+    return answer(shown(find_cluster(context, request), api_version(request)))
 
 
 async def put(context: Context, request: Request) -> Response:
@@ -91,12 +92,14 @@ async def put(context: Context, request: Request) -> Response:
         cluster["identity"].update(principalId=guid(cluster["id"]), tenantId=context.auth.tenant)
         context.store.put(node_group(context, request, cluster))
         operation = _accept(context, request, "create", cluster, "Creating")
-        return answer(cluster, 201, operation_headers(request, context, operation, location=False))
+        return answer(shown(cluster, api_version(request)), 201,
+                      operation_headers(request, context, operation, location=False))
     cluster = changed_cluster(_idle(old), body, api_version=api_version(request))
     for profile in cluster["properties"]["agentPoolProfiles"]:
         profile["provisioningState"] = "Updating"
     operation = _accept(context, request, "update", cluster, "Updating")
-    return answer(cluster, 200, operation_headers(request, context, operation, location=False))
+    return answer(shown(cluster, api_version(request)), 200,
+                  operation_headers(request, context, operation, location=False))
 
 
 async def patch(context: Context, request: Request) -> Response:
@@ -126,7 +129,8 @@ async def delete(context: Context, request: Request) -> Response:
 async def list_clusters(context: Context, request: Request) -> Response:
     """The clusters of the subscription or of a group."""
     under = find_group(context, request)["id"] if "group" in request.path_params else ""
-    return answer({"value": context.store.resources(CLUSTER_TYPE, under)})
+    found = context.store.resources(CLUSTER_TYPE, under)
+    return answer({"value": [shown(cluster, api_version(request)) for cluster in found]})
 
 
 async def stop(context: Context, request: Request) -> Response:

@@ -117,6 +117,7 @@ class Operations:
             info = await self._clusters.create(spec)
             _fill_in(resource, info.outbound_address)
         if kind == "update":
+            await self._clusters.set_kube_proxy(key, spec.kube_proxy)
             await self._scale(resource, key)
         elif kind == "stop":
             await self._clusters.stop(key)

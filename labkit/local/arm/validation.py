@@ -22,6 +22,10 @@ POOL_TYPE = "Microsoft.ContainerService/managedClusters/agentPools"
 MAX_NODES = 20
 """How many nodes a lab's cluster may have: they share one machine."""
 
+KUBE_PROXY = "kubeProxyConfig"
+"""The property of a network profile that only preview versions of the API know."""
+_RESERVED = ("169.254.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "192.0.2.0/24")
+"""Ranges that AKS keeps for itself."""
 _CLUSTER_NAME = re.compile(r"^[a-zA-Z0-9]$|^[a-zA-Z0-9][-_a-zA-Z0-9]{0,61}[a-zA-Z0-9]$")
 _POOL_NAME = re.compile(r"^[a-z][a-z0-9]{0,11}$")
 _NOT_IN_GROUP_NAMES = re.compile(r"[^-\w.()]")
@@ -61,6 +65,15 @@ def check_group_name(name: str) -> None:
         wrong = "is too long: it can have at most 90 characters."
     if wrong:
         raise ArmError(400, "InvalidResourceGroup", f"The provided resource group name '{name}' {wrong}")
+
+
+def shown(resource: Json, api_version: str) -> Json:
+    """A cluster as a version of the API shows it: a stable one knows no preview property."""
+    network = resource["properties"].get("networkProfile") or {}
+    if "preview" in api_version or KUBE_PROXY not in network:
+        return resource
+    kept = {key: value for key, value in network.items() if key != KUBE_PROXY}
+    return {**resource, "properties": {**resource["properties"], "networkProfile": kept}}
 
 
 def untagged(resource: Json) -> Json:
@@ -172,7 +185,7 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
     _check_unchanged("dnsPrefix", was.get("dnsPrefix"), asked.get("dnsPrefix"))
     group = old["id"].split("/")[4]
     network = _network(asked.get("networkProfile") or was["networkProfile"], old["name"], group, api_version)
-    for key in ("networkPlugin", "networkPolicy", "serviceCidr", "dnsServiceIP"):
+    for key in ("networkPlugin", "networkPolicy", "serviceCidr", "dnsServiceIP", "podCidr"):
         _check_unchanged(f"networkProfile.{key}", was["networkProfile"].get(key), network.get(key))
     pools = was["agentPoolProfiles"]
     if asked.get("agentPoolProfiles") is not None:
@@ -190,8 +203,10 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
     local = asked.get("disableLocalAccounts")
     tier = (body.get("sku") or {}).get("tier") or old["sku"]["tier"]
     kept = {**untagged(old), **tags_of(body)} if "tags" in body else old
+    proxy = {KUBE_PROXY: network[KUBE_PROXY]} if KUBE_PROXY in network else {}
     return {**kept, "sku": {**old["sku"], "tier": tier},
-            "properties": {**was, "agentPoolProfiles": pools, "provisioningState": "Updating",
+            "properties": {**was, "networkProfile": {**was["networkProfile"], **proxy}, "agentPoolProfiles": pools,
+                           "provisioningState": "Updating",
                            "disableLocalAccounts": was["disableLocalAccounts"] if local is None else bool(local)}}
 
 
@@ -229,7 +244,8 @@ def spec_of(resource: Json, key: str) -> ClusterSpec:
         location=resource["location"], kubernetes_version=properties["currentKubernetesVersion"],
         fqdn=properties["fqdn"], network_plugin=network["networkPlugin"],
         network_policy=network["networkPolicy"], service_cidr=network["serviceCidr"],
-        dns_service_ip=network["dnsServiceIP"], tags=resource.get("tags") or {},
+        dns_service_ip=network["dnsServiceIP"], pod_cidr=network.get("podCidr") or "10.224.0.0/16",
+        kube_proxy=(network.get(KUBE_PROXY) or {}).get("enabled") is not False, tags=resource.get("tags") or {},
         pools=tuple(pool_spec(profile) for profile in properties["agentPoolProfiles"]))
 
 
@@ -336,20 +352,25 @@ def _dns_prefix(asked: Json) -> str:
 def _network(asked: Mapping[str, Any], cluster: str, group: str, api_version: str) -> Json:
     plugin = (asked.get("networkPlugin") or "azure").lower()
     policy = (asked.get("networkPolicy") or "none").lower()
-    if proxy := asked.get("kubeProxyConfig"):
-        if "preview" not in api_version:
-            raise bad_request(f"Api-version {api_version} does not know the property "
-                              "properties.networkProfile.kubeProxyConfig: json: unknown field "
-                              "\"kubeProxyConfig\"", "UnmarshalError")
+    proxy = asked.get(KUBE_PROXY)
+    if proxy and "preview" not in api_version:
+        raise bad_request(f"Api-version {api_version} does not know the property "
+                          "properties.networkProfile.kubeProxyConfig: json: unknown field "
+                          "\"kubeProxyConfig\"", "UnmarshalError")
+    if proxy:
         if proxy.get("enabled") is False and plugin != "none":
             raise bad_request(
                 f"Preflight validation check for resource(s) for container service {cluster} in resource "
                 f"group {group} failed. Message: Disabling kube-proxy is only allowed for bring your own "
                 "(BYO) CNI clusters. For more information, please check https://aka.ms/byo-cni. Details: ",
                 "KubeProxyConfigDisabledBYOCNIOnly")
-        raise not_in_the_lab("kubeProxyConfig")
-    if plugin != "azure":
-        raise not_in_the_lab(f"networkPlugin '{plugin}', only 'azure' (Azure CNI)")
+        if (proxy.get("mode") or "IPTABLES") != "IPTABLES":
+            raise not_in_the_lab(f"kube-proxy's mode {proxy['mode']}, only IPTABLES")
+    if plugin not in ("azure", "none"):
+        raise not_in_the_lab(f"networkPlugin '{plugin}', only 'azure' (Azure CNI) and 'none' (bring your own)")
+    if plugin == "none" and policy != "none":
+        raise bad_request(f"Network policy {policy} is not supported with network plugin none: who brings a network "
+                          "brings its policies too.", "InvalidParameter", "networkProfile.networkPolicy")
     if asked.get("networkPluginMode"):
         raise not_in_the_lab(f"networkPluginMode '{asked['networkPluginMode']}'")
     if policy not in ("none", "calico"):
@@ -366,7 +387,27 @@ def _network(asked: Mapping[str, Any], cluster: str, group: str, api_version: st
         "loadBalancerProfile": {"managedOutboundIPs": {"count": 1}, "backendPoolType": "nodeIPConfiguration"},
         "serviceCidr": service_cidr, "dnsServiceIP": dns, "outboundType": "loadBalancer",
         "serviceCidrs": [service_cidr], "ipFamilies": ["IPv4"],
+        **({"podCidr": (pods := _pod_network(asked.get("podCidr"))), "podCidrs": [pods]} if plugin == "none" else {}),
+        **({KUBE_PROXY: dict(proxy)} if proxy else {}),
     }
+
+
+def _pod_network(cidr: str | None) -> str:
+    """The range of pods' addresses of a cluster that brings its own network."""
+    cidr = cidr or "10.244.0.0/16"
+    try:
+        network = ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise bad_request(f"The specified pod CIDR {cidr} is invalid: {error}.", "InvalidParameter",
+                          "networkProfile.podCidr") from error
+    for taken in ("10.224.0.0/12", "10.0.0.0/16", *_RESERVED):
+        if network.overlaps(ipaddress.ip_network(taken)):
+            raise bad_request(f"The specified pod CIDR {cidr} overlaps {taken}, which the nodes' network, the services "
+                              "or AKS itself use.", "InvalidParameter", "networkProfile.podCidr")
+    if network.prefixlen > 24:
+        raise bad_request(f"The specified pod CIDR {cidr} is too small: a node takes a block of 64 addresses.",
+                          "InvalidParameter", "networkProfile.podCidr")
+    return cidr
 
 
 def _check_service_network(cidr: str, dns: str) -> None:

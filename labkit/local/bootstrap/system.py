@@ -93,8 +93,11 @@ def kube_proxy(spec: ClusterSpec) -> list[Obj]:
         "resources": {"requests": {"cpu": "100m"}},
         "securityContext": {"privileged": True},
     }
+    account = service_account("kube-proxy", "kube-system")
+    if not spec.kube_proxy:
+        return [account]
     return [
-        service_account("kube-proxy", "kube-system"),
+        account,
         {"apiVersion": "apps/v1", "kind": "DaemonSet",
          "metadata": meta("kube-proxy", "kube-system",
                           {ADDON: "Reconcile", "kubernetes.io/cluster-service": "true", **labels}),

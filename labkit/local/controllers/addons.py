@@ -98,7 +98,8 @@ class Addons(Controller):
         self._started = False
 
     def register(self, manifests: Iterable[Obj]) -> None:
-        """Take these under control; those without the label are none of the add-on manager's."""
+        """Take these under control, and no others; those without the label are none of the add-on manager's."""
+        self._manifests.clear()
         for manifest in manifests:
             if MODE in labels_of(manifest):
                 group = manifest["apiVersion"].rpartition("/")[0]

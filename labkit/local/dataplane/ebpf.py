@@ -98,7 +98,7 @@ class EbpfDataplane:
         self._bpffs, self._cgroup, self._objects = bpffs, cgroup, objects
         self._node_ip, self._node_name, self._log = node_ip, node_name, log
         self._state: _State | None = None
-        self._attached = False
+        self._attached = self._keep_tunnel = False
         self._interfaces: dict[str, int] = {}           # a pod's interface -> the ifindex that we attached to
         self._hooks: dict[tuple[int, int], str] = {}    # ifindex and hook -> the program that we attached there
         self._config: FelixConfig | None = None         # what `attach` was called with
@@ -107,6 +107,7 @@ class EbpfDataplane:
         self._endpoints: dict[str, EndpointPolicy] = {}
         self._policy_sets: frozenset[bytes] = frozenset()
         self._optout: frozenset[bytes] = frozenset()
+        self._own: tuple[str, ...] = ()                 # further addresses of this node
         self._routes: tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]] = ({}, {}, {})
 
     @property
@@ -145,13 +146,16 @@ class EbpfDataplane:
         self._log.info("BPF programs attached to %d uplink(s), %d workload(s) and the node's cgroup",
                        len(uplinks), len(self._interfaces))
 
-    def detach(self) -> None:
+    def detach(self, *, keep_tunnel: bool = False) -> None:
         """Give new connections back to the host's stack, at once.
 
         Connections from outside that are translated here go on: while there are any, the programs stay
         attached for them alone, and `tick` removes them after the last one.
+
+        Args:
+            keep_tunnel: pods of an overlay go on using the VXLAN device.
         """
-        self._attached = False
+        self._attached, self._keep_tunnel = False, keep_tunnel
         if self._state or (self._bpffs / "maps").exists():
             loaded = self._load().loaded
             self._attach_connect(set())
@@ -170,7 +174,7 @@ class EbpfDataplane:
         ebpf_connections.collect_garbage(self._state.loaded.maps["cali_v4_ct"], _now())
         if any(_ifindex(name) != self._interfaces.get(name, 0) for name in self._routes[1].values()):
             self.apply_policy(self._endpoints)
-            self.apply_routes(*self._routes)
+            self.apply_routes(*self._routes, self._own)
 
     def close(self) -> None:
         """Let go of the descriptors; the data plane goes on without this agent."""
@@ -244,7 +248,8 @@ class EbpfDataplane:
         for index, name in socket.if_nameindex():
             if name != "lo":
                 ebpf_tc.detach(index)
-        ebpf_tc.remove_link(VXLAN)
+        if not self._keep_tunnel:
+            ebpf_tc.remove_link(VXLAN)
         self.close()
         unload(self._bpffs)
 
@@ -299,21 +304,22 @@ class EbpfDataplane:
         self._policy_sets = plan.ip_sets
 
     def apply_routes(self, nodes: Mapping[str, str], local_pods: Mapping[str, str],
-                     remote_pods: Mapping[str, str]) -> None:
+                     remote_pods: Mapping[str, str], own: tuple[str, ...] = ()) -> None:
         """Program who has which address, and attach to this node's pods.
 
         Args:
             nodes: name -> address of every node.
             local_pods: address -> interface of this node's pods.
             remote_pods: address -> node's address of the other nodes' pods.
+            own: further addresses of this node, such as its end of the overlay.
         """
         state = self._load()
         hosts = set(nodes.values()) | {self._node_ip}
         # Pods on their node's network have its address, and need no route of their own.
         local_pods = {ip: interface for ip, interface in local_pods.items() if ip not in hosts}
-        self._routes = (nodes, local_pods, remote_pods)
+        self._routes, self._own = (nodes, local_pods, remote_pods), own
         routes = {maps.route_key(ip): maps.route(maps.RT_HOST, node=ip) for ip in hosts}
-        for ip in (self._node_ip, _GATEWAY):
+        for ip in (self._node_ip, _GATEWAY, *own):
             routes[maps.route_key(ip)] = maps.route(maps.RT_HOST | maps.RT_LOCAL)
         for ip, node in remote_pods.items():
             if ip not in hosts:

@@ -87,7 +87,8 @@ def config_flags(config: FelixConfig) -> int:
     return ((maps.CONFIG_DSR if config.bpf_external_service_mode == "DSR" else 0)
             | (maps.CONFIG_CONNECT_UDP if config.bpf_connect_time_load_balancing == "Enabled" else 0)
             | (maps.CONFIG_LOG_INFO if level in ("Info", "Debug") else 0)
-            | (maps.CONFIG_LOG_DEBUG if level == "Debug" else 0))
+            | (maps.CONFIG_LOG_DEBUG if level == "Debug" else 0)
+            | (maps.CONFIG_OVERLAY if config.vxlan_enabled else 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class FelixConfig:
     bpf_data_iface_pattern: str = "^(en.*|eth.*|tunl0$)"
     vxlan_port: int = 4789
     vxlan_vni: int = 4096
+    vxlan_enabled: bool = False                           # pods' addresses are an overlay's: a pool says so
     default_endpoint_to_host_action: str = "Accept"       # Drop | Return | Accept; as the operator sets it
     interface_prefix: str = "azv"
     health_enabled: bool = True

@@ -164,10 +164,21 @@ class Vnet:
         """The name of a pod's network namespace."""
         return self._paths.netns(self._cluster, "pod", uid[:8])
 
-    def add_pod(self, node: NodeNet, uid: str, namespace: str, name: str, ip: str) -> PodNet:
-        """Connect a pod to its node, or find it connected."""
-        space, link = self.pod_netns(uid), topology.host_interface(namespace, name)
-        _ensure_leaf(node.netns, link, space, ip, topology.POD)
+    def add_pod(self, node: NodeNet, uid: str, namespace: str, name: str, ip: str, *,
+                own_network: bool = False) -> PodNet:
+        """Connect a pod to its node, or find it connected.
+
+        Args:
+            node: its node.
+            uid: the pod's.
+            namespace: the pod's.
+            name: the pod's.
+            ip: its address.
+            own_network: as Calico's CNI plugin does it, with room for VXLAN, and not as Azure's.
+        """
+        space, link = self.pod_netns(uid), topology.host_interface(namespace, name, "cali" if own_network else "azv")
+        _ensure_leaf(node.netns, link, space, ip, topology.POD,
+                     topology.OVERLAY_MTU if own_network else topology.POD_MTU)
         return PodNet(space, ip, link)
 
     def remove_pod(self, uid: str) -> None:
@@ -239,13 +250,14 @@ class Vnet:
         return [int(link["ifname"][4:]) for link in links if link["ifname"].startswith("node")]
 
 
-def _ensure_leaf(parent: str, link: str, space: str, address: str, sysctls: tuple[tuple[str, str], ...]) -> None:
+def _ensure_leaf(parent: str, link: str, space: str, address: str, sysctls: tuple[tuple[str, str], ...],
+                 mtu: int = topology.POD_MTU) -> None:
     """A namespace with one link, to `parent`."""
     netns.create(space)
     netns.set_sysctls(space, sysctls)
     if not netns.has_link(space, "eth0"):
         netns.ip(parent, [topology.add_link(
-            link, topology.GATEWAY_MAC, "eth0", topology.mac_of(address), space, topology.POD_MTU)])
+            link, topology.GATEWAY_MAC, "eth0", topology.mac_of(address), space, mtu)])
     netns.ip(parent, topology.towards_leaf(link, address))
     netns.ip(space, topology.leaf(address))
 

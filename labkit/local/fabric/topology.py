@@ -19,6 +19,7 @@ GATEWAY = "169.254.1.1"  # next hop of pods and clients; an address that exists 
 PODS_PER_NODE = 30
 
 POD_MTU = 1500
+OVERLAY_MTU = 1450  # of pods whose packets travel inside VXLAN
 NODE_MTU = 1600  # room for VXLAN's 50 bytes
 
 GATEWAY_MAC = "ee:ee:ee:ee:ee:ee"  # Calico's choice for the host's end of a pod's link
@@ -41,9 +42,9 @@ ROUTER = (
 POD = (*HARMLESS, ("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647"))
 
 
-def host_interface(namespace: str, pod: str) -> str:
-    """The node's end of a pod's link, named as Azure CNI names it."""
-    return "azv" + hashlib.sha1(f"{namespace}.{pod}".encode()).hexdigest()[:11]
+def host_interface(namespace: str, pod: str, prefix: str = "azv") -> str:
+    """The node's end of a pod's link, named as Azure CNI names it, or as Calico does by the prefix "cali"."""
+    return prefix + hashlib.sha1(f"{namespace}.{pod}".encode()).hexdigest()[:11]
 
 
 def node_address(index: int) -> str:

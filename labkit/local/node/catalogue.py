@@ -84,6 +84,7 @@ CATALOGUE: tuple[Image, ...] = (
     Image("labkit/tools", r"labkit/[\w-]+", cmd=("sleep", "infinity"), env=_PYTHON),
     _system("kube-proxy", r"(.*/)?kube-proxy(-amd64)?", "kube_proxy", "kube-proxy"),
     _system("calico/node", r"(.*/)?calico/(node|node-fips)", "calico_node", "calico-node", "start_runit"),
+    _system("calico/cni", r"(.*/)?calico/cni", "install_cni", "install"),
     _system("calico/kube-controllers", r"(.*/)?calico/kube-controllers", "kube_controllers", "kube-controllers",
             "check-status"),
     _system("tigera/operator", r"(.*/)?tigera/operator", "tigera_operator", "operator"),

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
 from labkit.local.dataplane import repaired
 from labkit.local.fabric import NodeNet, Vnet
-from labkit.local.node import nodeobject, sandbox
+from labkit.local.node import ipam, nodeobject, sandbox
 from labkit.local.node.events import Recorder
 from labkit.local.node.podworker import PodWorker
 from labkit.local.node.runtime import Launcher, end_cgroup, kill_cgroup
@@ -27,6 +27,7 @@ from labkit.local.paths import LabPaths
 log = logging.getLogger(__name__)
 
 _HEARTBEAT = 10.0
+_CNI_LOOK = 0.2  # seconds between two looks for a CNI plugin, while there is none
 _LOOK = 5.0  # seconds between two looks at the node's routes
 _STATUS_EVERY = 30  # heartbeats: the status is written every five minutes, as a real kubelet does
 _pool = ThreadPoolExecutor(4, thread_name_prefix="node")  # bounds how many pods are set up at once
@@ -97,6 +98,7 @@ class Kubelet:
         self._next_ip = 0
         self._heart: asyncio.Task[None] | None = None
         self._look: asyncio.Task[None] | None = None
+        self._cni: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -113,11 +115,13 @@ class Kubelet:
         await self._clear_strangers()
         self._heart = asyncio.get_running_loop().create_task(self._beat())
         self._look = asyncio.get_running_loop().create_task(self._look_after())
+        if self.settings.own_network:
+            self._cni = asyncio.get_running_loop().create_task(self._await_cni())
 
     async def stop(self, *, kill_pods: bool) -> None:
         """Stop; the pods go on unless `kill_pods`."""
         PodFeed.of(self.client).remove(self.name)
-        for task in (self._heart, self._look):
+        for task in (self._heart, self._look, self._cni):
             if task:
                 task.cancel()
         workers = list(self._workers.values())
@@ -199,11 +203,12 @@ class Kubelet:
         """An address for a pod; addresses are used in turn, so that a former pod's is not met again soon.
 
         Raises:
+            NetworkNotReadyError: nobody has installed a CNI plugin on this node.
             OSError: when all are taken.
         """
         if uid in self._ips:
             return self._ips[uid]
-        taken, pool = set(self._ips.values()), self.node.pod_ips
+        taken, pool = set(self._ips.values()), self._pod_ips()
         if wanted and wanted not in taken:
             self._ips[uid] = wanted
             return wanted
@@ -214,6 +219,20 @@ class Kubelet:
                 self._ips[uid] = ip
                 return ip
         raise OSError(f"no free address on node {self.name}: all {len(pool)} are taken")
+
+    def _pod_ips(self) -> tuple[str, ...]:
+        """The addresses that pods here may have: Azure's, or of the block that Calico gives the node."""
+        if not self.settings.own_network:
+            return self.node.pod_ips
+        if self._not_ready():
+            raise ipam.NetworkNotReadyError(f"network is not ready: {ipam.NOT_READY}")
+        return ipam.addresses(self.client, self.name, self.settings.max_pods)
+
+    def _not_ready(self) -> str:
+        """Why the node is not ready for pods; "" where it is. A CNI plugin is there when its configuration is."""
+        folder = self.host_disk() / "etc" / "cni" / "net.d"
+        there = not self.settings.own_network or (folder.is_dir() and any(folder.glob("*.conflist")))
+        return "" if there else ipam.NOT_READY
 
     def give_ip(self, uid: str) -> None:
         """A pod's address is free again."""
@@ -260,7 +279,7 @@ class Kubelet:
         self._renew()
 
     def _write_status(self, found: Obj) -> None:
-        status = nodeobject.node_status(self.node, self.settings, found.get("status") or {})
+        status = nodeobject.node_status(self.node, self.settings, found.get("status") or {}, self._not_ready())
         self.client.patch("nodes", self.name, {"status": status}, subresource="status", type="merge")
 
     def _renew(self) -> None:
@@ -292,6 +311,13 @@ class Kubelet:
                         self._register()
                 else:
                     log.warning("heartbeat of node %s: %s", self.name, error)
+
+    async def _await_cni(self) -> None:
+        """Wait for a CNI plugin, and say at once when it is there."""
+        while self._not_ready():
+            await asyncio.sleep(_CNI_LOOK)
+        with contextlib.suppress(ApiError):  # else the next heartbeat says it
+            self._write_status(self.client.get("nodes", self.name))
 
     async def _look_after(self) -> None:
         """Put back what somebody took from the node's links, routes and neighbours.

@@ -47,8 +47,15 @@ def node_object(node: NodeNet, settings: NodeSettings) -> Obj:
     }
 
 
-def node_status(node: NodeNet, settings: NodeSettings, previous: Obj) -> Obj:
-    """The node's status: what this machine is, and that it is well."""
+def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready: str = "") -> Obj:
+    """The node's status: what this machine is, and whether it is well.
+
+    Args:
+        node: its place in the network.
+        settings: what kind of node it is.
+        previous: the status before, for its times.
+        not_ready: why it is not ready, or "".
+    """
     memory = _memory_kib()
     capacity = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": str(settings.max_pods),
                 "ephemeral-storage": "129900528Ki", "hugepages-1Gi": "0", "hugepages-2Mi": "0"}
@@ -60,6 +67,7 @@ def node_status(node: NodeNet, settings: NodeSettings, previous: Obj) -> Obj:
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "False", "KubeletNotReady", not_ready) if not_ready else
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
     ):
         before = old.get(kind, {})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labkit.local.client import ApiError, Client, Obj
-from labkit.local.fabric import NodeNet, Vnet
+from labkit.local.fabric import NodeNet, PodNet, Vnet
 from labkit.local.fabric import netns as network
 from labkit.local.launcher.kernel import start_time
 from labkit.local.node import sandbox, volumes
@@ -92,8 +92,7 @@ class PodSandbox:
         self._renew_after = facts.get("renew_after", 0.0)
         self.ip = facts["ip"] if self.on_host else self._host.take_ip(self._uid, facts["ip"])
         if not self.on_host:
-            net = await self._host.blocking(
-                self._host.vnet.add_pod, self._host.node, self._uid, self._namespace, self._name, self.ip)
+            net = await self._host.blocking(self._connect)
             self.host_interface = net.host_interface
         return True
 
@@ -119,7 +118,7 @@ class PodSandbox:
             kill_cgroup(self.cgroup)
             self.files.prepare()
             if not self.on_host:
-                net = host.vnet.add_pod(host.node, self._uid, self._namespace, self._name, self.ip)
+                net = self._connect()
                 self.netns, self.host_interface = net.netns, net.host_interface
             return volumes.materialise(self._pod, self.place, around)
 
@@ -129,6 +128,11 @@ class PodSandbox:
             "hostname": host.node.name if self.on_host else hostname(self._pod)})
         self.pause = answer["pid"]
         self._record()
+
+    def _connect(self) -> PodNet:
+        host = self._host
+        return host.vnet.add_pod(host.node, self._uid, self._namespace, self._name, self.ip,
+                                 own_network=host.settings.own_network)
 
     async def refresh(self) -> None:
         """Bring ConfigMaps and Secrets that changed, and tokens that grow old, into the running pod's files."""

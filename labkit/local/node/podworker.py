@@ -17,6 +17,7 @@ from labkit.local.client import ApiError, Obj
 from labkit.local.fabric import netns as network
 from labkit.local.node import attach, catalogue, health, probes, sandbox, status, volumes
 from labkit.local.node.environment import ConfigError, environment, etc_files, expand, hostname
+from labkit.local.node.ipam import NetworkNotReadyError
 from labkit.local.node.podsandbox import Host, PodSandbox
 from labkit.local.node.runtime import Running, SandboxError, kill_cgroup, process_end, signal_process
 from labkit.local.node.status import ContainerState, Ended
@@ -135,6 +136,10 @@ class PodWorker:
                 await self.sandbox.create()
                 return False
             except (ConfigError, SandboxError, OSError) as error:
+                if isinstance(error, NetworkNotReadyError):
+                    self._event("NetworkNotReady", str(error), normal=False)
+                    await asyncio.sleep(0.5)
+                    continue
                 reason = "FailedMount" if isinstance(error, ConfigError) else "FailedCreatePodSandBox"
                 self._event(reason, f"MountVolume.SetUp failed: {error}" if isinstance(error, ConfigError)
                             else f"Failed to create pod sandbox: {error}", normal=False)

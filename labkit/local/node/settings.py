@@ -20,6 +20,7 @@ class NodeSettings:
         ca_pem: the authority that signed the API's certificate, for pods.
         bpf_objects: the folder of compiled programs, for privileged pods.
         external_ip: the node's own public address, where its pool has them.
+        own_network: the cluster brings its own network: the node waits for a CNI plugin.
         token_seconds: how long service account tokens live at least; a kubelet renews them before.
     """
 
@@ -38,6 +39,7 @@ class NodeSettings:
     ca_pem: str = ""
     bpf_objects: Path | None = None
     external_ip: str | None = None
+    own_network: bool = False
     token_seconds: int = 30 * 86400
     node_resource_group: str = "MC_labkit"
     subscription: str = "00000000-0000-0000-0000-000000000000"

@@ -11,6 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables, remove_chains
 from labkit.local.dataplane.iptables_guard import Guard, SetGuard
 from labkit.local.dataplane.kubeproxy import CANARY
+from labkit.local.dataplane.overlay import Overlay, OverlayRoutes
 from labkit.local.dataplane.policy_table import PolicyTable
 from labkit.local.dataplane.services import ServiceTable
 from labkit.local.programs.events import Events
@@ -66,12 +68,16 @@ class Felix:
         self.services, self.nodes = ServiceTable(), dict[str, str]()
         self.config = FelixConfig.read({}, environment)
         self.policies = PolicyTable(node, self.config.interface_prefix)
+        self.pools: dict[str, dict[str, Any]] = {}       # IP pools by name
+        self.blocks: dict[str, tuple[str, str]] = {}     # block affinities by name: block and node
         self.mode: Mode | None = None            # what is programmed; None before the first apply
         self.trouble = "not in sync yet"         # why the data plane is not what it should be, or ""
         self.turned_at = 0.0                     # time.monotonic() of the last call of `apply`
         self._specs: dict[str, dict[str, Any]] = {}
         self._iptables = Iptables()
         self._calico = CalicoIptables(self._iptables)
+        self._overlay_routes = OverlayRoutes(self._iptables)
+        self._overlay_written: Overlay | None = None
         self._guard = Guard(self._iptables, "filter", "cali-", ALLOWED)
         self._set_guard = SetGuard(SET_PREFIX)
         self._chains: CalicoRules | None = None  # what was written last
@@ -91,6 +97,8 @@ class Felix:
     def subscribe(self, events: Events) -> None:
         """Watch everything that the data plane depends on."""
         events.watch("felixconfigurations.crd.projectcalico.org", self._on_config, optional=True)
+        events.watch("ippools.crd.projectcalico.org", self._on_pool, optional=True)
+        events.watch("blockaffinities.crd.projectcalico.org", self._on_block, optional=True)
         events.watch("nodes", self._on_node)
         events.watch("namespaces", self.policies.on_namespace)
         events.watch("pods", self._on_pod)
@@ -114,9 +122,37 @@ class Felix:
         except ValueError as error:
             log.error("Failed to parse config parameter %s; keeping the last good configuration", error)
             return
+        config = replace(config, vxlan_enabled=self.config.vxlan_enabled)
         if config != self.config:
             log.info("Updated configuration: %s", _difference(self.config, config))
             self.config = config
+
+    def _on_pool(self, event: str, obj: Obj) -> None:
+        name = obj["metadata"]["name"]
+        if event == "DELETED":
+            self.pools.pop(name, None)
+        else:
+            self.pools[name] = dict(obj.get("spec") or {})
+        by_vxlan = any(pool.get("vxlanMode", "Never") != "Never" for pool in self.pools.values())
+        if by_vxlan != self.config.vxlan_enabled:
+            self.config = replace(self.config, vxlan_enabled=by_vxlan)
+
+    def _on_block(self, event: str, obj: Obj) -> None:
+        name, spec = obj["metadata"]["name"], obj.get("spec") or {}
+        if event == "DELETED":
+            self.blocks.pop(name, None)
+        else:
+            self.blocks[name] = (spec.get("cidr", ""), spec.get("node", ""))
+        self._routes_dirty = True
+
+    @property
+    def overlay(self) -> Overlay | None:
+        """The overlay that pods are in, if a pool makes one."""
+        for pool in self.pools.values():
+            if pool.get("vxlanMode", "Never") != "Never":
+                return Overlay(pool["cidr"], dict(self.blocks.values()), dict(self.nodes), self.node,
+                               bool(pool.get("natOutgoing")))
+        return None
 
     def _on_pod(self, event: str, obj: Obj) -> None:
         self.policies.on_pod(event, obj)
@@ -156,6 +192,7 @@ class Felix:
                 self.trouble = ""
                 return
             self._hand_over_by = 0.0
+            self._apply_overlay(everything)
             if wanted == "bpf":
                 self._apply_bpf(everything)
             else:
@@ -240,6 +277,13 @@ class Felix:
         self.apply()
         self.check_order()
 
+    def _apply_overlay(self, everything: bool) -> None:
+        overlay = self.overlay
+        if overlay is None or (overlay == self._overlay_written and not everything):
+            return
+        self._overlay_routes.apply(overlay, vni=self.config.vxlan_vni, port=self.config.vxlan_port)
+        self._overlay_written = overlay
+
     def _apply_iptables(self, everything: bool) -> None:
         if everything or self.policies.dirty:
             self._write_chains(build(self.policies.endpoints().values(),
@@ -250,7 +294,7 @@ class Felix:
         self.services.changed()                  # kube-proxy's business in this mode
         if everything:
             if self._ebpf or self._pinned():
-                self._bpf().detach()
+                self._bpf().detach(keep_tunnel=self.overlay is not None)
                 self._attached_config = None
             self._stop_proxy_health()
             self.mode = "iptables"
@@ -267,7 +311,10 @@ class Felix:
             bpf.apply_policy(endpoints)
             remote = {ip: self.nodes[node] for ip, node in self.policies.remote_pods().items()
                       if node in self.nodes}
-            bpf.apply_routes(dict(self.nodes), self.policies.local_pods(), remote)
+            overlay = self.overlay
+            remote |= overlay.tunnels() if overlay else {}
+            own = (overlay.tunnel,) if overlay and overlay.tunnel else ()
+            bpf.apply_routes(dict(self.nodes), self.policies.local_pods(), remote, own)
             self._routes_dirty = False
         if everything or self.config != self._attached_config:
             bpf.attach(self.config)

@@ -24,6 +24,7 @@ log = logging.getLogger("kube-controllers")
 
 INFORMATION = "clusterinformations.crd.projectcalico.org"
 SETTINGS = "kubecontrollersconfigurations.crd.projectcalico.org"
+BLOCKS = "blockaffinities.crd.projectcalico.org"
 PER_NODE = ("felixconfigurations.crd.projectcalico.org", "bgpconfigurations.crd.projectcalico.org")
 RETRY = 1.0
 PATIENCE = 20.0
@@ -75,6 +76,10 @@ class Controllers:
                 if name.startswith("node.") and name.removeprefix("node.") not in self._nodes:
                     log.info("Removing %s of a node that is gone: %s", obj["kind"], name)
                     self._client.delete(resource, name)
+        for block in self._client.list(BLOCKS):
+            if (block.get("spec") or {}).get("node") not in self._nodes:
+                log.info("Releasing the block %s of a node that is gone", block["spec"].get("cidr"))
+                self._client.delete(BLOCKS, block["metadata"]["name"])
         self.pending = False
 
     def _ensure(self, resource: str, wanted: Obj, keep: tuple[str, ...]) -> None:

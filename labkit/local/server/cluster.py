@@ -124,6 +124,19 @@ class Cluster:
             self.api.node_backend = self._nodes
         await self.set_nodes(places)
 
+    def apply_kube_proxy(self) -> None:
+        """Have kube-proxy's DaemonSet, or have none, as the spec says; AKS's add-on manager does the same."""
+        if self._controllers:
+            self._controllers.register_addons(manifests(self.spec, self.api_address))
+        if self.spec.kube_proxy:
+            self._bootstrap()
+            return
+        try:
+            self.api.delete("daemonsets.apps", "kube-proxy", "kube-system", propagation="Background")
+        except ApiError as error:
+            if error.code != 404:
+                raise
+
     async def set_nodes(self, places: Sequence[NodePlace]) -> None:
         """Have exactly these nodes; what runs on those that leave moves to the others, if there are any."""
         wanted = {p.name: p for p in places}
@@ -232,6 +245,7 @@ class Cluster:
             ca_pem=around.ca_pem.decode(),
             bpf_objects=around.objects,
             external_ip=external,
+            own_network=spec.network_plugin == "none",
             node_resource_group=f"MC_{spec.resource_group}_{spec.name}_{spec.location}",
         )
         kubelet = Kubelet(self.api, net, self._vnet, around.paths, spec.key, settings)

@@ -89,6 +89,15 @@ class ClusterManager:
             self._keep(key, places)
             await self._nodes_ready(cluster, places)
 
+    async def set_kube_proxy(self, key: str, enabled: bool) -> None:
+        """Run kube-proxy on the nodes, or take it away."""
+        async with self._lock(key):
+            cluster = self._cluster(key)
+            if cluster.spec.kube_proxy != enabled:
+                cluster.spec = replace(cluster.spec, kube_proxy=enabled)
+                self._save(cluster.spec, running=True)
+            cluster.apply_kube_proxy()
+
     async def stop(self, key: str) -> None:
         """Take the nodes away and keep the objects."""
         async with self._lock(key):
@@ -155,7 +164,12 @@ class ClusterManager:
         return self._clusters[key]
 
     async def _nodes_ready(self, cluster: Cluster, places: list[NodePlace]) -> None:
-        """Wait until the nodes are ready, as AKS does before it answers Succeeded."""
+        """Wait until the nodes are ready, as AKS does before it answers Succeeded.
+
+        Nodes of a cluster that brings its own network are not ready before somebody has brought it.
+        """
+        if cluster.spec.network_plugin == "none":
+            return
         wanted = {p.name for p in places}
         async with asyncio.timeout(_READY_TIMEOUT):
             while wanted - _ready_nodes(cluster):

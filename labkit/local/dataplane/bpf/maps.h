@@ -275,6 +275,7 @@ enum {
 	CONFIG_CONNECT_UDP = 4, /* bpfConnectTimeLoadBalancing: Enabled */
 	CONFIG_LOG_INFO = 8,    /* bpfLogLevel: connections that begin, and what is dropped, go to the trace pipe */
 	CONFIG_LOG_DEBUG = 16,  /* ... and every packet */
+	CONFIG_OVERLAY = 32,    /* pods have addresses that the network does not know: between nodes by VXLAN */
 };
 
 struct config {

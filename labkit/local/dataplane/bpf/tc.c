@@ -35,6 +35,10 @@ static __always_inline void mark(struct __sk_buff *skb, __u32 value)
 
 static __always_inline void count(struct __sk_buff *skb, enum hook hook, enum counter which)
 {
+	/* The verifier wants fields of the packet's context read off the context itself; else the compiler keeps their
+	 * addresses for later.
+	 */
+	asm volatile("" : "+r"(skb));
 	struct counter_key key = { .ifindex = skb->ifindex, .hook = hook == TO_WORKLOAD || hook == TO_UPLINK };
 	struct counters *counters = bpf_map_lookup_elem(&cali_counters, &key);
 
@@ -70,6 +74,16 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct config *con
 		.tunnel_id = config->vni, .remote_ipv4 = bpf_ntohl(node), .tunnel_ttl = 64,
 	};
 
+	if (config->flags & CONFIG_OVERLAY) {
+		/* The other node's stack may be the one that takes it, while its data plane is switched: then it has to
+		 * be addressed to the device there, whose hardware address follows from the node's (overlay.py).
+		 */
+		__u8 device[ETH_ALEN] = { 0x66, 0x0a };
+
+		__builtin_memcpy(device + 2, &node, sizeof(node));
+		if (bpf_skb_store_bytes(skb, 0, device, sizeof(device), 0))
+			return drop(skb, hook, DROP_ERROR);
+	}
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
 		return drop(skb, hook, DROP_ERROR);
 	return bpf_redirect(config->vxlan, 0);
@@ -146,28 +160,31 @@ static __always_inline bool fits(struct __sk_buff *skb, struct config *config, e
 
 /* --- The first packet of a connection -------------------------------------------------------------------- */
 
-static __always_inline struct way way_to(struct route *route)
+static __always_inline struct way way_to(struct config *config, enum hook hook, struct route *route)
 {
 	struct way way = { .path = PATH_OUT };
 
-	if (!route)
-		return way;
-	if (route->flags & RT_LOCAL) {
+	if (route && route->flags & RT_LOCAL) {
 		way.path = route->flags & RT_WORKLOAD ? PATH_LOCAL : PATH_STACK;
 		way.target = route->ifindex;
+	} else if (config->flags & CONFIG_OVERLAY && route && route->flags & RT_WORKLOAD) {
+		way.path = PATH_TUNNEL;
+		way.target = route->node;
+	} else if (config->flags & CONFIG_OVERLAY && hook == FROM_WORKLOAD) {
+		way.path = PATH_STACK;  /* nobody out there knows the pod's address: the host gives it its own */
 	}
 	return way;
 }
 
 static __always_inline struct way way_back(struct __sk_buff *skb, struct config *config, enum hook hook,
-					   __be32 client, __be32 peer)
+					   __be32 client, __be32 peer, bool service)
 {
 	struct way way = { .path = PATH_STACK };        /* what came by the stack goes back by the stack */
 
 	if (hook == FROM_WORKLOAD) {
 		way.path = PATH_LOCAL;
 		way.target = skb->ifindex;
-	} else if (hook == FROM_UPLINK || (hook == FROM_TUNNEL && config->flags & CONFIG_DSR &&
+	} else if (hook == FROM_UPLINK || (hook == FROM_TUNNEL && service && config->flags & CONFIG_DSR &&
 					   !(config->dsr_optout && in_ip_set(config->dsr_optout, client)))) {
 		way.path = PATH_OUT;
 	} else if (hook == FROM_TUNNEL) {
@@ -204,12 +221,18 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		if (to.daddr == to.saddr)
 			to.saddr = packet->flow.daddr;  /* a pod that reaches itself: else it would answer to itself */
 	} else if (hook == FROM_TUNNEL) {
-		return drop(skb, hook, DROP_SOURCE);
+		/* Between pods of an overlay. Who sends it must be behind the node that it comes from. */
+		struct route *source = route_to(to.saddr);
+
+		if (!(config->flags & CONFIG_OVERLAY) || !source || source->flags & RT_LOCAL || source->node != peer)
+			return drop(skb, hook, DROP_SOURCE);
 	}
 
 	/* Which way? */
 	route = route_to(to.daddr);
-	there = way_to(route);
+	there = way_to(config, hook, route);
+	if (hook == FROM_TUNNEL && there.path == PATH_TUNNEL)
+		return drop(skb, hook, DROP_NO_BACKEND);        /* what came by the tunnel never leaves by it */
 	if (hook == FROM_UPLINK && !(route && route->flags & RT_LOCAL)) {
 		if (!frontend || !route)
 			return TC_ACT_OK;               /* not for this node: the stack's business */
@@ -218,7 +241,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		there = (struct way){ .path = PATH_TUNNEL, .target = route->node };
 		count(skb, hook, COUNT_TUNNELLED);
 	}
-	if (hook == TO_WORKLOAD || (hook == TO_UPLINK && there.path != PATH_LOCAL))
+	if (hook == TO_WORKLOAD || (hook == TO_UPLINK && there.path == PATH_OUT))
 		there.path = PATH_STACK;                /* it is on that way already */
 	if (!frontend && there.path == PATH_STACK && hook != TO_WORKLOAD && hook != FROM_WORKLOAD)
 		return TC_ACT_OK;                       /* the host's own connections need no entry */
@@ -241,7 +264,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	/* Remember it, and go. */
 	if (!fits(skb, config, hook, packet, there, &verdict))
 		return verdict;
-	if (add_connection(skb, packet, &to, there, way_back(skb, config, hook, packet->flow.saddr, peer)))
+	if (add_connection(skb, packet, &to, there, way_back(skb, config, hook, packet->flow.saddr, peer, frontend)))
 		return drop(skb, hook, DROP_ERROR);
 	count(skb, hook, COUNT_NEW);
 	if (frontend)
@@ -259,9 +282,9 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 static __always_inline int fall_through(struct __sk_buff *skb, struct config *config, enum hook hook,
 					struct packet *packet)
 {
-	if (hook == FROM_TUNNEL)
+	if (hook == FROM_TUNNEL && !(config->flags & CONFIG_OVERLAY))
 		return drop(skb, hook, DROP_ERROR);
-	if (packet->flow.daddr != config->node && (hook == FROM_WORKLOAD || hook == FROM_UPLINK)) {
+	if (packet->flow.daddr != config->node && is_arriving(hook)) {
 		count(skb, hook, COUNT_FALLTHROUGH);
 		mark(skb, MARK_FALLTHROUGH);
 	}

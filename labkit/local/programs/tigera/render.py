@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.local.client import Obj
 
-from .installation import autodetection_method, network_of, wants_bpf
+from .installation import autodetection_method, cni_of, network_of, wants_bpf
 from .release import Release
 
 NAMESPACE = "calico-system"
@@ -76,12 +77,13 @@ def _image(installation: Obj, component: str, release: Release) -> str:
 
 def _node_env(installation: Obj, release: Release, endpoint: Endpoint) -> list[Obj]:
     network = network_of(installation)
-    method = autodetection_method(network)
+    method, own = autodetection_method(network), cni_of(installation) == "Calico"
     values = {
         "DATASTORE_TYPE": "kubernetes", "WAIT_FOR_DATASTORE": "true", "CLUSTER_TYPE": "k8s,operator,aks",
         "CALICO_DISABLE_FILE_LOGGING": "true", "FELIX_DEFAULTENDPOINTTOHOSTACTION": "ACCEPT",
         "FELIX_HEALTHENABLED": "true", "FELIX_HEALTHPORT": "9099", "NO_DEFAULT_POOLS": "true",
-        "CALICO_NETWORKING_BACKEND": "none", "FELIX_INTERFACEPREFIX": "azv", "FELIX_IPV6SUPPORT": "false",
+        "CALICO_NETWORKING_BACKEND": "vxlan" if own else "none", "FELIX_INTERFACEPREFIX": "cali" if own else "azv",
+        "FELIX_IPV6SUPPORT": "false",
         "IP": "autodetect" if method else "none", **({"IP_AUTODETECTION_METHOD": method} if method else {}),
         "IP6": "none", "CALICO_VERSION": release.calico,
     }
@@ -121,12 +123,28 @@ def _node(installation: Obj, release: Release, endpoint: Endpoint) -> Obj:
         "terminationGracePeriodSeconds": 5 if release.watches_endpoint else 0,
         "containers": [container], "volumes": [volume] if bpf else [],
     }
+    if cni_of(installation) == "Calico":
+        pod["initContainers"] = [_install_cni(installation, release)]
+        pod["volumes"].append({"name": "cni-net-dir", "hostPath": {"path": "/etc/cni/net.d",
+                                                                    "type": "DirectoryOrCreate"}})
     return {
         "apiVersion": "apps/v1", "kind": "DaemonSet",
         "metadata": {"name": "calico-node", "namespace": NAMESPACE, "labels": labels},
         "spec": {"selector": {"matchLabels": labels},
                  "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
                  "template": {"metadata": {"labels": labels}, "spec": pod}}}
+
+
+def _install_cni(installation: Obj, release: Release) -> Obj:
+    plugins = [{"type": "calico", "datastore_type": "kubernetes", "mtu": network_of(installation).get("mtu", 0),
+                "nodename_file_optional": False, "log_level": "Info", "ipam": {"type": "calico-ipam"},
+                "policy": {"type": "k8s"}, "kubernetes": {"kubeconfig": "/etc/cni/net.d/calico-kubeconfig"}}]
+    config = {"name": "k8s-pod-network", "cniVersion": "0.3.1", "plugins": plugins}
+    return {"name": "install-cni", "image": _image(installation, "cni", release), "command": ["install"],
+            "env": [{"name": "CNI_CONF_NAME", "value": "10-calico.conflist"},
+                    {"name": "CNI_NETWORK_CONFIG", "value": json.dumps(config)}],
+            "securityContext": {"privileged": True},
+            "volumeMounts": [{"name": "cni-net-dir", "mountPath": "/host/etc/cni/net.d"}]}
 
 
 def _kube_controllers(installation: Obj, release: Release, endpoint: Endpoint) -> Obj:

@@ -1,0 +1,122 @@
+"""The overlay of a cluster whose pods have addresses that the network does not know: VXLAN between nodes.
+
+Each node has a block of pods' addresses. A packet for another node's block goes into the device vxlan.calico and
+comes out of that node's. The device is one that takes each packet's destination from its route or, in eBPF mode, from
+the program: so the data plane can be switched without the device being made anew. Its hardware address follows from
+the node's, so that nobody has to ask.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from labkit.local.dataplane import ebpf_tc
+from labkit.local.dataplane.iptables import Iptables
+
+DEVICE = "vxlan.calico"
+MTU = 1450
+BLOCK_BITS = 26
+_PROTOCOL = 80                                     # Calico's number for routes that Felix has written
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What one node has to know.
+
+    Args:
+        pool: the range of all pods' addresses.
+        blocks: block -> name of the node that has it.
+        nodes: name -> address of every node.
+        node: this node's name.
+        masquerade: whether what leaves the pool gets the node's address.
+    """
+
+    pool: str
+    blocks: Mapping[str, str]
+    nodes: Mapping[str, str]
+    node: str
+    masquerade: bool = True
+
+    @property
+    def tunnel(self) -> str:
+        """The node's own address in the overlay; "" while it has no block."""
+        return next((tunnel_address(block) for block, node in sorted(self.blocks.items()) if node == self.node), "")
+
+    def tunnels(self) -> dict[str, str]:
+        """Overlay address -> node's address, of the other nodes."""
+        return {tunnel_address(block): self.nodes[node] for block, node in self.blocks.items()
+                if node != self.node and node in self.nodes}
+
+
+def tunnel_address(block: str) -> str:
+    """A node's own address in the overlay: the first of its block."""
+    return str(ipaddress.ip_network(block).network_address)
+
+
+def hardware_address(ip: str) -> str:
+    """A device's hardware address, made of its node's address."""
+    return "66:0a:" + ":".join(f"{byte:02x}" for byte in ipaddress.ip_address(ip).packed)
+
+
+def routes(overlay: Overlay, vni: int) -> dict[str, str]:
+    """What the node's routing table has for the overlay: destination -> the rest of the route. Pure."""
+    found = {}
+    for block, node in overlay.blocks.items():
+        if node == overlay.node:
+            found[f"blackhole {block}"] = ""          # an address of the block that no pod has
+        elif (ip := overlay.nodes.get(node)) and overlay.tunnel:
+            found[block] = (f"encap ip id {vni} dst {ip} via {tunnel_address(block)} dev {DEVICE} onlink "
+                            f"src {overlay.tunnel}")
+    return found
+
+
+def neighbours(overlay: Overlay) -> dict[str, str]:
+    """Overlay address -> hardware address, of the other nodes. Pure."""
+    return {tunnel: hardware_address(ip) for tunnel, ip in overlay.tunnels().items()}
+
+
+class OverlayRoutes:
+    """The device, its routes and the rule that gives pods the node's address outside, of one node's namespace."""
+
+    def __init__(self, iptables: Iptables) -> None:
+        self._iptables = iptables
+        self._routes: set[str] = set()
+
+    def apply(self, overlay: Overlay, *, vni: int, port: int) -> None:
+        """Bring the namespace to this.
+
+        Raises:
+            OSError, RuntimeError: the kernel refuses.
+        """
+        ip = overlay.nodes[overlay.node]
+        ebpf_tc.ensure_vxlan(DEVICE, port)
+        lines = [f"link set {DEVICE} address {hardware_address(ip)} mtu {MTU} up"]
+        if overlay.tunnel:
+            lines.append(f"addr replace {overlay.tunnel}/32 dev {DEVICE}")
+        lines += [f"neigh replace {tunnel} lladdr {mac} dev {DEVICE} nud permanent"
+                  for tunnel, mac in neighbours(overlay).items()]
+        wanted = routes(overlay, vni)
+        lines += [f"route replace {to} {rest} proto {_PROTOCOL}" for to, rest in wanted.items()]
+        lines += [f"route del {to} proto {_PROTOCOL}" for to in sorted(self._there() - wanted.keys())]
+        done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True,
+                              timeout=30, check=False)
+        if done.returncode:
+            raise RuntimeError(f"ip: {done.stderr.strip()}")
+        if overlay.masquerade:
+            rule = ("-s", overlay.pool, "!", "-d", overlay.pool, "-j", "MASQUERADE")
+            if not self._iptables.has_chain("nat", "cali-nat-outgoing"):
+                self._iptables.restore(f"*nat\n:cali-nat-outgoing - [0:0]\n-A cali-nat-outgoing {' '.join(rule)}\n"
+                                       "COMMIT\n")
+            self._iptables.ensure_rule("nat", "POSTROUTING", ("-j", "cali-nat-outgoing"))
+
+    def _there(self) -> set[str]:
+        done = subprocess.run(["ip", "route", "show", "proto", str(_PROTOCOL)], text=True, capture_output=True,
+                              timeout=30, check=False)
+        found = set()
+        for line in done.stdout.splitlines():
+            words = line.split()
+            found.add(" ".join(words[:2]) if words[0] == "blackhole" else words[0])
+        return found
