@@ -81,8 +81,8 @@ class Comparison:
 
     @property
     def detectable(self) -> bool:
-        """Whether the interval excludes 1."""
-        return self.low > 1 or self.high < 1
+        """Whether a difference may be claimed: the interval excludes 1, and it comes of enough rounds."""
+        return self.n >= stats.CLAIM_ROUNDS and (self.low > 1 or self.high < 1)
 
 
 @dataclass(frozen=True)

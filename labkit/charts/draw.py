@@ -40,7 +40,10 @@ def bars(
             trace["error_y"] = whiskers(list(values.values()))
         data.append(trace)
     rows = [[called[key], c, *values[c]] for key, values in series.items() for c in values]
-    text = text_table(["series", "case", "median", "low", "high"], rows, f"{title}\n{axis}")
+    columns = ["series", "case", "median", "low", "high"]
+    if all("error_y" not in trace for trace in data):
+        rows, columns = [row[:3] for row in rows], ["series", "case", "value"]
+    text = text_table(columns, rows, f"{title}\n{axis}")
     made = layout(title, "", axis, note, legend=list(called.values()))
     return Chart(name, data, {**made, "barmode": "group"}, _with(text, note))
 
@@ -62,7 +65,7 @@ def lines(
         published: traces of published figures, drawn thin and behind.
         log_x: whether the horizontal axis is logarithmic.
         log_y: whether the vertical axis is.
-        bands: stretches of the horizontal axis that are shaded, as (from, to, what happened then).
+        bands: stretches of the horizontal axis that are shaded, as (from, to, what happened then); the same each time.
         dots: whether points are marked: not where there are hundreds.
     """
     data = [*published]
@@ -85,11 +88,12 @@ def lines(
          "fillcolor": _SHADE, "line": {"width": 0}, "layer": "below"}
         for start, end, _ in bands
     ]  # fmt: skip
-    shown = [words(what, xref="x", x=start, y=1, xanchor="left", yanchor="top") for start, _, what in bands]
+    shown = [words(what, xref="x", x=start, y=1, xanchor="left", yanchor="top") for start, _, what in bands[:1]]
     made["annotations"] = [*made.get("annotations", []), *shown]
     rows = [[label(key), *point[:2]] for key, points in series.items() for point in points]
     rows += [[t["name"], x, y] for t in published for x, y in zip(t["x"], t["y"], strict=True) if y is not None]
-    said = "".join(f"\n{what}: {start:g} to {end:g} {x_axis}" for start, end, what in bands)
+    stretches = ", ".join(f"{start:.4g} to {end:.4g}" for start, end, _ in bands)
+    said = f"\n{bands[0][2]}: {stretches} {x_axis}" if bands else ""
     text = text_table(["series", x_axis, y_axis], rows, title) if dots else _ranges(title, x_axis, y_axis, series)
     return Chart(name, data, made, _with(text + said, note))
 

@@ -26,6 +26,7 @@ class Finding:
         low: lower end of the interval; None where none is known, as for a published figure.
         high: its upper end.
         verdict: in words.
+        claimed: whether it may be claimed; otherwise its marker is drawn hollow.
     """
 
     group: str
@@ -35,11 +36,7 @@ class Finding:
     low: float | None
     high: float | None
     verdict: str
-
-    @property
-    def open(self) -> bool:
-        """Whether its interval holds 1, so that the marker is drawn hollow."""
-        return self.low is not None and self.high is not None and self.low <= 1 <= self.high
+    claimed: bool
 
 
 def forest(name: str, title: str, axis: str, findings: Sequence[Finding], *, note: str = "") -> Chart:
@@ -93,8 +90,8 @@ def _mark(finding: Finding, row: int) -> dict[str, Any]:
         "type": "scatter", "mode": "markers", "name": f"{label(finding.series)}: {finding.name}",
         "x": [finding.ratio], "y": [row], "hovertext": [finding.verdict], "cliponaxis": False,
         "marker": {
-            "symbol": marker + ("-open" if finding.open or finding.low is None else ""), "size": 11,
-            "color": drawn.colour, "line": {"color": drawn.colour if finding.open else INK, "width": 2},
+            "symbol": marker + ("-open" if not finding.claimed else ""), "size": 11,
+            "color": drawn.colour, "line": {"color": INK if finding.claimed else drawn.colour, "width": 2},
         },
     }  # fmt: skip
     if finding.low is not None and finding.high is not None:

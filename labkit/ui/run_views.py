@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from labkit.bench import stats
-from labkit.bench.results import Run, Sample
+from labkit.bench.results import Comparison, Run, Sample
 from labkit.charts import Chart, Finding, bars, beside, forest, label, lines, published_bars, published_curves, scatter
+from labkit.errors import MeasurementError
 from labkit.reference import Reference, load
 from labkit.ui.run_charts import axis, by_case, chart, said, with_document
 
-__all__ = ["beside_published", "churn", "claims", "first_packet", "noise"]
+__all__ = ["FIRST_PACKETS", "beside_published", "churn", "claims", "finding", "first_packet", "noise", "slopes"]
 
 FIRST_PACKET: Final = "first packet"
 #: study -> curves that stand beside a learner's own
@@ -58,6 +59,46 @@ def first_packet(run: Run, metric: str = "p50_us") -> Chart:
     return beside(ours, theirs, ("measured here, µs", "published, µs"), note=note)
 
 
+def finding(run: Run, metric: str, case: str, *, base: str = "vanilla", other: str = "ebpf") -> Comparison:
+    """Return how two data planes compare in one case.
+
+    Args:
+        run: the measurement.
+        metric: what to compare.
+        case: such as "pod to service, TCP".
+        base: what is compared with.
+        other: what is compared.
+
+    Raises:
+        MeasurementError: the run has not both of them, because it was stopped before.
+    """
+    for found in run.compare(metric, base=base) if base in run.arms else ():
+        if found.case == case and found.other == other:
+            return found
+    raise MeasurementError(
+        f"The run has no samples of {case!r} for both {label(base)} and {label(other)}.",
+        "it was stopped before all data planes had their turn",
+        "run the cell that measures again, and let it finish one round at least.",
+    )
+
+
+def slopes(run: Run, metric: str = "p50_us") -> dict[str, tuple[float, float]]:
+    """Return what one more service costs each data plane: the slope of the line through its medians, and its R².
+
+    A data plane that was measured at one number of services only, because the run was stopped, has none.
+
+    Args:
+        run: of suite ``scale``.
+        metric: which percentile.
+    """
+    found = {}
+    for arm in run.arms:
+        points = [(row.x, row.median) for row in run.summary(metric) if row.arm == arm and row.x is not None]
+        if len(points) > 1:
+            found[arm] = stats.slope([x for x, _ in points], [y for _, y in points])
+    return found
+
+
 def claims(run: Run, metric: str, *, of: str = "ebpf", measure: str = "", studies: Sequence[str] = ()) -> Chart:
     """Draw every claim that a run supports as a ratio with its interval, and what studies say of the same cases.
 
@@ -74,12 +115,13 @@ def claims(run: Run, metric: str, *, of: str = "ebpf", measure: str = "", studie
     findings = []
     for case in dict.fromkeys(c.case for c in found):
         findings += [
-            Finding(case, c.other, f"{label(c.other)} ÷ {label(c.base)}", c.ratio, c.low, c.high, c.verdict)
+            Finding(case, c.other, f"{label(c.other)} ÷ {label(c.base)}", c.ratio, c.low, c.high, c.verdict,
+                    c.detectable)
             for c in found if c.case == case
         ]  # fmt: skip
         findings += [f for study in studies if (f := _published(load(study), case)) is not None]
-    note = ("Points: ratio of medians, with its 95 % bootstrap interval. Hollow: the interval holds 1, so these rounds "
-            "cannot tell the two apart.")  # fmt: skip
+    note = ("Points: ratio of medians, with its 95 % bootstrap interval. Hollow: no claim, because the interval "
+            "holds 1 or there are too few rounds.")  # fmt: skip
     if studies:
         note += " Vertical ticks: published, without interval."
     return forest(f"{run.kind}-claims-{metric}", "What the rounds can claim", f"ratio of: {axis(metric)}", findings,
@@ -133,17 +175,17 @@ def churn(run: Run) -> Chart:
     """
     most = max((s.x or 0 for s in run.samples if _series(s)), default=0)
     phases = [s for s in run.samples if _series(s) and s.x == most]
-    points: dict[str, list[tuple[float, ...]]] = {}
+    points: dict[str, list[tuple[float, ...]]] = {arm: [] for arm in run.arms}
     bands: list[tuple[float, float, str]] = []
     clock = 0.0
     for number in sorted({s.round for s in phases}):
         for kind in ("quiet", "churn"):
             here = [s for s in phases if s.round == number and s.case.startswith(kind)]
             for sample in here:
-                points.setdefault(sample.arm, []).extend((clock + t, y) for t, y in _series(sample))
+                points[sample.arm].extend((clock + t, y) for t, y in _series(sample))
             took = max((t for sample in here for t, _ in _series(sample)), default=0.0)
             if kind == "churn" and took:
-                bands.append((clock, clock + took, "one service changes" if not bands else ""))
+                bands.append((clock, clock + took, "one service changes"))
             clock += took
     note = f"With {most:,.0f} services. Shaded: one more comes and goes. CPU of the client's node, in half seconds. " \
            + " ".join(run.notes)
@@ -169,7 +211,7 @@ def _published(figures: Reference, case: str) -> Finding | None:
     ratio = after / before
     word = "less" if ratio < 1 else "more"
     return Finding(case, "calico_ebpf", f"{figures.short}", ratio, None, None,
-                   f"{abs(1 - ratio) * 100:.0f} % {word} than {label(base)} (published)")  # fmt: skip
+                   f"{abs(1 - ratio) * 100:.0f} % {word} than {label(base)} (published)", False)  # fmt: skip
 
 
 def _kinds(run: Run, metric: str) -> Iterator[tuple[str, str, list[Sample]]]:

@@ -48,9 +48,21 @@ def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, page: Page, shots: 
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.usefixtures("daemon")
-def test_the_chart_of_a_measurement_grows_while_it_runs(jupyter: str, page: Page, shots: Path) -> None:
+def test_the_chart_of_a_measurement_grows_while_it_runs_and_the_button_ends_it(
+    jupyter: str, page: Page, shots: Path
+) -> None:
     run_all(page, jupyter.format("04_benchmark.ipynb"))
     cell = page.locator(".jp-CodeCell", has_text="ui.live(")
-    cell.locator(".point").nth(3).wait_for(state="attached", timeout=90_000)
-    assert "*" in cell.locator(".jp-InputPrompt").inner_text(), "it was drawn after the run"
+    dots = cell.locator(".js-plotly-plot .point")
+    dots.nth(3).wait_for(state="attached", timeout=180_000)
+    prompt = cell.locator(".jp-InputPrompt")
+    assert "*" in prompt.inner_text(), "it was drawn after the run"
+    before = dots.count()
+    page.wait_for_function("n => document.querySelectorAll('.js-plotly-plot .point').length > n", arg=before + 1,
+                           timeout=60_000)  # fmt: skip
+    cell.scroll_into_view_if_needed()
+    assert "samples" in cell.locator("[role=status]").inner_text()
     page.screenshot(path=str(shots / "live.png"))
+    cell.get_by_role("button", name="Stop").click()
+    cell.get_by_text("Stopped after").wait_for(timeout=60_000)
+    page.screenshot(path=str(shots / "stopped.png"))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from labkit.bench.results import Run, Sample
+from labkit.errors import MeasurementError
 from labkit.ui import run_charts, run_views
 from labkit.ui.show import show
 
@@ -140,3 +141,27 @@ def test_one_measure_of_a_suite_is_one_line_for_each_data_plane(capsys: pytest.C
 )
 def test_axes_name_quantity_and_unit(metric: str, words: str) -> None:
     assert words in run_charts.axis(metric)
+
+
+def test_too_few_rounds_claim_nothing_wherever_the_interval_lies() -> None:
+    one = Run("article", "Flows", tuple(s for s in article().samples if s.round == 0))
+    drawn = run_views.claims(one, "node_percent_per_10_gbit")
+    assert {trace["marker"]["symbol"] for trace in drawn.data} == {"diamond-open"}
+    assert "too few rounds for a claim" in drawn.text
+
+
+def test_a_slope_needs_two_numbers_of_services() -> None:
+    run = scale()
+    slopes = run_views.slopes(run)
+    assert slopes["vanilla"][0] == pytest.approx(50 / 990, rel=0.01)
+    assert abs(slopes["ebpf"][0]) < 1e-6
+    stopped = Run("scale", "Scale", tuple(s for s in run.samples if s.arm == "ebpf" or s.x == 10))
+    assert set(run_views.slopes(stopped)) == {"ebpf"}
+
+
+def test_a_run_that_was_stopped_early_says_what_it_lacks_and_what_to_do() -> None:
+    run = article()
+    assert run_views.finding(run, "node_percent_per_10_gbit", "pod to pod, UDP").ratio == pytest.approx(0.75)
+    stopped = Run("article", "Flows", tuple(s for s in run.samples if s.arm == "iptables"))
+    with pytest.raises(MeasurementError, match="stopped before"):
+        run_views.finding(stopped, "node_percent_per_10_gbit", "pod to pod, UDP")
