@@ -60,3 +60,14 @@ def test_what_there_is_not_is_said(wrong):
     with pytest.raises(TargetError, match="There is no") as error:
         targets.open_target("aks", subscription="s", **wrong)
     assert "to Lab.open(), or set LABKIT_C" in error.value.fix
+
+
+@pytest.mark.parametrize("said", ["parameter", "variable"])
+def test_a_student_has_names_of_their_own_in_every_lesson(said, monkeypatch):
+    from labkit.lab import Lab
+
+    monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "s")
+    monkeypatch.setenv("LABKIT_STUDENT", "07" if said == "variable" else "")
+    lab = Lab.open("aks", student="07" if said == "parameter" else None)
+    assert (lab.settings.name, lab.settings.resource_group) == ("MyCalicoCluster-07", "CalicoDemoRG-07")
+    assert lab.settings.context == "MyCalicoCluster-07-admin"
