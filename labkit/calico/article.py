@@ -28,7 +28,7 @@ def steps(facts: ClusterFacts, kube: Kube) -> tuple[Step, ...]:
         kube: the cluster.
     """
     return (_node_address(facts, kube), effects.endpoint_step(facts, kube, also_wait=False),
-            _operator(facts, kube), _kube_proxy(kube), _bpf(facts, kube))
+            _operator(facts, kube), _kube_proxy(facts, kube), _bpf(facts, kube))
 
 
 def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
@@ -42,6 +42,17 @@ def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
         methods = effects.installation_network(kube).get("nodeAddressAutodetectionV4") or {}
         return Evidence(methods == {"canReach": CAN_REACH},
                         f"nodeAddressAutodetectionV4 is {json.dumps(methods)}")
+
+    def revert(log: Log) -> None:
+        effects.patch_installation(kube, back, log)
+
+        def rolled_out() -> Evidence:
+            found = daemon_set(kube.find("daemonsets.apps", "calico-node", CALICO_NAMESPACE))
+            method = found.env.get("IP_AUTODETECTION_METHOD") if found else None
+            return Evidence(found is not None and found.settled and method != f"can-reach={CAN_REACH}",
+                            f"calico-node finds its address by {method}")
+
+        wait_for("calico-node with the method of before", rolled_out)
 
     def command(network: dict[str, Any]) -> str:
         body = json.dumps({"spec": {"calicoNetwork": network}})
@@ -57,7 +68,7 @@ def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
                 "goes astray.",
         command=command(patch), revert_command=command(back), verify=verify,
         apply=lambda log: effects.patch_installation(kube, patch, log),
-        revert=lambda log: effects.patch_installation(kube, back, log),
+        revert=revert,
     )
 
 
@@ -94,7 +105,7 @@ def _operator(facts: ClusterFacts, kube: Kube) -> Step:
     )
 
 
-def _kube_proxy(kube: Kube) -> Step:
+def _kube_proxy(facts: ClusterFacts, kube: Kube) -> Step:
     patch = {"spec": {"template": {"spec": {"nodeSelector": effects.PROXY_SELECTOR}}}}
     back = {"spec": {"template": {"spec": {"nodeSelector": {"non-calico": None}}}}}
 
@@ -115,6 +126,8 @@ def _kube_proxy(kube: Kube) -> Step:
         kube.patch("daemonsets.apps", "kube-proxy", back, "kube-system", type="strategic")
         log("daemonset.apps/kube-proxy patched: it runs on every node again")
         wait_for("kube-proxy on every node", lambda: effects.kube_proxy_runs(kube))
+        if not effects.felix_spec(kube, facts).get("bpfEnabled"):
+            effects.wait_for_no_tables(kube, log)
 
     return Step(
         id="kube-proxy", title="Take kube-proxy off the nodes",

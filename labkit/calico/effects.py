@@ -142,8 +142,14 @@ def bpf_is_off(kube: Kube, facts: ClusterFacts) -> Evidence:
 
 
 def wait_for_bpf_off(kube: Kube, facts: ClusterFacts, log: Log, timeout: float = 120.0) -> None:
-    """Wait until eBPF is off. A Calico that leaves its maps pinned is given a few seconds, then believed."""
+    """Wait until eBPF is off. Where kube-proxy is yet to come back, the maps may serve until it is there."""
     wait_for("eBPF off on every node", lambda: bpf_is_off(kube, facts), timeout)
+    if kube_proxy_runs(kube):
+        wait_for_no_tables(kube, log)
+
+
+def wait_for_no_tables(kube: Kube, log: Log) -> None:
+    """Wait until no map holds services. A Calico that leaves its maps pinned is given a few seconds, then believed."""
     try:
         wait_for("no service table in eBPF maps", lambda: Evidence(not any(service_tables(kube).values()), ""), 8)
     except WaitError:
