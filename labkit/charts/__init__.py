@@ -4,13 +4,7 @@ from labkit.charts.chart import PLOTLY, RESULT, Chart
 from labkit.charts.draw import bars, beside, lines, scatter
 from labkit.charts.forest import Finding, forest
 from labkit.charts.look import LOOK, label, look
-from labkit.charts.published import (
-    published_bars,
-    published_churn,
-    published_curves,
-    published_lines,
-    published_reductions,
-)
+from labkit.charts.published import published_bars, published_churn, published_curves, published_reductions
 
 __all__ = [
     "LOOK",
@@ -27,7 +21,6 @@ __all__ = [
     "published_bars",
     "published_churn",
     "published_curves",
-    "published_lines",
     "published_reductions",
     "scatter",
 ]

@@ -1,4 +1,4 @@
-"""Published figures as charts, or as what stands behind a learner's own."""
+"""Published figures as charts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from labkit.charts.draw import bars, lines
 from labkit.charts.look import label, look
 from labkit.reference import Reference, load
 
-__all__ = ["published_bars", "published_churn", "published_curves", "published_lines", "published_reductions"]
+__all__ = ["published_bars", "published_churn", "published_curves", "published_reductions"]
 
 
 def published_bars(name: str, reference: Reference, columns: Sequence[str]) -> Chart:
@@ -42,27 +42,6 @@ def published_reductions(name: str, studies: Sequence[str]) -> Chart:
     return bars(name, "Less CPU with Calico eBPF, by study", formula, series)
 
 
-def published_lines(reference: Reference, columns: Sequence[str], *, scale: float = 1.0) -> list[dict[str, Any]]:
-    """Return published curves as thin traces that stand behind a learner's own.
-
-    Args:
-        reference: whose first column is the horizontal axis.
-        columns: which curves.
-        scale: factor to the unit of the chart.
-    """
-    xs = reference.column(reference.columns[0])
-    traces = []
-    for index, column in enumerate(columns):
-        drawn = look(column, index)
-        ys = [None if y is None else round(float(y) * scale, 4) for y in reference.column(column)]
-        traces.append({
-            "type": "scatter", "mode": "lines", "opacity": 0.8, "x": xs, "y": ys,
-            "name": f"{label(column)}, {reference.short}",
-            "line": {"color": drawn.colour, "dash": drawn.dash, "width": 1.8}, "marker": {"symbol": drawn.marker},
-        })  # fmt: skip
-    return traces
-
-
 def published_curves(name: str, title: str, axis: str, curves: Mapping[str, Sequence[str]], scale: float) -> Chart:
     """Draw curves of several studies over the number of services.
 
@@ -75,7 +54,7 @@ def published_curves(name: str, title: str, axis: str, curves: Mapping[str, Sequ
     """
     figures = [load(study) for study in curves]
     traces = [t for study, reference in zip(curves, figures, strict=True)
-              for t in published_lines(reference, curves[study], scale=scale)]  # fmt: skip
+              for t in _lines(reference, curves[study], scale=scale)]  # fmt: skip
     return lines(name, title, "number of services", axis, {}, published=traces)
 
 
@@ -90,6 +69,21 @@ def published_churn(name: str, reference: Reference) -> Chart:
     changing = [(95.0, 215.0, "one service changes")]
     note = f"{reference.citation}. {reference.caveat}"
     return lines(name, reference.title, "seconds", reference.unit, points, note=note, bands=changing, dots=False)
+
+
+def _lines(reference: Reference, columns: Sequence[str], *, scale: float = 1.0) -> list[dict[str, Any]]:
+    """Return curves over a study's first column as thin traces."""
+    xs = reference.column(reference.columns[0])
+    traces = []
+    for index, column in enumerate(columns):
+        drawn = look(column, index)
+        ys = [None if y is None else round(float(y) * scale, 4) for y in reference.column(column)]
+        traces.append({
+            "type": "scatter", "mode": "lines", "opacity": 0.8, "x": xs, "y": ys,
+            "name": f"{label(column)}, {reference.short}",
+            "line": {"color": drawn.colour, "dash": drawn.dash, "width": 1.8}, "marker": {"symbol": drawn.marker},
+        })  # fmt: skip
+    return traces
 
 
 def _intervals(reference: Reference, column: str) -> list[Interval]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Final
 
 from labkit.bench.results import Run, Summary
 from labkit.charts import Chart, bars, label, lines
@@ -46,7 +46,7 @@ def axis(metric: str) -> str:
 
 
 def chart(
-    run: Run, metric: str, *, measure: str = "", published: Sequence[dict[str, Any]] = (), log_x: bool = False,
+    run: Run, metric: str, *, measure: str = "", log_x: bool = False,
     log_y: bool = False,
 ) -> Chart:  # fmt: skip
     """Draw one metric of a run.
@@ -57,7 +57,6 @@ def chart(
         run: the measurement.
         metric: which of its metrics.
         measure: with which word the cases begin that are drawn, such as "churn"; all by default.
-        published: published curves to draw behind; for lines.
         log_x: whether the horizontal axis is logarithmic; for lines.
         log_y: whether the vertical axis is; for lines.
     """
@@ -68,7 +67,7 @@ def chart(
         points = {
             arm: sorted((float(r.x or 0), r.median, r.low, r.high) for r in rows if r.arm == arm) for arm in run.arms
         }
-        drawn = lines(name, run.title, "number of services", axis(metric), points, note=note, published=published,
+        drawn = lines(name, run.title, "number of services", axis(metric), points, note=note,
                       log_x=log_x, log_y=log_y)  # fmt: skip
     else:
         drawn = bars(name, run.title, axis(metric), by_case(run.arms, rows), note=note)
