@@ -1,9 +1,12 @@
 """What a new cluster begins with, accepted by the API that serves it."""
 
+import copy
+
 import pytest
 
 from labkit.local.arm import ClusterSpec, PoolSpec
 from labkit.local.bootstrap import manifests
+from labkit.local.controllers.addons import plan
 from labkit.local.kubeapi import Api
 
 FQDN = "mycalicocl-calicodemorg-03a087-9388cb76.hcp.canadaeast.azmk8s.io"
@@ -57,3 +60,18 @@ def test_the_articles_patches_are_taken(cluster):
 def test_without_a_policy_engine_there_is_no_calico():
     kinds = {obj["kind"] for obj in manifests(spec(policy="none"), "192.0.2.10")}
     assert {"Installation", "CustomResourceDefinition"}.isdisjoint(kinds)
+
+
+@pytest.mark.parametrize(("kind", "change", "back"), [
+    ("Installation", lambda o: o["spec"]["calicoNetwork"]["nodeAddressAutodetectionV4"].update(canReach="8.8.8.8"),
+     {"spec": {"calicoNetwork": {"nodeAddressAutodetectionV4": {"canReach": "1.1.1.1"}}}}),
+    ("Installation", lambda o: o["spec"]["calicoNetwork"].update(linuxDataplane="BPF"), {}),
+    ("Deployment", lambda o: o["spec"].update(replicas=0), {"spec": {"replicas": 1}}),
+    ("Deployment", lambda o: o["spec"]["template"]["metadata"].update(annotations={"labkit/data-plane": "ebpf"}), {}),
+])
+def test_the_add_on_manager_takes_back_what_aks_says_and_leaves_the_rest(kind, change, back):
+    (manifest,) = (o for o in manifests(spec("1.36.2"), "192.0.2.10") if o["kind"] == kind
+                   and o["metadata"]["name"] in ("default", "tigera-operator"))
+    current = copy.deepcopy(manifest)
+    change(current)
+    assert plan(manifest, current) == back
