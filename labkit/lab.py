@@ -201,6 +201,8 @@ class Lab:
         Raises:
             AzureError: a parameter is not possible, or the location does not offer the version.
         """
+        if network_plugin == "none" and network_policy is None:
+            network_policy = "none"  # who brings a network brings its policies too
         given: dict[str, Any] = {
             "kubernetes_version": kubernetes_version, "node_count": node_count, "node_vm_size": node_vm_size,
             "network_policy": network_policy, "network_plugin": network_plugin, "pod_cidr": pod_cidr,
