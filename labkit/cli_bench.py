@@ -36,6 +36,7 @@ def bench() -> None:
 @click.option("-m", "--metric", "metrics", multiple=True, help="Instead of the most telling ones; may be repeated.")
 def show(file: Path, metrics: tuple[str, ...]) -> None:
     """Print what FILE holds: where it was measured, medians, differences, notes."""
+    from labkit.bench.budget import outliers
     from labkit.bench.files import load
 
     run = load(file)
@@ -52,8 +53,12 @@ def show(file: Path, metrics: tuple[str, ...]) -> None:
     _table(["case", "arm", "metric", "median", "95 % interval", "rounds"], rows)
     for metric in picked:
         _say(run.compare(metric))
+    if forecast := run.provenance.get("forecast"):
+        click.echo(f"before it began: {forecast}")
     for note in run.notes:
         click.echo(f"note: {note}")
+    for far in outliers(run, picked):
+        click.echo(f"far from the others, and counted all the same: {far}")
 
 
 @bench.command()

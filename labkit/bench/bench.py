@@ -24,7 +24,6 @@ from labkit.kube import Kube, kubeconfig
 Provenance = Callable[[], dict[str, Any]]
 Facts = dict[str, Any]
 _PREPARE_SECONDS = 8.0
-_CHARTED = ("cores_per_10_gbit", "gbit_per_s", "p50_us", "requests_per_s", "connections_per_s")
 
 
 @dataclass(frozen=True)
@@ -310,8 +309,7 @@ class Bench:
         expected = budgets.forecast(rounds, seconds_of(planned), _PREPARE_SECONDS, budget, known)
         parameters = {**parameters, **({"budget": budget} if budget else {"rounds": rounds}),
                       "planes": [arm.name for arm in arms]}
-        recording = Recording(self._run(kind, title, arms, parameters), path)
-        recording.note(str(expected))
+        recording = Recording(self._run(kind, title, arms, parameters, str(expected)), path)
 
         def say(text: str) -> None:
             watch.progress(Progress(0, 0, text, 0.0))
@@ -320,7 +318,7 @@ class Bench:
         todo = tasks(orders(arms, expected.rounds, before), strict, say)
         watch.progress(Progress(0, len(todo), str(expected), expected.seconds))
         try:
-            return conduct(todo, recording, watch, seconds=budget, outliers=_CHARTED)
+            return conduct(todo, recording, watch, seconds=budget)
         finally:
             if sides and before in self._sides and self._dataplane() != before:
                 self._sides[before].enter()
@@ -336,10 +334,11 @@ class Bench:
             found.append(replace(arm, enter=side.enter, enter_seconds=side.enter_seconds))
         return found
 
-    def _run(self, kind: str, title: str, arms: Sequence[Arm], parameters: Facts) -> Run:
+    def _run(self, kind: str, title: str, arms: Sequence[Arm], parameters: Facts, forecast: str) -> Run:
         notes = [self._not_modelled] if self._not_modelled else []
         if any(arm.workload.one_machine for arm in arms):
             notes.append("Client and server node are one machine: its CPU is counted once, and it includes whatever "
                          "else runs on it. The two containers are told apart by their cgroups.")
-        provenance = {"parameters": parameters, "arms": {arm.name: {} for arm in arms}, "figures": accounts.FIGURES}
+        provenance = {"parameters": parameters, "arms": {arm.name: {} for arm in arms}, "figures": accounts.FIGURES,
+                      "forecast": forecast}
         return Run(kind, title, (), provenance, tuple(notes))

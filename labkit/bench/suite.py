@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.bench import budget
 from labkit.bench.recording import Recording
 from labkit.bench.results import Run, Sample
 from labkit.bench.watch import Progress, Watch
@@ -96,8 +95,7 @@ def seconds_of(tasks: Sequence[Task]) -> float:
     return total
 
 
-def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, seconds: float | None = None,
-            outliers: Sequence[str] = ()) -> Run:
+def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, seconds: float | None = None) -> Run:
     """Take all samples that the recording does not have.
 
     Args:
@@ -105,7 +103,6 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
         recording: keeps them.
         watch: hears of each, and may stop.
         seconds: the budget; a round that no longer fits is not begun.
-        outliers: metrics in which samples that lie far out are named in a note.
 
     Returns:
         The run; without a time of finishing if it was stopped, so that it can go on.
@@ -128,7 +125,7 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
             return recording.run
         if seconds is not None and starts_round and elapsed + pace * _round_seconds(open_[index:]) > seconds:
             recording.note(f"The budget of {seconds:g} s was spent after {done} of {len(tasks)} samples.")
-            return _finish(recording, outliers)
+            return _finish(recording)
         if task.arm is not arm:
             watch.progress(Progress(done, len(tasks), f"to {task.arm.name}", pace * rest))
             task.arm.enter()
@@ -143,17 +140,15 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
         watch.sample(sample)
         passed = expected - seconds_of(open_[index + 1:])
     watch.progress(Progress(len(tasks), len(tasks), "done", 0.0))
-    return _finish(recording, outliers)
+    return _finish(recording)
 
 
 def _round_seconds(tasks: Sequence[Task]) -> float:
     return seconds_of([t for t in tasks if t.round == tasks[0].round])
 
 
-def _finish(recording: Recording, metrics: Sequence[str]) -> Run:
+def _finish(recording: Recording) -> Run:
     run = recording.run
-    for text in budget.outliers(run, metrics):
-        recording.note(f"Far from the others, and counted all the same: {text}.")
     noisy = [f"{s.arm}, {s.case}, round {s.round + 1}: {s.detail['noisy']}" for s in run.samples if "noisy" in s.detail]
     if noisy:
         recording.note(f"The machine was noisy in {len(noisy)} samples; the first: {noisy[0]}.")

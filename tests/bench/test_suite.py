@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from labkit.bench import exchange, flows, scale, suite
+from labkit.bench.budget import outliers
 from labkit.bench.recording import Recording
 from labkit.bench.results import Run, Sample
 from labkit.bench.suite import Arm, Task, conduct, orders, seconds_of
@@ -110,11 +111,12 @@ def test_a_round_that_no_longer_fits_the_budget_is_not_begun(monkeypatch):
     assert run.finished
 
 
-def test_far_samples_are_named_and_kept():
+def test_far_samples_are_kept_and_can_be_named():
     far = tasks(orders([arm("vanilla")], 6), ("a",), lambda number: 99.0 if number == 3 else 10.0 + number / 10)
-    run = conduct(far, recording(), Watch(), outliers=["gbit_per_s"])
+    run = conduct(far, recording(), Watch())
     assert len(run.samples) == 6
-    assert any("round 4: gbit_per_s 99" in note and "counted all the same" in note for note in run.notes)
+    assert outliers(run, ["gbit_per_s"]) == [
+        "vanilla, a, round 4: gbit_per_s 99, beside a median of 10.3"]
 
 
 def test_unproven_and_noisy_samples_are_in_the_notes():
