@@ -12,10 +12,13 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 def run_all(page: Page, url: str) -> None:
     page.goto(url, wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook", timeout=60_000)
-    # Who runs cells before there is a kernel is asked for one, in a dialog over the menu.
+    # Who runs cells before there is a kernel is asked for one, in a dialog over the menu: then take the one it offers.
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
     asked = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /[*\\d]/.test(p.innerText))"
+    accept = page.locator(".jp-Dialog .jp-mod-accept")
     for _ in range(20):
+        if accept.count():
+            accept.first.click()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         # JupyterLab drops what it is asked to run before it is connected to the kernel: then ask again.

@@ -17,6 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from labkit.local.paths import LabPaths
+from labkit.local.server import lifecycle
+from tests.conftest import leftovers
 from tests.e2e.support import wait_for
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -44,13 +47,16 @@ def az() -> Path:
 
 
 @pytest.fixture(scope="module")
-def shell(daemon, lab_paths, az, tmp_path_factory):
-    """Runs lines in a shell that `labkit env` has told of the lab; returns exit code and what was said."""
+def shell(az, tmp_path_factory):
+    """Runs lines in a shell that `labkit env` has told of a lab of its own, because the article's names may be taken
+    in another; returns exit code and what was said."""
+    paths = LabPaths(tmp_path_factory.mktemp("az-lab") / "home")
+    lifecycle.up(paths, port=0)
     home = tmp_path_factory.mktemp("az-home")
     (home / ".ssh").mkdir(mode=0o700)
     public = rsa.generate_private_key(65537, 2048).public_key()
     (home / ".ssh" / "id_rsa.pub").write_bytes(public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
-    environment = {**os.environ, "HOME": str(home), "LABKIT_HOME": str(lab_paths.home),
+    environment = {**os.environ, "HOME": str(home), "LABKIT_HOME": str(paths.home),
                    "KUBECONFIG": str(home / "kubeconfig"), "AZURE_CORE_ONLY_SHOW_ERRORS": "yes",
                    "AZURE_CORE_COLLECT_TELEMETRY": "no",
                    "PATH": f"{az.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -63,7 +69,8 @@ def shell(daemon, lab_paths, az, tmp_path_factory):
                               check=False)
 
     yield run
-    run("az group delete -n CalicoDemoRG -y")
+    lifecycle.down(paths)
+    assert leftovers(paths) == []
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

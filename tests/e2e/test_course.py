@@ -8,19 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+from labkit.headless.notebooks import find, share
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["-p", "rounds", "1", "-p", "seconds", "1", "-p", "connects", "100", "-p", "counts", "[10, 300]"]
+QUICK = {"rounds": 1, "seconds": 1, "connects": 100, "counts": [10, 300]}
 
 
 @pytest.mark.usefixtures("daemon")
-@pytest.mark.parametrize("time", ["first", "second"])
-def test_by_papermill_twice_in_a_row(tmp_path, time):
+def test_by_papermill(tmp_path):
+    quick = [word for name, value in QUICK.items() for word in ("-p", name, json.dumps(value))]
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.cli", "run", "-o", str(tmp_path), *QUICK],
+        [sys.executable, "-m", "labkit.cli", "run", "-o", str(tmp_path), *quick],
         text=True,
         capture_output=True,
         timeout=400,
@@ -34,13 +39,17 @@ def test_by_papermill_twice_in_a_row(tmp_path, time):
     page = (results / "report.html").read_text()
     assert "Plotly.newPlot" in page
     assert 'src="http' not in page, "the report must open offline"
-    flows = json.loads((results / "04_benchmark-flows.json").read_text())
-    assert {s["case"] for s in flows["samples"]} >= {"pod to pod, TCP", "pod to service, UDP"}
+    run = json.loads((results / "04_benchmark-article.json").read_text())
+    assert {s["case"] for s in run["samples"]} >= {"pod to pod, TCP", "pod to service, UDP"}
+    assert {s["arm"] for s in run["samples"]} == {"vanilla", "iptables", "ebpf"}
 
 
 @pytest.mark.usefixtures("daemon")
-def test_by_nbval(tmp_path):
+def test_by_nbval_on_what_papermill_left(tmp_path):
     """Each cell runs, and outputs that are stored must come again."""
+    for file, parameters in share(QUICK, find([], ROOT / "notebooks")).items():
+        notebook = parameterize_notebook(load_notebook_node(str(file)), parameters)
+        nbformat.write(notebook, tmp_path / file.name)
     environment = os.environ | {
         "LABKIT_HEADLESS": "1",
         "LABKIT_PROGRESS": str(tmp_path / "progress.json"),
@@ -48,8 +57,8 @@ def test_by_nbval(tmp_path):
     }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env",
-         "--nbval-sanitize-with", "tests/notebooks/sanitize.cfg", "--nbval-cell-timeout", "180",
-         "-W", "ignore", "notebooks"],
+         "--nbval-sanitize-with", str(ROOT / "tests/notebooks/sanitize.cfg"), "--nbval-cell-timeout", "180",
+         "-W", "ignore", str(tmp_path)],
         text=True,
         capture_output=True,
         timeout=500,

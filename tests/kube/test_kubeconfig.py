@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -117,11 +119,11 @@ def test_a_folder_in_the_way_is_said(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize(("mode", "words"), [(0o500, "cannot be backed up"), (0o000, "cannot be read")])
-def test_somebody_without_the_right_is_told(tmp_path_factory, mode, words):
-    """As another user: root may write everywhere."""
-    folder = tmp_path_factory.mktemp("kube")
-    for parent in (folder, *list(folder.parents)[:2]):
-        parent.chmod(0o755)
+def test_somebody_without_the_right_is_told(mode, words, request):
+    """As another user: root may write everywhere. pytest's own folders let nobody else in."""
+    place = tempfile.TemporaryDirectory()
+    request.addfinalizer(place.cleanup)
+    folder = Path(place.name)
     path = folder / "config"
     path.write_text(yaml.safe_dump(config("mine")))
     path.chmod(0o600 & mode)
