@@ -13,18 +13,20 @@ def run_all(page: Page, url: str) -> None:
     page.goto(url, wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook", timeout=60_000)
     # Who runs cells before there is a kernel is asked for one, in a dialog over the menu: then take the one it offers.
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
+    # What JupyterLab is asked to run before it is connected to the kernel it drops: then ask again.
+    with contextlib.suppress(PlaywrightTimeout):
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=30_000)
     asked = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /[*\\d]/.test(p.innerText))"
     accept = page.locator(".jp-Dialog .jp-mod-accept")
     for _ in range(20):
-        if accept.count():
-            accept.first.click()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        # JupyterLab drops what it is asked to run before it is connected to the kernel: then ask again.
         with contextlib.suppress(PlaywrightTimeout):
+            if accept.count():
+                accept.first.click(timeout=3_000)
+            for item in ("Run", "Run All Cells"):
+                page.get_by_role("menuitem", name=item, exact=True).click(timeout=3_000)
             page.wait_for_function(asked, timeout=3_000)
             return
+        page.keyboard.press("Escape")
     raise AssertionError("JupyterLab runs no cell")
 
 
