@@ -174,4 +174,7 @@ def test_a_daemon_killed_while_a_node_leaves_takes_it_away_when_it_is_back(paths
         lifecycle.up(paths, port=info.port)
         cluster.kubectl("delete", "pod", "slow", "--grace-period=0", "--force", check=False)
         wait_for(lambda: cluster.nodes() == [first], "the node has left", 60)
-        assert not [n for n in os.listdir("/run/netns") if n.startswith(paths.prefix) and n.endswith(second)]
+        wait_for(
+            lambda: not [n for n in os.listdir("/run/netns") if n.startswith(paths.prefix) and n.endswith(second)],
+            "its network has gone with it",
+        )
