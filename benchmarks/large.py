@@ -168,14 +168,15 @@ def _change(kube: Kube, kernel: _Kernel, count: int, paths: LabPaths) -> _Change
 
 
 def _settled(paths: LabPaths) -> float:
-    """The cores that go into nothing, once the nodes have done what there was to do."""
+    """The cores that go into nothing, once the nodes have done what there was to do: twice the same, nearly."""
     deadline = time.monotonic() + 180
+    last = quiet = float("inf")
     while True:
         before = _cpu(paths)
         time.sleep(5)
-        quiet = (_cpu(paths) - before) / 5
-        if quiet < 0.5:
-            return quiet
+        last, quiet = quiet, (_cpu(paths) - before) / 5
+        if quiet < 0.5 and last - quiet < 0.03:
+            return (last + quiet) / 2
         assert time.monotonic() < deadline, f"the nodes do not come to rest: {quiet:.2f} cores"
 
 
