@@ -16,7 +16,9 @@ import threading
 import time
 from array import array
 
-_MESSAGE = b"x" * 64
+SIZE = 64
+"""Bytes of a message."""
+_MESSAGE = b"x" * SIZE
 
 
 def serve(port: int) -> None:
@@ -31,7 +33,7 @@ def _echo(connection: socket.socket) -> None:
     with connection:
         try:
             while True:
-                data = connection.recv(64)
+                data = connection.recv(SIZE)
                 if not data:
                     return
                 connection.sendall(data)
@@ -79,10 +81,11 @@ def client(kind: str, host: str, port: int, opens: float, seconds: float, most: 
         once()
         now = time.perf_counter()
         times.append(1e6 * (now - before))
+    port = kept.getsockname()[1]
     kept.close()
     ordered = sorted(times)
     print(json.dumps({
-        "exchanges": len(times), "seconds": now - began,
+        "exchanges": len(times), "seconds": now - began, "port": port,
         "us": {str(p): ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in (50, 90, 99)}}))
 
 

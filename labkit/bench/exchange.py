@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from labkit.bench import echo, flows, workload
 from labkit.bench.accounts import Window, spend
+from labkit.bench.proof import Traffic, Witness
 from labkit.bench.results import Sample, now
 from labkit.bench.suite import Arm, Task
 from labkit.errors import ExecError, MeasurementError
@@ -55,15 +56,21 @@ def measure(arm: Arm, case: str, round_: int, seconds: float) -> Sample:
         seconds: how long.
 
     Raises:
-        MeasurementError: the server did not answer.
+        MeasurementError: the server did not answer, or the packets took another path.
     """
     kind = CASES[case]
     service, server = serve(arm)
     argv = ["python3", "-c", workload.script(echo), kind, service, str(PORT), "{opens}", f"{seconds:g}",
             str(MOST[kind])]
-    window = spend(arm.kube, arm.workload, argv, WARM_SECONDS + seconds, warm=WARM_SECONDS, server=server)
-    return Sample(arm.name, case, round_, metrics(kind, window), f"echo.py {kind} {service} {PORT}: {seconds:g} s",
-                  now())
+    at = arm.workload
+    witness = Witness(arm.kube, at.client_node, arm.name, service, PORT)
+    window = spend(arm.kube, at, argv, WARM_SECONDS + seconds, warm=WARM_SECONDS, server=server)
+    found = metrics(kind, window)
+    told = json.loads(window.output)
+    verdict = witness.testify(Traffic(
+        told["exchanges"] * echo.SIZE, "tcp", at.client_ip, (told["port"],), server, service, PORT))
+    return Sample(arm.name, case, round_, found, f"echo.py {kind} {service} {PORT}: {seconds:g} s", now(),
+                  detail=verdict.detail(case, arm.name))
 
 
 def metrics(kind: str, window: Window) -> dict[str, float]:

@@ -13,7 +13,6 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from labkit.bench import iperf, noise
 from labkit.bench.accounts import Window, spend
@@ -142,12 +141,7 @@ def measure(arm: Arm, flow: Flow, round_: int, seconds: int, rate: str | None, b
     verdict = witness.testify(Traffic(
         result.bytes, flow.protocol, at.client_ip, result.ports, at.server_ip,
         at.service_ip if flow.through_service else "", iperf.PORT))
-    if verdict.state == "refuted":
-        raise MeasurementError(
-            f"{flow.name}: the packets did not take the path of {arm.name!r}, so the sample would be a lie.",
-            "; ".join(verdict.evidence),
-            "see which data plane the cluster has: `lab.dataplane()`; `lab.diagnose()` says what is wrong with it.")
-    detail: dict[str, Any] = {"proof": {"state": verdict.state, "evidence": list(verdict.evidence)}}
+    detail = verdict.detail(flow.name, arm.name)
     if steal := noise.stolen(window.metrics(None)["steal_percent"]):
         detail["noisy"] = steal
     return Sample(arm.name, flow.name, round_, metrics(result, window, block.background, flow.protocol, rate),

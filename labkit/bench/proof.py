@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from labkit.errors import LabError
+from labkit.errors import LabError, MeasurementError
 from labkit.kube import Kube, wait_for
 from labkit.plan import Evidence
 
@@ -93,6 +93,23 @@ class Verdict:
     state: State
     evidence: tuple[str, ...]
 
+    def detail(self, case: str, arm: str) -> dict[str, Any]:
+        """What a sample keeps of it.
+
+        Args:
+            case: what was measured.
+            arm: the data plane that it is named after.
+
+        Raises:
+            MeasurementError: it is refuted.
+        """
+        if self.state == "refuted":
+            raise MeasurementError(
+                f"{case}: the packets did not take the path of {arm!r}, so the sample would be a lie.",
+                "; ".join(self.evidence),
+                "see which data plane the cluster has: `lab.dataplane()`; `lab.diagnose()` says what is wrong with it.")
+        return {"proof": {"state": self.state, "evidence": list(self.evidence)}}
+
 
 def parse_rules(text: str) -> Rules:
     """Read `iptables-save -c`.
@@ -155,6 +172,9 @@ def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, lo
 
 
 def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
+    by_proxy = bool(traffic.service and before.rules and after.rules) and _taken(traffic, before, after) > 0
+    if by_proxy:
+        return Verdict("refuted", ("kube-proxy's rule took the connection",))
     if after.connections is None:
         return Verdict("not proven", (after.why,))
     mine = {f"{traffic.client}:{port}" for port in traffic.ports}
@@ -171,12 +191,16 @@ def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
             return Verdict("refuted", (*said, f"Calico's table of frontends does not have {front}"))
         said.append(f"frontend: {frontends[0].strip()}")
     if before.rules and after.rules:
-        key = f"{traffic.service} {traffic.protocol} {traffic.port}"
-        if after.rules.services.get(key, 0) > before.rules.services.get(key, 0):
-            return Verdict("refuted", (*said, "kube-proxy's rule took the connection"))
         said.append(f"rules of FORWARD counted {max(0, after.rules.forwarded - before.rules.forwarded):,} bytes "
                     f"of {traffic.bytes:,.0f}")
     return Verdict("proven", tuple(said))
+
+
+def _taken(traffic: Traffic, before: Look, after: Look) -> int:
+    """How many new connections the service's rule in KUBE-SERVICES has counted meanwhile."""
+    key = f"{traffic.service} {traffic.protocol} {traffic.port}"
+    old, new = (look.rules.services.get(key, 0) if look.rules else 0 for look in (before, after))
+    return new - old
 
 
 def serves(plane: str, look: Look, service: str, port: int) -> bool:

@@ -85,6 +85,14 @@ def test_a_port_is_a_whole_number_in_the_table():
     assert judge("ebpf", traffic(ports=(3277,)), Look(), Look(None, TRACKED, FRONTENDS)).state == "refuted"
 
 
+def test_what_kube_proxy_took_is_not_ebpfs_though_no_map_is_there_to_say_so():
+    missing = Look(rules(0, 1), why="the eBPF maps do not exist")
+    assert judge("ebpf", traffic(SERVICE), Look(rules(0, 0)), missing).state == "refuted"
+    assert judge("ebpf", traffic(SERVICE), Look(rules(0, 1)), missing).state == "not proven"
+    assert judge("ebpf", traffic(), Look(rules(0, 0)), missing).state == "not proven"
+
+
+
 def test_of_a_cluster_of_somebody_elses_nothing_is_claimed():
     assert judge("cluster", traffic(), Look(), Look()).state == "not proven"
 

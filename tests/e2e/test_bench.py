@@ -80,6 +80,7 @@ def test_requests_and_connections(lab):
         assert sample.metrics[f"{kind}s_per_s"] > 10
         assert sample.metrics[f"cpu_us_per_{kind}"] > 0
         assert sample.metrics["p50_us"] <= sample.metrics["p99_us"]
+        assert sample.detail["proof"]["state"] == "proven", sample.detail
 
 
 def test_services_at_scale_alternate_between_the_clusters(lab):
