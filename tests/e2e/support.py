@@ -185,8 +185,14 @@ def create_cluster(
     kubeconfig.write_bytes(bytes(credentials.kubeconfigs[0].value))
     kubeconfig.chmod(0o600)
     cluster = TestCluster(group, name, kubeconfig, groups, aks, paths, info)
+
+    def system() -> bool:
+        """Ready, and the operator has come to making its pods: until then all that there are may be ready."""
+        nodes = cluster.core.list_pod_for_all_namespaces(label_selector="k8s-app=calico-node").items
+        return cluster.system_ready() and (policy != "calico" or bool(nodes))
+
     if plugin != "none":  # else nothing is ready before somebody brings a network
-        wait_for(cluster.system_ready, "all system pods are ready", 60)
+        wait_for(system, "all system pods are ready", 60)
     return cluster
 
 
