@@ -35,8 +35,8 @@ class Row:
 
     @property
     def kept(self) -> bool:
-        """Whether the figure is at least as good as its baseline."""
-        return self.ratio <= 1 if self.better == "less" else self.ratio >= 1
+        """Whether the figure is at least as good as its baseline; a cost below nothing is noise, and is not."""
+        return self.value >= 0 and (self.ratio <= 1 if self.better == "less" else self.ratio >= 1)
 
 
 def render(rows: Iterable[Row]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.azure import states, versions
+from labkit.azure import kube_proxy, states, versions
 from labkit.azure.following import Follower, interruptible
 from labkit.azure.journal import Journal, Operation
 from labkit.azure.reading import Resource, Subscription
@@ -119,6 +119,27 @@ class Azure(Subscription):
     def start_cluster(self, group: str, name: str, log: Log) -> None:
         """Start a cluster that was stopped."""
         self._simple(Operation("start", group, name), self._aks.managed_clusters.begin_start, log)
+
+    def switch_kube_proxy(self, group: str, name: str, enabled: bool, log: Log) -> None:
+        """Switch kube-proxy on or off, on a cluster that brings its own network; nothing else of it changes.
+
+        Args:
+            group: the cluster's resource group.
+            name: the cluster.
+            enabled: whether kube-proxy shall run.
+            log: hears how the operation stands.
+
+        Raises:
+            AzureError: Azure refuses, such as with KubeProxyConfigDisabledBYOCNIOnly.
+        """
+        found = self.cluster(group, name)
+        if found is None:
+            raise AzureNotFoundError(f"There is no cluster {name} in {group}.", code="ResourceNotFound", status=404)
+        changed = kube_proxy.body(found, enabled=enabled)
+        with self.containers(kube_proxy.PREVIEW) as client:
+            begin = client.managed_clusters.begin_create_or_update
+            self._simple(Operation(f"switch kube-proxy {'on' if enabled else 'off'} in", group, name),
+                         lambda group, name, **resume: begin(group, name, changed, **resume), log)
 
     def abort(self, group: str, name: str, log: Log) -> None:
         """Abort what is under way on a cluster, and wait until nothing is; an operation that ends first is fine."""

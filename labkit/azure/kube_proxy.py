@@ -7,12 +7,13 @@ another version of the API and a plain dictionary all the same, and passes both 
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from labkit.azure.arm import Azure
-from labkit.azure.refusals import explained
-from labkit.errors import AzureNotFoundError
 from labkit.plan import Log
+
+if TYPE_CHECKING:
+    from labkit.azure.arm import Azure
 
 PREVIEW = "2026-08-02-preview"
 """The newest version of the API that knows kubeProxyConfig."""
@@ -21,6 +22,7 @@ _READ_ONLY = ("provisioningState", "powerState", "fqdn", "azurePortalFQDN", "cur
               "maxAgentPools", "resourceUID")
 
 
+@dataclass(frozen=True)
 class KubeProxySwitch:
     """kube-proxy of one cluster.
 
@@ -30,11 +32,12 @@ class KubeProxySwitch:
         name: the cluster.
     """
 
-    def __init__(self, azure: Azure, group: str, name: str) -> None:
-        self._azure, self._group, self._name = azure, group, name
+    azure: Azure
+    group: str
+    name: str
 
     def set(self, enabled: bool, log: Log) -> None:
-        """Switch it, and wait for the operation: read the cluster, change one property, write it.
+        """Switch it, and wait until that is done.
 
         Args:
             enabled: whether kube-proxy shall run.
@@ -43,22 +46,7 @@ class KubeProxySwitch:
         Raises:
             AzureError: Azure refuses, such as with KubeProxyConfigDisabledBYOCNIOnly.
         """
-        found = self._azure.cluster(self._group, self._name)
-        if found is None:
-            raise AzureNotFoundError(f"There is no cluster {self._name} in {self._group}.",
-                                     code="ResourceNotFound", status=404)
-        what = f"Switching kube-proxy of {self._name} {'on' if enabled else 'off'}"
-        with explained(what), self._azure.containers(PREVIEW) as client:
-            poller = client.managed_clusters.begin_create_or_update(
-                self._group, self._name, body(found, enabled=enabled))
-            said = ""
-            while not poller.done():
-                if (status := str(poller.status())) != said:
-                    log(f"{what}: {status}")
-                    said = status
-                poller.wait(timeout=2.0)
-            poller.result()
-        log(f"{what}: {poller.status()}")
+        self.azure.switch_kube_proxy(self.group, self.name, enabled, log)
 
     def command(self, enabled: bool) -> str:
         """The same by `az`; it takes the extension aks-preview.
@@ -68,7 +56,7 @@ class KubeProxySwitch:
         """
         return ("az extension add --name aks-preview\n"
                 f"echo '{json.dumps({'enabled': enabled})}' > kube-proxy.json\n"
-                f"az aks update --resource-group {self._group} --name {self._name} "
+                f"az aks update --resource-group {self.group} --name {self.name} "
                 "--kube-proxy-config kube-proxy.json")
 
 

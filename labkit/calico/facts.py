@@ -122,7 +122,6 @@ class ClusterFacts:
         bootstrap: Installation's bpfNetworkBootstrap.
         proxy_management: Installation's kubeProxyManagement.
         without_operator: whether a calico-node runs that no operator made, as Calico's manifests make it.
-        without_network: nodes that are not ready because they have no CNI plugin.
     """
 
     version: str
@@ -151,7 +150,6 @@ class ClusterFacts:
     bootstrap: str | None = None
     proxy_management: str | None = None
     without_operator: bool = False
-    without_network: tuple[str, ...] = ()
 
     @property
     def proxy_mode(self) -> str:
@@ -235,7 +233,6 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
             pools=tuple(p.get("cidr", "") for p in calico.get("ipPools") or ()),
             bootstrap=calico.get("bpfNetworkBootstrap"), proxy_management=calico.get("kubeProxyManagement"),
             without_operator=other.result() is not None,
-            without_network=tuple(n["metadata"]["name"] for n in nodes.result() if lacks_network(n)),
         )
 
 

@@ -145,11 +145,6 @@ class Kube:
             return False
         return True
 
-    def delete_all(self, resource: str, namespace: str, *, label_selector: str | None = None) -> None:
-        """Delete all objects of a kind in a namespace that match a selector."""
-        self._json("DELETE", self.path(resource, namespace), query={"labelSelector": label_selector},
-                   body={"propagationPolicy": "Background"})
-
     def watch(self, resource: str, namespace: str | None = None, *, label_selector: str | None = None,
               resource_version: str = "", seconds: int = 60) -> Iterator[tuple[str, Obj]]:
         """Changes as they happen: ("ADDED" | "MODIFIED" | "DELETED", object), for some seconds."""

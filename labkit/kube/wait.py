@@ -79,25 +79,6 @@ def rolled_out(obj: Obj) -> Evidence:
     return Evidence(updated >= wanted and ready >= wanted, said)
 
 
-def pods_ready(kube: Kube, namespace: str, selector: str, at_least: int = 1) -> Evidence:
-    """Whether pods are ready.
-
-    Args:
-        kube: the cluster.
-        namespace: where.
-        selector: a label selector.
-        at_least: how many.
-    """
-    pods = [p for p in kube.list("pods", namespace, label_selector=selector)
-            if not p["metadata"].get("deletionTimestamp")]
-    ready = sum(1 for pod in pods if is_ready(pod))
-    said = f"{ready} of {len(pods)} pods with {selector} are ready"
-    reasons = {reason for pod in pods if (reason := waiting_reason(pod))}
-    if reasons:
-        said += f" ({', '.join(sorted(reasons))})"
-    return Evidence(ready >= at_least and ready == len(pods), said)
-
-
 def is_ready(pod: Obj) -> bool:
     """Whether a pod's Ready condition is true."""
     conditions = pod.get("status", {}).get("conditions", [])

@@ -18,7 +18,6 @@ from labkit.local.dataplane.iptables import Iptables
 
 DEVICE = "vxlan.calico"
 MTU = 1450
-BLOCK_BITS = 26
 _PROTOCOL = 80                                     # Calico's number for routes that Felix has written
 
 
