@@ -133,8 +133,8 @@ def _said(operation: Operation, entry: Entry, log: Log, look: Callable[[], str] 
         elapsed = _since(entry)
         if status != said or elapsed >= due:
             more = f"; {look()}" if look is not None and said else ""
-            usual = TYPICAL[operation.verb].words
-            log(f"{operation}: {status} for {_duration(elapsed)} (on AKS usually {usual}){more}")
+            usual = f" (on AKS usually {known.words})" if (known := TYPICAL.get(operation.verb)) else ""
+            log(f"{operation}: {status} for {_duration(elapsed)}{usual}{more}")
             said, due = status, elapsed + _HEARTBEAT
 
     return hear
