@@ -99,6 +99,8 @@ class Proxier:
                 self._iptables.ensure_rule(table, chain, rule)
             self._iptables.restore("".join(f"*{table}\n:{CANARY} - [0:0]\nCOMMIT\n"
                                            for table in ("mangle", "nat", "filter")))
+        # At once: what somebody changes between our writing and this would be taken for ours.
+        repaired = [words for guard in self._guards for words in guard.wrote(same=not changed)]
         self._known, self._pending = rules.chains, set()
         self._flush_udp(changed)
         self.synced_at, self.pending_since = time.time(), 0.0
@@ -106,7 +108,6 @@ class Proxier:
         self.syncs += 1
         log.info("syncProxyRules took %.1fms (%d services, %s)", (time.monotonic() - started) * 1e3,
                  len(self.table), "partial" if partial else "full")
-        repaired = [words for guard in self._guards for words in guard.wrote(same=not changed)]
         return [] if taken_away else repaired
 
     def look_after(self) -> None:
