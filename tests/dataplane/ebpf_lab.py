@@ -184,8 +184,8 @@ class EbpfLab:
     def from_pod(self, pod: str, kind: str, ip: str, port: int, **options: str) -> dict[str, object]:
         return self.ask(self.pods[pod].netns, kind, ip, port, cgroup=self.cgroup(self.home_of[pod].name), **options)
 
-    def from_node(self, node: str, kind: str, ip: str, port: int) -> dict[str, object]:
-        return self.ask(self.nodes[node].netns, kind, ip, port, cgroup=self.cgroup(node))
+    def from_node(self, node: str, kind: str, ip: str, port: int, **options: str) -> dict[str, object]:
+        return self.ask(self.nodes[node].netns, kind, ip, port, cgroup=self.cgroup(node), **options)
 
     def run(self, space: str, argv: list[str], *, cgroup: Path | None = None, timeout: float = 10) -> str:
         def join() -> None:

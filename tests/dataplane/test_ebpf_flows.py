@@ -18,8 +18,9 @@ from labkit.local.dataplane.calico_iptables import CalicoIptables, build_bpf_mod
 from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.policy import Rule
+from labkit.local.dataplane.services import Endpoint
 from labkit.local.fabric import netns
-from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, ebpf_lab
+from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, Server, ebpf_lab
 
 pytestmark = pytest.mark.kernel
 PROTOCOLS = ["tcp", "udp"]
@@ -92,6 +93,22 @@ def test_node_to_cluster_ip(lab: EbpfLab, kind: str) -> None:
         service(lab, kind, backend)
         answer = lab.from_node("node1", kind, CLUSTER_IP, 80)
         assert (answer["server"], answer["client"]) == (backend, lab.nodes["node1"].ip)
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_a_node_reaches_itself_by_a_service(lab: EbpfLab, kind: str) -> None:
+    """Packet by packet, in fragments, too; and it hears at once that the port is closed."""
+    node = lab.nodes["node1"]
+    ends = (Endpoint(node.ip, 8080, "node1"),)
+    lab.up(lab.service(protocol=kind.upper(), endpoints=ends),
+           config=FelixConfig(bpf_connect_time_load_balancing="Disabled"))
+    assert lab.from_node("node1", kind, CLUSTER_IP, 80) == {"error": "ConnectionRefusedError"}
+    server = Server(node.netns, 8080, "node1")
+    try:
+        answer = lab.from_node("node1", kind, CLUSTER_IP, 80, payload="x" * 5000)
+    finally:
+        server.close()
+    assert answer == {"server": "node1", "client": CLUSTER_IP, "size": 5000, "peer": [CLUSTER_IP, 80]}
 
 
 @pytest.mark.parametrize("mode", ["Tunnel", "DSR"])

@@ -14,6 +14,7 @@ from tests.dataplane.service_cases import (
     CASES,
     EITHER,
     FRONTENDS,
+    INSIDE,
     NODE,
     OWN,
     PUBLIC,
@@ -57,7 +58,8 @@ def test_case(lab: ServiceLab, case: Case, kind: str) -> None:
     assert {tuple(answer["peer"]) for answer in answers} == {(ip, case.number)}
     nodes = {node.ip for node in lab.nodes.values()}
     own = {"alice": lab.alice.address, "bob": lab.bob.address, **{name: pod.ip for name, pod in lab.pods.items()}}
-    allowed = {OWN: {own.get(case.asker, "")}, NODE: nodes, SERVICE: {ip}, EITHER: nodes | {own.get(case.asker, "")}}
+    allowed = {OWN: {own.get(case.asker, "")}, NODE: nodes, SERVICE: {ip}, EITHER: nodes | {own.get(case.asker, "")},
+               INSIDE: {*nodes, ip}}
     assert {answer["client"] for answer in answers} <= allowed[seen]
 
 

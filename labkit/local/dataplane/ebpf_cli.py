@@ -92,7 +92,8 @@ def conntrack_dump(pins: Pins) -> _Lines:
 
 def conntrack_raw(pins: Pins) -> _Lines:
     """Every entry as the programs use it: a packet's key, what becomes of it, and how many there were."""
-    ways = ("to the host's stack", "to interface {ifindex}", "out of the uplink", "by VXLAN to {node}")
+    ways = ("to the host's stack", "to interface {ifindex}", "out of the uplink", "by VXLAN to {node}",
+            "back into the host")
     for key, value in sorted(pins.entries("cali_v4_ct")):
         flow, entry = maps.Flow.read(key), maps.Connection.read(value)
         way = ways[entry.path].format(ifindex=int.from_bytes(entry.target, "little"),

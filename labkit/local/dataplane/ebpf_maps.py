@@ -15,7 +15,7 @@ RT_WORKLOAD, RT_LOCAL, RT_HOST = 0x04, 0x08, 0x10
 RULE_ALLOW, RULE_DENY = 1, 2
 MAX_RULES, MAX_PORTS = 256, 8
 CONFIG_DSR, CONFIG_DRAIN, CONFIG_CONNECT_UDP, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG, CONFIG_OVERLAY = 1, 2, 4, 8, 16, 32
-PATH_STACK, PATH_LOCAL, PATH_OUT, PATH_TUNNEL = range(4)
+PATH_STACK, PATH_LOCAL, PATH_OUT, PATH_TUNNEL, PATH_HOST = range(5)
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 COUNTERS = ("new connections", "translated", "sent through a tunnel", "fell through to the host's stack",
             "dropped by policy", "dropped, no backend", "dropped, source not allowed", "dropped, TTL exceeded",

@@ -97,6 +97,7 @@ enum way_kind {
 	PATH_LOCAL,             /* straight into the pod behind interface `ifindex` */
 	PATH_OUT,               /* straight out of the node's uplink */
 	PATH_TUNNEL,            /* over VXLAN to `node` */
+	PATH_HOST,              /* back into the host that it is leaving: both ends are there */
 };
 
 struct connection {

@@ -98,6 +98,16 @@ static __always_inline int leave(struct config *config)
 			       : bpf_redirect_neigh(config->uplink, NULL, 0, 0);
 }
 
+/* Where a host process and its backend are on one host, what it sends to the network comes back in by the same device. */
+static __always_inline int come_back(struct __sk_buff *skb, enum hook hook)
+{
+	__u8 own[ETH_ALEN];     /* the device's hardware address: the sender's is the receiver's now */
+
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, own, sizeof(own)) || bpf_skb_store_bytes(skb, 0, own, sizeof(own), 0))
+		return drop(skb, hook, DROP_ERROR);
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
 static __always_inline bool is_arriving(enum hook hook)
 {
 	return hook == FROM_WORKLOAD || hook == FROM_UPLINK || hook == FROM_TUNNEL;
@@ -122,6 +132,8 @@ static __always_inline int send(struct __sk_buff *skb, struct config *config, en
 		return arriving ? leave(config) : TC_ACT_OK;
 	case PATH_TUNNEL:
 		return encapsulate(skb, config, hook, way.target);
+	case PATH_HOST:
+		return come_back(skb, hook);
 	}
 	return TC_ACT_OK;
 }
@@ -202,7 +214,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	struct frontend *frontend;
 	struct backend *backend;
 	struct route *route;
-	struct way there;
+	struct way there, back;
 	int verdict;
 
 	/* Is it for a service? */
@@ -241,6 +253,11 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		there = (struct way){ .path = PATH_TUNNEL, .target = route->node };
 		count(skb, hook, COUNT_TUNNELLED);
 	}
+	back = way_back(skb, config, hook, packet->flow.saddr, peer, frontend);
+	if (hook == TO_UPLINK && frontend && route && route->flags == (RT_HOST | RT_LOCAL)) {
+		there.path = back.path = PATH_HOST;
+		to.saddr = packet->flow.daddr;          /* else the answer would never come by here */
+	}
 	if (hook == TO_WORKLOAD || (hook == TO_UPLINK && there.path == PATH_OUT))
 		there.path = PATH_STACK;                /* it is on that way already */
 	if (!frontend && there.path == PATH_STACK && hook != TO_WORKLOAD && hook != FROM_WORKLOAD)
@@ -264,7 +281,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	/* Remember it, and go. */
 	if (!fits(skb, config, hook, packet, there, &verdict))
 		return verdict;
-	if (add_connection(skb, packet, &to, there, way_back(skb, config, hook, packet->flow.saddr, peer, frontend)))
+	if (add_connection(skb, packet, &to, there, back))
 		return drop(skb, hook, DROP_ERROR);
 	count(skb, hook, COUNT_NEW);
 	if (frontend)
@@ -377,6 +394,8 @@ int to_workload(struct __sk_buff *skb)
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
+	if (skb->mark & MARK_SEEN)
+		return TC_ACT_OK;       /* from this host itself; what comes by the network has no mark */
 	return handle(skb, FROM_UPLINK, 0);
 }
 
