@@ -7,6 +7,7 @@ Everything else that the machine has in /usr is there too, read-only.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from types import MappingProxyType
 
 TOOLS = "/.labkit/bin"
 APPLETS = "/.labkit/busybox"
+# Debian's `nc` is a link into /etc, which containers have of their own, and its BusyBox has an `nc` without -u and -z.
+_EVERYWHERE = {"nc": (shutil.which("nc.openbsd") or "nc",)}
 _PYTHON = MappingProxyType({"PYTHONUNBUFFERED": "1"})  # a log shows a line when it is printed
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -54,7 +57,8 @@ class Image:
 
     def scripts(self) -> list[tuple[str, str]]:
         """The files that make its tools commands: (path, text)."""
-        quoted = {name: " ".join(_quote(word) for word in words) for name, words in self.tools.items()}
+        tools = _EVERYWHERE | dict(self.tools)
+        quoted = {name: " ".join(_quote(word) for word in words) for name, words in tools.items()}
         return [(f"{TOOLS}/{name}", f'#!/bin/sh\nexec {line} "$@"\n') for name, line in quoted.items()]
 
 

@@ -1,150 +1,96 @@
-"""agnhost, the part of it that labs use: netexec, pause, serve-hostname, connect.
+"""agnhost, the part of it that labs and Kubernetes' own network tests use.
 
-The real one is Kubernetes' own test image (registry.k8s.io/e2e-test-images/agnhost); the paths and
+The real one is Kubernetes' test image (registry.k8s.io/e2e-test-images/agnhost); commands, paths and
 their answers are the same, so a manifest written for it works here and on AKS.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+
+from labkit.local.programs import netexec
+from labkit.local.programs.netexec import QuietServer, TextHandler
 
 VERSION = "2.47"
 
 
-class NetexecHandler(BaseHTTPRequestHandler):
-    """What netexec answers over HTTP."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one segment: the body must not wait for the head's acknowledgement
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        """Answer by the path's name."""
-        url = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        answers: dict[str, Callable[[], str]] = {
-            "/": lambda: f"NOW: {time.strftime('%Y-%m-%d %H:%M:%S %z', time.gmtime())}",
-            "/clientip": lambda: f"{self.client_address[0]}:{self.client_address[1]}",
-            "/echo": lambda: query.get("msg", ""),
-            "/healthz": lambda: "",
-            "/hostname": socket.gethostname,
-            "/hostName": socket.gethostname,
-            "/header": lambda: self.headers.get(query.get("key", ""), ""),
-        }
-        if url.path == "/shell":
-            self._send(*_shell(query.get("shellCommand") or query.get("cmd", "")))
-        elif url.path == "/exit":
-            self._send(HTTPStatus.OK, "")
-            threading.Thread(target=_exit_soon, args=(int(query.get("code", "0")),)).start()
-        elif answer := answers.get(url.path):
-            self._send(HTTPStatus.OK, answer())
-        else:
-            self._send(HTTPStatus.NOT_FOUND, "404 page not found\n")
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def do_POST(self) -> None:
-        """/echo answers the body."""
-        body = self.rfile.read(int(self.headers.get("content-length", 0))).decode(errors="replace")
-        if urlsplit(self.path).path == "/echo":
-            self._send(HTTPStatus.OK, parse_qs(body).get("msg", [body])[0])
-        else:
-            self._send(HTTPStatus.NOT_FOUND, "404 page not found\n")
-
-    def _send(self, status: HTTPStatus, text: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """One line a request, to standard output, as agnhost logs: who asked for what."""
-        print(f"GET {self.path.partition('?')[0]} from {self.client_address[0]}:{self.client_address[1]}", flush=True)
-
-
-class QuietServer(ThreadingHTTPServer):
-    """A server for many short connections; a client that goes away is no news."""
-
-    daemon_threads = True
-    request_queue_size = 1024
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of broken connections; all else is an error of ours and shall be seen."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
-def _shell(command: str) -> tuple[HTTPStatus, str]:
-    import json
-
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
-    answer = {"output": done.stdout + done.stderr}
-    if done.returncode:
-        answer["error"] = f"exit status {done.returncode}"
-    return HTTPStatus.OK, json.dumps(answer)
-
-
-def _exit_soon(code: int) -> None:
-    import os
-
-    time.sleep(0.1)
-    os._exit(code)
-
-
-def _udp(port: int) -> None:
-    """hostname, clientip and echo, a datagram each."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("", port))
-        while True:
-            data, client = sock.recvfrom(65536)
-            word, _, rest = data.decode(errors="replace").strip().partition(" ")
-            answers = {"hostname": socket.gethostname(), "clientip": f"{client[0]}:{client[1]}", "echo": rest}
-            if (answer := answers.get(word.lower())) is not None:
-                sock.sendto(answer.encode(), client)
-
-
-def netexec(options: argparse.Namespace) -> None:
-    """Serve HTTP and UDP until the end."""
-    if options.udp_port > 0:
-        threading.Thread(target=_udp, args=(options.udp_port,), daemon=True).start()
-    print(f"Started HTTP server on port {options.http_port}, UDP server on port {options.udp_port}", flush=True)
-    QuietServer(("", options.http_port), NetexecHandler).serve_forever()
-
-
 def serve_hostname(options: argparse.Namespace) -> None:
-    """Answer every request with the pod's name."""
+    """Answer every request with the pod's name, by HTTP, or by plain TCP and UDP."""
+    name = socket.gethostname()
 
-    class Handler(NetexecHandler):
-        def do_GET(self) -> None:
-            self._send(HTTPStatus.OK, socket.gethostname())
+    class Handler(TextHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.send_text(HTTPStatus.OK, name, **({"Connection": "close"} if options.close else {}))
 
+    if options.udp:
+        threading.Thread(target=_name_by_udp, args=(options.port, name), daemon=True).start()
+    if options.tcp:
+        threading.Thread(target=_name_by_tcp, args=(options.port, name), daemon=True).start()
+    if options.tcp or options.udp:
+        signal.pause()
     QuietServer(("", options.port), Handler).serve_forever()
 
 
+def _name_by_udp(port: int, name: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", port))
+        while True:
+            _, client = sock.recvfrom(16)
+            sock.sendto(name.encode(), client)
+
+
+def _name_by_tcp(port: int, name: str) -> None:
+    with socket.create_server(("", port)) as listener:
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(name.encode())
+
+
+def porter(options: argparse.Namespace) -> None:
+    """On each port named by a variable SERVE_PORT_<port>, answer its value."""
+    for name, value in os.environ.items():
+        if name.startswith("SERVE_PORT_"):
+            handler = _constant(value, as_json=options.json_response)
+            server = QuietServer(("", int(name.removeprefix("SERVE_PORT_"))), handler)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+    signal.pause()
+
+
+def _constant(value: str, *, as_json: bool) -> type[TextHandler]:
+    class Handler(TextHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            text = json.dumps({"Method": self.command, "Body": value}) if as_json else value
+            self.send_text(HTTPStatus.OK, text)
+
+        do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = do_GET  # noqa: N815
+
+    return Handler
+
+
 def connect(options: argparse.Namespace) -> None:
-    """Open one TCP connection; agnhost's words for what went wrong, and its exit code."""
-    host, _, port = options.address.rpartition(":")
+    """Open one connection; agnhost's words for what went wrong, and its exit code."""
+    host, colon, port = options.address.rpartition(":")
+    if not colon or not port.isdigit():
+        sys.exit(f"UNKNOWN: address {options.address}: missing port in address")
+    kind = {"tcp": (socket.SOCK_STREAM, 0), "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP)}[options.protocol]
     try:
-        socket.create_connection((host, int(port)), options.timeout).close()
+        with socket.socket(socket.AF_INET, *kind) as sock:
+            sock.settimeout(options.timeout or None)
+            sock.connect((host, int(port)))
     except TimeoutError:
         sys.exit("TIMEOUT")
-    except ConnectionRefusedError:
-        sys.exit("REFUSED")
-    except socket.gaierror:
-        sys.exit("DNS")
+    except ConnectionRefusedError as error:
+        sys.exit("REFUSED" if options.protocol == "tcp" else f"OTHER: {error}")
+    except socket.gaierror as error:
+        sys.exit(f"DNS: {error}")
     except OSError as error:
         sys.exit(f"OTHER: {error}")
 
@@ -155,11 +101,25 @@ def pause(_: argparse.Namespace) -> None:
     signal.pause()
 
 
-def _seconds(text: str) -> float:
-    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
-        if text.endswith(unit):
-            return float(text.removesuffix(unit)) * factor
-    return float(text)
+def dns_suffix(_: argparse.Namespace) -> None:
+    """The domains that names are looked up in."""
+    print(",".join(_resolv("search")))
+
+
+def dns_server_list(_: argparse.Namespace) -> None:
+    """The servers that names are looked up by."""
+    print(",".join(_resolv("nameserver")))
+
+
+def _resolv(option: str) -> list[str]:
+    with open("/etc/resolv.conf") as lines:
+        return [word for line in lines for name, *words in [line.split() or [""]] if name == option for word in words]
+
+
+def etc_hosts(_: argparse.Namespace) -> None:
+    """The hosts file."""
+    with open("/etc/hosts") as lines:
+        print(lines.read())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -169,15 +129,24 @@ def main(argv: list[str] | None = None) -> None:
     one = commands.add_parser("netexec", help="HTTP and UDP server that says who asked")
     one.add_argument("--http-port", type=int, default=8080)
     one.add_argument("--udp-port", type=int, default=8081)
-    one.set_defaults(run=netexec)
-    one = commands.add_parser("serve-hostname", help="HTTP server that answers its host's name")
+    one.add_argument("--http-override", default="", help="answer every request as this path")
+    one.set_defaults(run=netexec.serve)
+    one = commands.add_parser("serve-hostname", help="server that answers its host's name")
     one.add_argument("--port", type=int, default=9376)
+    for option in ("--http", "--tcp", "--udp", "--close"):
+        one.add_argument(option, nargs="?", const=True, default=False, type=lambda text: text == "true")
     one.set_defaults(run=serve_hostname)
-    one = commands.add_parser("connect", help="try one TCP connection")
+    one = commands.add_parser("porter", help="answer on ports that the environment names")
+    one.add_argument("--json-response", action="store_true")
+    one.set_defaults(run=porter)
+    one = commands.add_parser("connect", help="try one connection")
     one.add_argument("address", metavar="HOST:PORT")
-    one.add_argument("--timeout", type=_seconds, default=5.0)
+    one.add_argument("--timeout", type=netexec.seconds, default=0.0)
+    one.add_argument("--protocol", choices=("tcp", "sctp"), default="tcp")
     one.set_defaults(run=connect)
-    commands.add_parser("pause", help="do nothing").set_defaults(run=pause)
+    for name, run in (("pause", pause), ("dns-suffix", dns_suffix), ("dns-server-list", dns_server_list),
+                      ("etc-hosts", etc_hosts)):  # fmt: skip
+        commands.add_parser(name, help=str(run.__doc__).rstrip(".").lower()).set_defaults(run=run)
     options = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -6,10 +6,10 @@ import os
 import socket
 from http import HTTPStatus
 
-from labkit.local.programs.agnhost import NetexecHandler, QuietServer
+from labkit.local.programs.netexec import QuietServer, TextHandler
 
 
-class EchoHandler(NetexecHandler):
+class EchoHandler(TextHandler):
     """The report of echoserver 1.10, of which labs read `client_address`."""
 
     def do_GET(self) -> None:  # noqa: N802
@@ -17,7 +17,7 @@ class EchoHandler(NetexecHandler):
         length = int(self.headers.get("content-length", 0))
         body = self.rfile.read(length).decode(errors="replace") if length else "-no body in request-"
         headers = "\n".join(f"\t{name.lower()}={value}" for name, value in sorted(self.headers.items()))
-        self._send(HTTPStatus.OK, (
+        self.send_text(HTTPStatus.OK, (
             f"\n\nHostname: {socket.gethostname()}\n\nPod Information:\n\t-no pod information available-\n\n"
             f"Server values:\n\tserver_version=labkit echoserver\n\n"
             f"Request Information:\n\tclient_address={self.client_address[0]}\n\tmethod={self.command}\n"

@@ -8,7 +8,7 @@ import time
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
-from labkit.local.programs.agnhost import QuietServer
+from labkit.local.programs.netexec import QuietServer
 
 ROOT = Path("/usr/share/nginx/html")
 WELCOME = b"""<!DOCTYPE html>

@@ -1,0 +1,121 @@
+"""agnhost's commands, by real sockets: the answers that manifests and Kubernetes' own tests rely on."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def agnhost(*words: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A running command of agnhost."""
+    process = subprocess.Popen([sys.executable, "-m", "labkit.local.programs.agnhost", *words],
+                               env={"PYTHONUNBUFFERED": "1", **env}, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text of a GET, asked until the server is there."""
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("it does not answer")
+
+
+@pytest.fixture(scope="module")
+def netexec() -> Iterator[tuple[int, int]]:
+    """Its HTTP and its UDP port."""
+    ports = _free_port(), _free_port()
+    with agnhost("netexec", f"--http-port={ports[0]}", f"--udp-port={ports[1]}"):
+        get(ports[0], "/healthz")
+        yield ports
+
+
+@pytest.mark.parametrize(("query", "answers"), [
+    ("port={http}&request=echo%3Fmsg%3Da&tries=2", {"responses": ["a", "a"]}),
+    ("port={udp}&request=echo%20b&protocol=udp", {"responses": ["b"]}),
+])
+def test_dial_tells_what_another_server_answered(netexec: tuple[int, int], query: str, answers: object) -> None:
+    status, text = get(netexec[0], f"/dial?host=127.0.0.1&{query.format(http=netexec[0], udp=netexec[1])}")
+    assert (status, json.loads(text)) == (200, answers)
+
+
+def test_dial_tells_what_went_wrong_and_no_answer_it_did_not_get(netexec: tuple[int, int]) -> None:
+    _, text = get(netexec[0], f"/dial?host=127.0.0.1&port={_free_port()}&request=hostname")
+    said = json.loads(text)
+    assert list(said) == ["errors"]
+    assert "refused" in said["errors"][0]
+
+
+@pytest.mark.parametrize("query", ["host=127.0.0.1&port=1", "host=127.0.0.1&port=x&request=a",
+                                   "host=127.0.0.1&port=1&request=a&protocol=carrier-pigeon"])
+def test_dial_refuses_what_it_cannot_ask(netexec: tuple[int, int], query: str) -> None:
+    assert get(netexec[0], f"/dial?{query}")[0] == 400
+
+
+def test_echo_answers_with_the_code_it_is_told(netexec: tuple[int, int]) -> None:
+    assert get(netexec[0], "/echo?msg=a&code=503") == (503, "a")
+    assert get(netexec[0], "/redirect?location=/echo%3Fmsg%3Dmoved&code=307") == (200, "moved")
+
+
+def test_exit_leaves_with_its_code_after_the_open_answer() -> None:
+    port = _free_port()
+    with agnhost("netexec", f"--http-port={port}", "--udp-port=-1") as process:
+        get(port, "/healthz")
+        assert get(port, "/exit?code=3&timeout=300ms") == (200, "")
+        assert process.wait(timeout=10) == 3
+
+
+def test_porter_serves_what_the_environment_names() -> None:
+    ports = _free_port(), _free_port()
+    with agnhost("porter", **{f"SERVE_PORT_{ports[0]}": "one", f"SERVE_PORT_{ports[1]}": "two"}):
+        assert [get(port, "/any")[1] for port in ports] == ["one", "two"]
+
+
+def test_serve_hostname_answers_by_tcp_and_udp() -> None:
+    port = _free_port()
+    with agnhost("serve-hostname", "--http=false", "--tcp", "--udp", f"--port={port}"):
+        for _ in range(200):
+            try:
+                with socket.create_connection(("127.0.0.1", port), 5) as tcp:
+                    assert tcp.recv(100).decode() == socket.gethostname()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.settimeout(5)
+            udp.sendto(b"?", ("127.0.0.1", port))
+            assert udp.recv(100).decode() == socket.gethostname()
+
+
+@pytest.mark.parametrize(("address", "word"), [
+    ("127.0.0.1:{closed}", "REFUSED"), ("no.such.name.invalid:80", "DNS"), ("127.0.0.1", "UNKNOWN"),
+])
+def test_connect_names_what_went_wrong(address: str, word: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "labkit.local.programs.agnhost", "connect", "--timeout=1s",
+                           address.format(closed=_free_port())], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(word)
