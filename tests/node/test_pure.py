@@ -45,6 +45,13 @@ def test_command_and_args() -> None:
     assert image.command(["sh", "-c"], ["x"]) == ["sh", "-c", "x"]
 
 
+def test_every_image_has_an_nc_that_knows_udp() -> None:
+    """Debian's BusyBox is built without `nc -u` and `-z`, which people try first when a service does not answer."""
+    for image in catalogue.CATALOGUE:
+        script = dict(image.scripts())[f"{catalogue.TOOLS}/nc"]
+        assert "nc.openbsd" in script, image.name
+
+
 def test_variables() -> None:
     assert expand("$(A)-$(B)-$$(A)-$A", {"A": "1"}) == "1-$(B)-$(A)-$A"
     config = {"kind": "ConfigMap", "data": {"one": "1"}}
