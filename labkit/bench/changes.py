@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from labkit.bench import services, workload
 from labkit.bench.workload import NAMESPACE
@@ -11,6 +12,8 @@ from labkit.errors import MeasurementError
 from labkit.kube import Kube, wait_for
 from labkit.plan import Evidence
 
+CHANGING = "changing"
+"""The name of the service that comes and goes."""
 _WAITER = """
 import socket, sys, time
 end = time.time() + 60
@@ -19,15 +22,32 @@ while time.time() < end:
         s.settimeout(0.02)
         try:
             s.connect((sys.argv[1], 80))
-            print(time.time())
+            print(time.time(), s.getsockname()[1])
             break
         except OSError:
             time.sleep(0.005)
 """
 
 
-def time_to_answer(kube: Kube) -> tuple[float, float]:
-    """How long a new service takes to answer in the client's pod.
+@dataclass(frozen=True)
+class Answer:
+    """The first answer of a new service.
+
+    Args:
+        seconds: from before the write of the service until then.
+        write: seconds that the write itself took.
+        address: of the service.
+        port: the client's, of the connection that was answered.
+    """
+
+    seconds: float
+    write: float
+    address: str
+    port: int
+
+
+def time_to_answer(kube: Kube) -> Answer:
+    """How long a new service takes to answer in the client's pod. It stays there: see `forget`.
 
     The pod tries its address every few milliseconds while the service is created. The pod's clock is compared with
     ours beforehand; the error of that is half a round trip.
@@ -35,18 +55,15 @@ def time_to_answer(kube: Kube) -> tuple[float, float]:
     Args:
         kube: the cluster.
 
-    Returns:
-        Seconds from before the write to the first answer, and seconds that the write itself took.
-
     Raises:
         MeasurementError: it never answered.
     """
     manifest = services.manifest(99999)
-    manifest["metadata"]["name"] = "fresh"
+    manifest["metadata"]["name"] = CHANGING
     # An address that is free: one that a service has just had.
-    kube.delete("services", "fresh", NAMESPACE)
+    forget(kube)
     address = kube.create(manifest)["spec"]["clusterIP"]
-    kube.delete("services", "fresh", NAMESPACE)
+    forget(kube)
     begin = time.time()
     theirs = float(workload.python(kube, "import time; print(time.time())"))
     offset = theirs - (begin + time.time()) / 2
@@ -60,15 +77,15 @@ def time_to_answer(kube: Kube) -> tuple[float, float]:
         created = time.time()
         kube.create(manifest)
         written = time.time() - created
-        answer = waiter.result().strip()
-    kube.delete("services", "fresh", NAMESPACE)
+        answer = waiter.result().split()
     if not answer:
+        forget(kube)
         raise MeasurementError("A new service did not answer within a minute.", "", "`lab.diagnose()` says why.")
-    return float(answer) - offset - created, written
+    return Answer(float(answer[0]) - offset - created, written, address, int(answer[1]))
 
 
-def churn(kube: Kube, seconds: float, rate: float) -> int:
-    """Let one service come and go.
+def churn(kube: Kube, seconds: float, rate: float) -> tuple[int, str]:
+    """Let one service come and go; in the end it is there: see `forget`.
 
     Args:
         kube: the cluster.
@@ -76,21 +93,27 @@ def churn(kube: Kube, seconds: float, rate: float) -> int:
         rate: changes per second, as far as the API keeps up.
 
     Returns:
-        How many changes were made.
+        How many changes were made in that time, and the service's address.
     """
-    manifest = services.manifest(99998)
-    manifest["metadata"]["name"] = "churn"
-    kube.delete("services", "churn", NAMESPACE)
-    begin, made = time.monotonic(), 0
+    manifest = services.manifest(99999)
+    manifest["metadata"]["name"] = CHANGING
+    forget(kube)
+    begin, made, address = time.monotonic(), 0, ""
     while (elapsed := time.monotonic() - begin) < seconds:
         if made % 2 == 0:
-            kube.create(manifest)
+            address = kube.create(manifest)["spec"]["clusterIP"]
         else:
-            kube.delete("services", "churn", NAMESPACE)
+            forget(kube)
         made += 1
         time.sleep(max(0.0, made / rate - elapsed))
-    kube.delete("services", "churn", NAMESPACE)
-    return made
+    if made % 2 == 0:
+        address = kube.create(manifest)["spec"]["clusterIP"]
+    return made, address
+
+
+def forget(kube: Kube) -> None:
+    """Delete the service that changes."""
+    kube.delete("services", CHANGING, NAMESPACE)
 
 
 def _silent(kube: Kube, address: str) -> None:

@@ -68,7 +68,7 @@ def measure(arm: Arm, case: str, round_: int, seconds: float) -> Sample:
     found = metrics(kind, window)
     told = json.loads(window.output)
     verdict = witness.testify(Traffic(
-        told["exchanges"] * echo.SIZE, "tcp", at.client_ip, (told["port"],), server, service, PORT))
+        told["exchanges"] * echo.SIZE, "tcp", at.client_ip, tuple(told["ports"]), server, service, PORT))
     return Sample(arm.name, case, round_, found, f"echo.py {kind} {service} {PORT}: {seconds:g} s", now(),
                   detail=verdict.detail(case, arm.name))
 

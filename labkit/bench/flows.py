@@ -141,11 +141,8 @@ def measure(arm: Arm, flow: Flow, round_: int, seconds: int, rate: str | None, b
     verdict = witness.testify(Traffic(
         result.bytes, flow.protocol, at.client_ip, result.ports, at.server_ip,
         at.service_ip if flow.through_service else "", iperf.PORT))
-    detail = verdict.detail(flow.name, arm.name)
-    if steal := noise.stolen(window.metrics(None)["steal_percent"]):
-        detail["noisy"] = steal
     return Sample(arm.name, flow.name, round_, metrics(result, window, block.background, flow.protocol, rate),
-                  shlex.join(words), now(), detail=detail)
+                  shlex.join(words), now(), detail=verdict.detail(flow.name, arm.name))
 
 
 def metrics(result: iperf.Throughput, window: Window, background: float | None, protocol: iperf.Protocol,

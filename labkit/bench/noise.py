@@ -25,6 +25,16 @@ def stolen(percent: float) -> str:
     return f"{percent:.0f} % of the CPU time was stolen by the hypervisor" if percent > STEAL_PERCENT else ""
 
 
+def marked(sample: Sample) -> Sample:
+    """A sample that says of itself when the hypervisor took much of its time.
+
+    Args:
+        sample: any.
+    """
+    said = stolen(sample.metrics.get("steal_percent", 0.0))
+    return replace(sample, detail={"noisy": said, **sample.detail}) if said else sample
+
+
 def loud(sample: Sample) -> str:
     """What is wrong with an idle window; "" where nothing is.
 

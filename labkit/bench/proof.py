@@ -25,7 +25,10 @@ from labkit.plan import Evidence
 
 State = Literal["proven", "refuted", "not proven"]
 ENOUGH = 0.5
-"""Of a flow's bytes, what must be among those that FORWARD counted; offloads may take some past it."""
+"""Of bytes, what must be among those that FORWARD counted: offloads may take some past it. Of connections, what must
+be found: tables forget those that ended."""
+SYN_BYTES = 60
+"""What a connection sends at least."""
 
 _RULE = re.compile(r"\[(\d+):(\d+)\] -A (\S+)(.*)")
 _TARGET = re.compile(r"^ -d (\S+)/32 -p (\w+) .*--dport (\d+) -j (?:KUBE-SVC|KUBE-SVL|KUBE-EXT)-")
@@ -65,7 +68,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A flow as its client saw it.
+    """A flow, or connections to one service, as their client saw them.
 
     Args:
         bytes: that arrived.
@@ -74,7 +77,8 @@ class Traffic:
         ports: its ports.
         server: the server pod's address.
         service: the service's address where it was asked for, or "".
-        port: the server's, and the service's.
+        port: that was asked for.
+        server_port: the pod's; 0 where it is the same.
     """
 
     bytes: float
@@ -84,6 +88,12 @@ class Traffic:
     server: str
     service: str
     port: int
+    server_port: int = 0
+
+    @property
+    def enough(self) -> int:
+        """How many of the connections must be found."""
+        return max(1, int(ENOUGH * len(self.ports)))
 
 
 @dataclass(frozen=True)
@@ -157,18 +167,27 @@ def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, lo
     if key not in after.services:
         return Verdict("not proven", (*said, "kube-proxy has no iptables rule for the service: is it in another mode?"))
     taken = after.services[key] - before.services.get(key, 0)
-    if taken > 0:
+    if taken >= traffic.enough:
         return Verdict("proven", (*said, f"the service's rule in KUBE-SERVICES took {taken} new connections"))
     # kube-proxy writes its rules anew whenever anything changes, and then they count from zero.
-    for line in (look.connections or "").splitlines():
-        words = set(line.split())
-        if ({f"src={traffic.client}", f"dst={traffic.service}", f"src={traffic.server}"} <= words
-                and words & {f"sport={port}" for port in traffic.ports}):
-            return Verdict("proven", (*said, f"translated by netfilter: {' '.join(line.split())}"))
+    ends = {f"src={traffic.client}", f"dst={traffic.service}", f"src={traffic.server}"}
+    mine = {f"sport={port}" for port in traffic.ports}
+    lines = [line for line in (look.connections or "").splitlines()
+             if ends <= (words := set(line.split())) and words & mine]
+    if len(lines) >= traffic.enough:
+        return Verdict("proven", (*said, f"translated by netfilter{_of(lines, traffic)}: {' '.join(lines[0].split())}"))
     anew = any(after.services.get(name, 0) < count for name, count in before.services.items())
     if anew or look.connections is None:
         return Verdict("not proven", (*said, "the service's rule was perhaps written anew, and counts from zero"))
+    if taken > 0 or lines:
+        found = f"the service's rule took {taken} of {len(traffic.ports)} connections, netfilter shows {len(lines)}"
+        return Verdict("not proven", (*said, found))
     return Verdict("refuted", (*said, "the service's rule took no connection, and netfilter translated none"))
+
+
+def _of(lines: Sequence[str], traffic: Traffic) -> str:
+    """How many connections were found; "" of a single one, which its line says."""
+    return f", {len(lines)} of {len(traffic.ports)} connections" if len(traffic.ports) > 1 else ""
 
 
 def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
@@ -178,12 +197,16 @@ def _judge_ebpf(traffic: Traffic, before: Look, after: Look) -> Verdict:
     if after.connections is None:
         return Verdict("not proven", (after.why,))
     mine = {f"{traffic.client}:{port}" for port in traffic.ports}
-    lines = [line.strip() for line in after.connections.splitlines()
-             if (ends := set(_END.findall(line))) & mine and f"{traffic.server}:{traffic.port}" in ends]
+    server = f"{traffic.server}:{traffic.server_port or traffic.port}"
+    # a connection that was translated has two lines
+    found = {end: line.strip() for line in after.connections.splitlines()
+             if server in (ends := set(_END.findall(line))) for end in ends & mine}
+    lines = list(found.values())
     if not lines:
-        return Verdict("refuted", (f"Calico's tracking table has no connection {traffic.client} → "
-                                   f"{traffic.server}:{traffic.port}",))
-    said = [f"tracked by eBPF: {lines[0]}"]
+        return Verdict("refuted", (f"Calico's tracking table has no connection {traffic.client} → {server}",))
+    said = [f"tracked by eBPF{_of(lines, traffic)}: {lines[0]}"]
+    if len(lines) < traffic.enough:
+        return Verdict("not proven", tuple(said))
     if traffic.service:
         front = f"{traffic.service} port {traffic.port} proto {6 if traffic.protocol == 'tcp' else 17}"
         frontends = [line for line in (after.frontends or "").splitlines() if line.startswith(front)]
@@ -201,6 +224,17 @@ def _taken(traffic: Traffic, before: Look, after: Look) -> int:
     key = f"{traffic.service} {traffic.protocol} {traffic.port}"
     old, new = (look.rules.services.get(key, 0) if look.rules else 0 for look in (before, after))
     return new - old
+
+
+def all_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict for several: the worst, with what every one is founded on.
+
+    Args:
+        verdicts: at least one.
+    """
+    worst = next(state for state in ("refuted", "not proven", "proven") if state in {v.state for v in verdicts})
+    evidence = [line for verdict in verdicts for line in verdict.evidence if verdict.state == worst]
+    return Verdict(worst, tuple(dict.fromkeys(evidence)))
 
 
 def serves(plane: str, look: Look, service: str, port: int) -> bool:
@@ -235,28 +269,48 @@ class Witness:
     """
 
     def __init__(self, kube: Kube, node: str, plane: str, service: str, port: int) -> None:
-        self._kube, self._plane, self._service = kube, plane, service
+        self._kube, self._plane = kube, plane
         self._agents = agents(kube, node)
         self._save: tuple[str, Sequence[str]] | None = None
         self._why = ""
+        self.await_service(service, port)
 
+    def await_service(self, service: str, port: int) -> None:
+        """Wait until the data plane has a service in its tables; what it carries from now on can be judged.
+
+        Args:
+            service: the service's address.
+            port: its port, over TCP.
+
+        Raises:
+            WaitError: it does not take it up.
+        """
         def settled() -> Evidence:
             self._last = self.look()
-            return Evidence(serves(plane, self._last, service, port), f"{service} is not in its tables yet")
+            return Evidence(serves(self._plane, self._last, service, port), f"{service} is not in its tables yet")
 
-        wait_for(f"the data plane {plane} to serve the measuring pods", settled, 60)
+        wait_for(f"the data plane {self._plane} to serve the measuring pods", settled, 60)
 
-    def testify(self, traffic: Traffic) -> Verdict:
-        """Judge a flow that has just ended, by what changed since the last one."""
-        before, self._last = self._last, self.look()
-        return judge(self._plane, traffic, before, self._last)
+    def testify(self, *traffic: Traffic) -> Verdict:
+        """Judge what has just ended, by what changed since the last time.
 
-    def look(self) -> Look:
-        """What there is to see now."""
+        Args:
+            traffic: a flow, or connections to several services.
+        """
+        before, self._last = self._last, self.look(traffic)
+        return all_of([judge(self._plane, each, before, self._last) for each in traffic])
+
+    def look(self, traffic: Sequence[Traffic] = ()) -> Look:
+        """What there is to see now.
+
+        Args:
+            traffic: whose connections are looked for, too.
+        """
         rules = self._rules()
-        if self._plane != "ebpf":
-            return Look(rules, self._translated(), why=self._why)
-        return Look(rules, self._bpf("conntrack"), self._bpf("nat"), self._why)
+        if self._plane == "ebpf":
+            return Look(rules, self._bpf("conntrack") if traffic else None, self._bpf("nat"), self._why)
+        services = {each.service for each in traffic if each.service}
+        return Look(rules, self._translated(services) if services else None, why=self._why)
 
     def _rules(self) -> Rules | None:
         tries = [self._save] if self._save else [(pod, words) for pod in self._agents for words in _SAVES]
@@ -268,11 +322,12 @@ class Witness:
         self._why = self._why or "no agent's pod on the client's node shows its rules by iptables-save"
         return None
 
-    def _translated(self) -> str | None:
-        """Connections to the service in netfilter's table."""
+    def _translated(self, services: set[str]) -> str | None:
+        """Connections to services in netfilter's table."""
         for pod in self._agents:
-            if (text := self._exec(pod, ("conntrack", "-L", "-d", self._service))) is not None:
-                return text
+            found = [self._exec(pod, ("conntrack", "-L", "-d", service)) for service in services]
+            if None not in found:
+                return "\n".join(text or "" for text in found)
         return None
 
     def _bpf(self, table: str) -> str | None:

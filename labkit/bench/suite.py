@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from labkit.bench import noise
 from labkit.bench.recording import Recording
 from labkit.bench.results import Run, Sample
 from labkit.bench.watch import Progress, Watch
@@ -135,7 +136,7 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
             arm = task.arm
         watch.progress(Progress(done, len(tasks), f"{task.arm.name}: {task.case}, round {task.round + 1}",
                                 pace * rest))
-        sample = task.take()
+        sample = noise.marked(task.take())
         recording.add(sample)
         watch.sample(sample)
         passed = expected - seconds_of(open_[index + 1:])

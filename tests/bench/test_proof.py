@@ -1,8 +1,10 @@
 """Whether a flow took the path that its arm is named after; the texts are of the local lab's data planes."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from labkit.bench.proof import Look, Rules, Traffic, judge, parse_rules, serves
+from labkit.bench.proof import Look, Rules, Traffic, Verdict, Witness, all_of, judge, parse_rules, serves
 
 RULES = """*filter
 [105:28978] -A FORWARD -j cali-FORWARD
@@ -67,6 +69,57 @@ def test_what_agents_do_not_show_proves_nothing_and_says_why():
     assert "not found" in verdict.evidence[0]
 
 
+@pytest.mark.parametrize(("taken", "translated", "state"), [
+    (10, 0, "proven"), (5, 0, "proven"), (0, 9, "proven"),
+    (4, 3, "not proven"),                                                 # some went another way, or were forgotten
+    (0, 0, "refuted"),
+])
+def test_of_many_connections_at_least_half_must_have_been_translated(taken, translated, state):
+    lines = "\n".join(TRANSLATED.replace("32776", str(40_000 + n)) for n in range(translated))
+    many = traffic(SERVICE, tuple(range(40_000, 40_010)))
+    assert judge("vanilla", many, Look(rules(0, 0)), Look(rules(1_100_000, taken), lines)).state == state
+
+
+@pytest.mark.parametrize(("tracked", "state"), [(10, "proven"), (4, "not proven"), (0, "refuted")])
+def test_of_many_connections_ebpf_must_have_tracked_half_at_the_servers_own_port(tracked, state):
+    table = "\n".join(f"TCP 10.224.0.7:{40_000 + n} -> 10.224.0.38:8080  Active ago 1ms CLOSED" for n in range(tracked))
+    many = Traffic(600, "tcp", "10.224.0.7", tuple(range(40_000, 40_010)), "10.224.0.38", SERVICE, 5201, 8080)
+    found = judge("ebpf", many, Look(rules(0, 0)), Look(rules(0, 0), table, FRONTENDS))
+    assert found.state == state
+    assert tracked == 0 or f"{tracked} of 10 connections" in found.evidence[0]
+
+
+def test_connections_to_several_services_are_as_good_as_the_worst():
+    good, bad = Verdict("proven", ("rule a",)), Verdict("refuted", ("no rule b",))
+    assert all_of([good, bad, good]) == bad
+    assert all_of([good, Verdict("not proven", ("?",))]).state == "not proven"
+    assert all_of([good, Verdict("proven", ("rule a", "rule c"))]) == Verdict("proven", ("rule a", "rule c"))
+
+
+class Agents:
+    """A node's kube-proxy pod, whose counters move on each time that it is asked."""
+
+    def __init__(self, *counts):
+        self.counts, self.asked = list(counts), []
+
+    def list(self, *_, label_selector):
+        pod = {"metadata": {"name": "kube-proxy-1"}, "spec": {"nodeName": "n0"}, "status": {"phase": "Running"}}
+        return [pod] if label_selector == "component=kube-proxy" else []
+
+    def exec(self, pod, namespace, words, **_):
+        self.asked.append(" ".join(words))
+        text = RULES.format(bytes=50_000 + 100 * len(self.asked), new=self.counts.pop(0)) if "save" in words[0] else ""
+        return SimpleNamespace(exit_code=0, stdout=text, stderr="")
+
+
+@pytest.mark.parametrize(("counts", "state"), [((7, 8), "proven"), ((7, 7), "refuted")])
+def test_what_is_judged_is_what_the_counters_moved_since_the_last_time(counts, state):
+    agents = Agents(*counts)
+    witness = Witness(agents, "n0", "vanilla", SERVICE, 5201)
+    assert witness.testify(Traffic(60, "tcp", "10.224.0.7", (1,), "10.224.0.38", SERVICE, 5201)).state == state
+    assert agents.asked == ["iptables-save -c", "iptables-save -c", f"conntrack -L -d {SERVICE}"]
+
+
 @pytest.mark.parametrize(("look", "service", "state"), [
     (Look(rules(0, 0), TRACKED, FRONTENDS), "", "proven"),
     (Look(rules(0, 0), TRACKED, FRONTENDS), SERVICE, "proven"),
@@ -90,7 +143,6 @@ def test_what_kube_proxy_took_is_not_ebpfs_though_no_map_is_there_to_say_so():
     assert judge("ebpf", traffic(SERVICE), Look(rules(0, 0)), missing).state == "refuted"
     assert judge("ebpf", traffic(SERVICE), Look(rules(0, 1)), missing).state == "not proven"
     assert judge("ebpf", traffic(), Look(rules(0, 0)), missing).state == "not proven"
-
 
 
 def test_of_a_cluster_of_somebody_elses_nothing_is_claimed():

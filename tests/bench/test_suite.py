@@ -119,6 +119,13 @@ def test_far_samples_are_kept_and_can_be_named():
         "vanilla, a, round 4: gbit_per_s 99, beside a median of 10.3"]
 
 
+def test_a_sample_that_much_was_stolen_from_says_so():
+    task = Task(arm("vanilla"), "a", 0, 1.0, lambda: Sample("vanilla", "a", 0, {"steal_percent": 12.0}))
+    run = conduct([task], recording(), Watch())
+    assert run.samples[0].detail == {"noisy": "12 % of the CPU time was stolen by the hypervisor"}
+    assert "noisy in 1 samples" in run.notes[-1]
+
+
 def test_unproven_and_noisy_samples_are_in_the_notes():
     detail = {"proof": {"state": "not proven", "evidence": ["no shell"]}, "noisy": "12 % was stolen"}
     task = Task(arm("vanilla"), "a", 0, 1.0, lambda: Sample("vanilla", "a", 0, {"x": 1.0}, detail=detail))
@@ -155,5 +162,5 @@ def test_clusters_alternate_at_each_number_of_services():
     found = scale.tasks(two, orders(two, 2), [10, 1000], ["first packet"], connects=10, seconds=1, rate=1, say=print)
     turns = (("v", 0), ("e", 0), ("e", 1), ("v", 1))
     assert [(t.arm.name[0], t.case, t.round) for t in found] == [
-        (a, f"first packet, {n} services", r) for n in ("10", "1,000") for a, r in turns]
-    assert found[4].seconds > found[5].seconds, "the first task at a number creates the services"
+        (a, f"{what}, {n} services", r) for n in ("10", "1,000") for a, r in turns for what in ("idle", "first packet")]
+    assert found[8].seconds > found[10].seconds, "the first task at a number creates the services"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from labkit import Lab
-from labkit.bench import Bench, Run, knb, workload
+from labkit.bench import Bench, Run, knb, scale, workload
 from labkit.errors import MeasurementError
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -62,6 +62,9 @@ def test_a_path_that_was_not_taken_ends_the_run(lab):
     lies = Bench(lab.kube, lambda: "iptables", dict)
     with pytest.raises(MeasurementError, match="did not take the path of 'iptables'"):
         lies.flows(rounds=1, seconds=1, cases=["pod to pod, TCP"])
+    for measure in scale.MEASURES:
+        with pytest.raises(MeasurementError, match=f"{measure}, 3 services: the packets did not take the path"):
+            lies.scale(services=[3], rounds=1, connects=3, seconds=0.5, measures=[measure])
 
 
 def test_a_fixed_rate_is_kept_or_refused(lab):
@@ -86,7 +89,9 @@ def test_requests_and_connections(lab):
 def test_services_at_scale_alternate_between_the_clusters(lab):
     run = lab.bench.scale(services=[3, 40], rounds=1, connects=30, seconds=1)
     assert run.arms == ("vanilla", "ebpf")
-    assert run.cases[:4] == ("first packet, 3 services", "change, 3 services", "quiet, 3 services", "churn, 3 services")
+    assert run.cases[:5] == tuple(f"{what}, 3 services" for what in ("idle", *scale.MEASURES))
+    proofs = {(s.arm, s.case): s.detail["proof"] for s in run.samples if not s.case.startswith("idle")}
+    assert {p["state"] for p in proofs.values()} == {"proven"}, proofs
     assert all(s.metrics["failed"] == 0 for s in run.samples if "failed" in s.metrics)
     assert {row.x for row in run.summary("p90_us")} == {3, 40}
     churn = [s for s in run.samples if s.case.startswith("churn")]
