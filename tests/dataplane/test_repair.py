@@ -11,7 +11,7 @@ import time
 import pytest
 
 from labkit.local.dataplane import iptables_stamp
-from labkit.local.dataplane.iptables_guard import count, differences, ours
+from labkit.local.dataplane.iptables_guard import Guard, count, differences, gist, ours
 from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.dataplane.repaired import message
 
@@ -54,6 +54,78 @@ def test_what_was_changed_is_said_in_words():
     assert message(["a"]) == "Put back what was changed by hand: a"
 
 
+class Table:
+    """Stands for iptables: what `save` prints is what the test says is there."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+
+    def stamp(self, table: str) -> bytes:
+        return self.save(table).encode()
+
+    def save(self, table: str) -> str:
+        return "\n".join(self.lines)
+
+
+def guarded(*lines: str) -> tuple[Table, Guard]:
+    """A table as we wrote it first, found right."""
+    table = Table(*lines)
+    guard = Guard(table, "nat", "KUBE-", [("PREROUTING", ("-j", "KUBE-A"))])
+    assert guard.wrote("*nat\n:KUBE-A - [0:0]\n:KUBE-B - [0:0]\n-A KUBE-A -d 10.0.0.1/32 -j KUBE-B\n"
+                       "-A KUBE-B -j ACCEPT\nCOMMIT\n") == ()
+    assert not guard.changed()
+    return table, guard
+
+
+RIGHT = (":KUBE-A - [0:0]", ":KUBE-B - [0:0]", "-A PREROUTING -j KUBE-A", "-A KUBE-A -d 10.0.0.1/32 -j KUBE-B",
+         "-A KUBE-B -j ACCEPT")
+NEW_B = "*nat\n:KUBE-B - [0:0]\n-A KUBE-B -p tcp -j DNAT --to-destination 10.0.0.2:80\nCOMMIT\n"
+WITH_NEW_B = (*RIGHT[:4], "-A KUBE-B -p tcp -m tcp -j DNAT --to-destination 10.0.0.2:80")
+
+
+@pytest.mark.parametrize(("there", "said"), [
+    (WITH_NEW_B, ()),
+    ((*WITH_NEW_B[:3], WITH_NEW_B[4]), ("chain KUBE-A (nat): 1 rule missing",)),         # not one that we wrote
+    (WITH_NEW_B[:4], ("chain KUBE-B (nat): 1 rule missing",)),                           # one that we wrote
+    (RIGHT, ("chain KUBE-B (nat): 1 rule missing, 1 rule not ours",)),                   # a whole table, put back
+    ((*WITH_NEW_B[:4], "-A KUBE-B -j DNAT --to-destination 10.9.9.9:80"),
+     ("chain KUBE-B (nat): 1 rule missing, 1 rule not ours",)),
+    ((*WITH_NEW_B[:2], *WITH_NEW_B[3:]), ("chain PREROUTING (nat) was missing",)),
+])
+def test_a_change_between_a_look_and_the_end_of_our_own_writing_is_noticed(there, said):
+    table, guard = guarded(*RIGHT)
+    assert not guard.changed(compare=False)
+    table.lines = list(there)                      # ours and theirs at once: no stamp tells one from the other
+    assert guard.wrote(NEW_B) == ()
+    assert guard.changed() == bool(said)
+    table.lines = list(WITH_NEW_B)
+    assert guard.wrote("*nat\n:KUBE-A - [0:0]\n:KUBE-B - [0:0]\n-A KUBE-A -d 10.0.0.1/32 -j KUBE-B\n"
+                       + NEW_B.removeprefix("*nat\n:KUBE-B - [0:0]\n")) == said
+    assert not guard.changed()
+
+
+def test_what_is_not_for_us_to_remove_is_no_reason_to_write_for_ever():
+    table, guard = guarded(*RIGHT)
+    table.lines += ["-A PREROUTING -p udp -j KUBE-A"]
+    assert not guard.changed()
+    table.lines = [":KUBE-MINE - [0:0]", *table.lines]
+    assert guard.changed()
+    assert guard.wrote("*nat\n:KUBE-A - [0:0]\n:KUBE-B - [0:0]\n-A KUBE-A -d 10.0.0.1/32 -j KUBE-B\n"
+                       "-A KUBE-B -j ACCEPT\nCOMMIT\n") == ("chain KUBE-MINE (nat) was not ours",)
+    assert not guard.changed()
+
+
+def test_of_a_rule_the_words_that_the_kernel_uses_too_are_compared():
+    for ours_, kernels in (
+        ('-m comment --comment "a/b:c cluster IP" -m tcp -p tcp -d 10.0.0.1/32 --dport 80 -j KUBE-SVC-A',
+         '-d 10.0.0.1/32 -p tcp -m comment --comment "a/b:c cluster IP" -m tcp --dport 80 -j KUBE-SVC-A'),
+        ("-d 10.1.2.3/8 -j DROP", "-d 10.0.0.0/8 -j DROP"),
+        ("-d 10.1.2.3 -j DROP", "-d 10.1.2.3/32 -j DROP"),
+    ):
+        assert gist(ours_) == gist(kernels)
+    assert gist("-d 10.0.0.1/32 -j KUBE-SVC-A") != gist("-d 10.0.0.2/32 -j KUBE-SVC-A")
+
+
 def test_packets_do_not_change_a_stamp():
     def entry(counter: int, rule: bytes, step: int) -> bytes:
         head = bytes(88) + (112).to_bytes(2, "little") + step.to_bytes(2, "little") + counter.to_bytes(4, "little")
@@ -85,6 +157,15 @@ print(len(set(seen)))
     done = subprocess.run(["unshare", "-n", "python", "-c", script], capture_output=True, text=True, check=True)
     # Legacy: after the flush the table is what it was before the rule; nft counts transactions.
     assert done.stdout.split() == ["4" if variant == "legacy" else "5"]
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+def test_what_is_broken_at_any_moment_of_a_write_comes_back():
+    done = subprocess.run(["unshare", "-n", "python", "-m", "tests.dataplane.break_at_random", "40", "2"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) > 40
 
 
 # --- agents in their nodes

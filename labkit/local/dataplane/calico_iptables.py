@@ -169,6 +169,8 @@ def _hash(*parts: str) -> str:
 _HOOKS = (("FORWARD", "cali-FORWARD"), ("INPUT", "cali-INPUT"), ("OUTPUT", "cali-OUTPUT"))
 _ACCEPTED = ("-m", "comment", "--comment", ALLOWED,
              "-m", "mark", "--mark", ACCEPT, "-j", "ACCEPT")
+JUMPS = (*((builtin, ("-j", chain)) for builtin, chain in _HOOKS), ("FORWARD", _ACCEPTED))
+"""Built-in chain and rule of every rule of ours in a chain that is not ours."""
 
 
 class CalicoIptables:
@@ -178,8 +180,11 @@ class CalicoIptables:
         self._iptables, self._prefix = iptables, tuple(prefix)
         self._current: CalicoRules | None = None
 
-    def apply(self, wanted: CalicoRules) -> bool:
-        """Bring the namespace to `wanted`; say whether anything had to change.
+    def apply(self, wanted: CalicoRules) -> str | None:
+        """Bring the namespace to `wanted`.
+
+        Returns:
+            What iptables-restore was given; None where nothing had to change, neither in iptables nor in a set.
 
         Raises:
             IptablesError: iptables refused; the next call starts from what is there.
@@ -191,24 +196,24 @@ class CalicoIptables:
             there = {chain for chain in self._iptables.chains("filter") if chain.startswith("cali-")}
             current = CalicoRules(dict.fromkeys(there, ("unknown",)), dict.fromkeys(self._sets(), ()))
         if not first and wanted == current:
-            return False
+            return None
         self._current = None
         self._ipset([line for name, nets in wanted.sets.items() if current.sets.get(name) != nets
                      for line in _set_lines(name, nets)])
         changed = {chain: lines for chain, lines in wanted.chains.items()
                    if current.chains.get(chain) != lines}
         gone = sorted(set(current.chains) - set(wanted.chains))
-        text = ["*filter", *(f":{chain} - [0:0]" for chain in (*changed, *gone)),
+        text = "\n".join(["*filter", *(f":{chain} - [0:0]" for chain in (*changed, *gone)),
                 *(f"-A {chain} {line}" for chain, lines in changed.items() for line in lines),
-                *(f"-X {chain}" for chain in gone), "COMMIT", ""]
+                *(f"-X {chain}" for chain in gone), "COMMIT", ""])
         if changed or gone:
-            self._iptables.restore("\n".join(text))
+            self._iptables.restore(text)
         self.hook()
         if first:
             self._iptables.ensure_rule("filter", "FORWARD", _ACCEPTED, append=True)
         self._ipset([f"destroy {name}" for name in sorted(set(current.sets) - set(wanted.sets))])
         self._current = wanted
-        return True
+        return text
 
     def hook(self) -> bool:
         """Put our chains first again, and say whether they were not.

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from labkit.local.client import Obj
 from labkit.local.dataplane.calico_iptables import (
     ALLOWED,
+    JUMPS,
     SET_PREFIX,
     CalicoIptables,
     CalicoRules,
@@ -78,7 +79,7 @@ class Felix:
         self._calico = CalicoIptables(self._iptables)
         self._overlay_routes = OverlayRoutes(self._iptables)
         self._overlay_written: Overlay | None = None
-        self._guard = Guard(self._iptables, "filter", "cali-", ALLOWED)
+        self._guard = Guard(self._iptables, "filter", "cali-", JUMPS, ALLOWED)
         self._set_guard = SetGuard(SET_PREFIX)
         self._chains: CalicoRules | None = None  # what was written last
         self._report = report
@@ -243,20 +244,20 @@ class Felix:
             if self.mode == "bpf" and self._ebpf and (repaired := self._ebpf.repair()):
                 self._say("BPF data plane", repaired)
             if self._chains is not None:
-                self._write_chains(self._chains, learn=True)
+                self._write_chains(self._chains, compare=True)
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Failed to check the %s data plane, will retry: %s", self.mode, error)
             self._broken = True                  # half of it may be back: write everything
 
-    def _write_chains(self, wanted: CalicoRules, *, everything: bool = False, learn: bool = False) -> None:
+    def _write_chains(self, wanted: CalicoRules, *, everything: bool = False, compare: bool = False) -> None:
         """Bring iptables to `wanted`, and put back what others changed there."""
-        disturbed = [self._guard.changed(learn=learn), self._set_guard.changed()]
+        disturbed = [self._guard.changed(compare=compare), self._set_guard.changed()]
         if everything or any(disturbed):
             self._calico.forget()
         same, self._chains = wanted == self._chains and not everything, wanted
-        if not self._calico.apply(wanted):
+        if (text := self._calico.apply(wanted)) is None:
             return
-        repaired = [*self._guard.wrote(same=same), *self._set_guard.wrote(any_set=bool(wanted.sets))]
+        repaired = [*self._guard.wrote(text, same=same), *self._set_guard.wrote(any_set=bool(wanted.sets))]
         if repaired and not everything:
             self._say("filter table", repaired)
 

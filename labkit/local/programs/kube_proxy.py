@@ -56,7 +56,9 @@ class Proxier:
         self._known: set[str] | None = None
         self._pending: set[Key] = set()
         self._udp: dict[Key, tuple[ServicePort, ...]] = {}
-        self._guards = [Guard(iptables, table, "KUBE-") for table in ("nat", "filter")]
+        self._guards = [Guard(iptables, table, "KUBE-", [jump[1:] for jump in JUMPS if jump[0] == table])
+                        for table in ("nat", "filter")]
+        self._failed = False          # the last sync: what is wrong now may be its half of the work
 
     @property
     def dirty(self) -> bool:
@@ -82,7 +84,7 @@ class Proxier:
         """
         started = time.monotonic()
         taken_away = False
-        if any([guard.changed(learn=False) for guard in self._guards]):
+        if any([guard.changed(compare=False) for guard in self._guards]):
             self._known = None        # somebody changed our chains, or may have: write all of them
             taken_away = self._taken_away()
         changed, first = self._pending | self.table.changed(), self._known is None
@@ -92,23 +94,24 @@ class Proxier:
             known = {chain for chain in self._iptables.chains("nat") if chain.startswith(SERVICE_CHAINS)}
         partial = self._partial and not first
         rules = build(self.table.all(), self._config, known, changed if partial else None)
-        self._known = None            # a failure leaves us not knowing
+        failed, self._failed, self._known = self._failed, True, None     # a failure leaves us not knowing
         self._iptables.restore(rules.text)
+        text = rules.text
         if first:
             for table, chain, rule in reversed(JUMPS):
                 self._iptables.ensure_rule(table, chain, rule)
-            self._iptables.restore("".join(f"*{table}\n:{CANARY} - [0:0]\nCOMMIT\n"
-                                           for table in ("mangle", "nat", "filter")))
-        # At once: what somebody changes between our writing and this would be taken for ours.
-        repaired = [words for guard in self._guards for words in guard.wrote(same=not changed)]
-        self._known, self._pending = rules.chains, set()
+            canaries = "".join(f"*{table}\n:{CANARY} - [0:0]\nCOMMIT\n" for table in ("mangle", "nat", "filter"))
+            self._iptables.restore(canaries)
+            text += canaries
+        repaired = [words for guard in self._guards for words in guard.wrote(text, same=not changed)]
+        self._known, self._pending, self._failed = rules.chains, set(), False
         self._flush_udp(changed)
         self.synced_at, self.pending_since = time.time(), 0.0
         self.seconds += time.monotonic() - started
         self.syncs += 1
         log.info("syncProxyRules took %.1fms (%d services, %s)", (time.monotonic() - started) * 1e3,
                  len(self.table), "partial" if partial else "full")
-        return [] if taken_away else repaired
+        return [] if taken_away or failed else repaired
 
     def look_after(self) -> None:
         """Notice that somebody changed our chains by hand: then a sync is due.
