@@ -14,11 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from labkit.local.dataplane import compile as bpf
 from labkit.local.dataplane.ebpf import EbpfDataplane
 from labkit.local.dataplane.felix import FelixConfig
+from labkit.local.dataplane.iptables import Iptables
+from labkit.local.dataplane.overlay import Overlay, OverlayRoutes
 from labkit.local.dataplane.policy import EndpointPolicy, Rule
 from labkit.local.dataplane.services import Endpoint, ServicePort
 from labkit.local.fabric import netns
@@ -26,6 +29,7 @@ from labkit.local.fabric.fabric import Fabric, NodeNet, PodNet
 from labkit.local.paths import LabPaths
 
 CLUSTER_IP, FRONTEND, NODE_PORT = "10.0.7.7", "192.0.2.77", 30077
+POOL, BLOCKS = "192.168.0.0/16", {"192.168.0.0/26": "node1", "192.168.0.64/26": "node2"}
 CLIENT = """
 import json, socket, sys
 kind, ip, port, payload = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].encode()
@@ -91,9 +95,12 @@ class Server:
 
 
 class EbpfLab:
-    """node1 with pods a1 and a2, node2 with pod b1, outside clients alice and bob, one service of port 80."""
+    """node1 with pods a1 and a2, node2 with pod b1, outside clients alice and bob, one service of port 80.
 
-    def __init__(self, home: Path) -> None:
+    With `overlay` the pods have addresses that the network does not know, and go from node to node by VXLAN.
+    """
+
+    def __init__(self, home: Path, *, overlay: bool = False) -> None:
         self.paths = LabPaths(home)
         self.fabric = Fabric(self.paths)
         self.objects = bpf.ensure_objects()
@@ -104,6 +111,11 @@ class EbpfLab:
         self.vnet = self.fabric.ensure_vnet("c1", "192.0.2.9")
         self.alice, self.bob = self.fabric.ensure_client("alice"), self.fabric.ensure_client("bob")
         self.nodes = {name: self.vnet.add_node(name, index) for index, name in enumerate(("node1", "node2"))}
+        self.overlays = {name: Overlay(POOL, BLOCKS, {name: node.ip for name, node in self.nodes.items()}, name)
+                         for name in self.nodes} if overlay else {}
+        for name, overlay_of in self.overlays.items():
+            netns.run_inside(self.nodes[name].netns, lambda o=overlay_of: OverlayRoutes(Iptables()).apply(
+                o, vni=FelixConfig().vxlan_vni, port=FelixConfig().vxlan_port))
         self.pods: dict[str, PodNet] = {}
         self.home_of: dict[str, NodeNet] = {}
         for name, node in (("a1", "node1"), ("a2", "node1"), ("b1", "node2")):
@@ -113,8 +125,10 @@ class EbpfLab:
         self.policies: dict[str, EndpointPolicy] = {}
 
     def add_pod(self, name: str, node: NodeNet) -> PodNet:
-        ip = node.pod_ips[sum(home is node for home in self.home_of.values())]
-        self.pods[name] = self.vnet.add_pod(node, name + "0" * 8, "default", name, ip)
+        number = sum(home is node for home in self.home_of.values())
+        overlay = self.overlays.get(node.name)
+        ip = str(ip_address(overlay.tunnel) + 1 + number) if overlay else node.pod_ips[number]
+        self.pods[name] = self.vnet.add_pod(node, name + "0" * 8, "default", name, ip, own_network=bool(overlay))
         self.home_of[name] = node
         return self.pods[name]
 
@@ -132,11 +146,16 @@ class EbpfLab:
         """Call a method of a node's data plane, in the node's namespace, as calico-node does."""
         netns.run_inside(self.nodes[node].netns, lambda: getattr(self.planes[node], method)(*arguments))
 
-    def routes(self, node: str) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    def routes(self, node: str) -> tuple[dict[str, str], dict[str, str], dict[str, str], tuple[str, ...]]:
         here = {pod.ip: pod.host_interface for name, pod in self.pods.items() if self.home_of[name].name == node}
         there = {pod.ip: self.home_of[name].ip for name, pod in self.pods.items()
                  if self.home_of[name].name != node}
-        return {name: net.ip for name, net in self.nodes.items()}, here, there
+        overlay = self.overlays.get(node)
+        return ({name: net.ip for name, net in self.nodes.items()}, here,
+                there | (overlay.tunnels() if overlay else {}), (overlay.tunnel,) if overlay else ())
+
+    def attach(self, node: str, config: FelixConfig) -> None:
+        self.on(node, "attach", replace(config, vxlan_enabled=bool(self.overlays)))
 
     def up(self, *services: ServicePort, config: FelixConfig | None = None) -> None:
         def one(node: str) -> None:
@@ -144,7 +163,7 @@ class EbpfLab:
             here = self.routes(node)[1].values()
             self.on(node, "apply_policy", {name: p for name, p in self.policies.items() if name in here})
             self.on(node, "apply_routes", *self.routes(node))
-            self.on(node, "attach", config or FelixConfig())
+            self.attach(node, config or FelixConfig())
 
         self._on_each(one)
 
@@ -210,8 +229,8 @@ class EbpfLab:
 
 
 @contextlib.contextmanager
-def ebpf_lab(home: Path) -> Iterator[EbpfLab]:
-    lab = EbpfLab(home)
+def ebpf_lab(home: Path, *, overlay: bool = False) -> Iterator[EbpfLab]:
+    lab = EbpfLab(home, overlay=overlay)
     try:
         yield lab
     finally:

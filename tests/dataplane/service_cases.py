@@ -12,6 +12,7 @@ ALL = (*BOTH, "unconnected")
 REFUSED, SILENCE = "ConnectionRefusedError", "TimeoutError"
 # Client addresses that a back end sees: the asker's own, a node's, the service's.
 OWN, NODE, SERVICE, EITHER, INSIDE = "own", "node", "service", "own or node", "node or service"
+OUT = "own, or a node's where pods are in an overlay and it is left"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ CASES = (
     Case("node1", ("udp",), "10.0.1.6", 80, error="PermissionError", ebpf={"error": REFUSED},
          why="netfilter's REJECT of what a process on the machine itself sends"),
     # --- back ends on the nodes' own network
-    Case("a1", BOTH, "10.0.1.7", 80, ("node1", "node2")),
+    Case("a1", BOTH, "10.0.1.7", 80, ("node1", "node2"), OUT),
     Case("node1", ("tcp",), "10.0.1.7", 80, ("node1", "node2"), NODE),
     *(Case(who, ("udp", "unconnected"), to, 80, ("node1", "node2"), NODE, ebpf={"seen": INSIDE},
            why="of itself a node sees the service's address: else the answer would never meet a program")

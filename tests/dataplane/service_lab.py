@@ -17,7 +17,7 @@ from labkit.local.dataplane.kubeproxy import ProxyConfig
 from labkit.local.dataplane.services import ServiceTable
 from labkit.local.fabric import netns
 from labkit.local.programs.kube_proxy import Proxier
-from tests.dataplane.ebpf_lab import EbpfLab, Server
+from tests.dataplane.ebpf_lab import POOL, EbpfLab, Server
 
 Obj = dict[str, Any]
 CLUSTER_CIDR = "10.224.0.0/16"
@@ -71,8 +71,8 @@ class Asker:
 class ServiceLab(EbpfLab):
     """The same two nodes, with the API's objects in `tables`. `plane` is "iptables" or "ebpf"."""
 
-    def __init__(self, home: Path, plane: str) -> None:
-        super().__init__(home)
+    def __init__(self, home: Path, plane: str, *, overlay: bool = False) -> None:
+        super().__init__(home, overlay=overlay)
         self.kind = plane
         self.askers: dict[str, Asker] = {}
         self.table = ServiceTable()
@@ -83,7 +83,8 @@ class ServiceLab(EbpfLab):
             self._servers.append(Server(node.netns, NODE_SERVER, name))
             if plane == "iptables":
                 netns.set_sysctls(node.netns, [("ipv4/conf/all/route_localnet", "1")])
-                self.proxiers[name] = Proxier(ProxyConfig(name, node.ip, CLUSTER_CIDR), Iptables(), partial=True)
+                config = ProxyConfig(name, node.ip, POOL if overlay else CLUSTER_CIDR)
+                self.proxiers[name] = Proxier(config, Iptables(), partial=True)
 
     def tables(self) -> list[ServiceTable]:
         return [proxier.table for proxier in self.proxiers.values()] or [self.table]
@@ -107,7 +108,7 @@ class ServiceLab(EbpfLab):
             for node in self.nodes:
                 self.on(node, "apply_policy", {})
                 self.on(node, "apply_routes", *self.routes(node))
-                self.on(node, "attach", FelixConfig())
+                self.attach(node, FelixConfig())
 
     def who(self, name: str) -> Asker:
         """A pod, a node, "node1/pod" for a pod on its network, an outside client, or the router."""
@@ -143,8 +144,8 @@ class ServiceLab(EbpfLab):
 
 
 @contextlib.contextmanager
-def service_lab(home: Path, plane: str) -> Iterator[ServiceLab]:
-    lab = ServiceLab(home, plane)
+def service_lab(home: Path, plane: str, *, overlay: bool = False) -> Iterator[ServiceLab]:
+    lab = ServiceLab(home, plane, overlay=overlay)
     try:
         yield lab
     finally:

@@ -16,6 +16,7 @@ from tests.dataplane.service_cases import (
     FRONTENDS,
     INSIDE,
     NODE,
+    OUT,
     OWN,
     PUBLIC,
     REFUSED,
@@ -30,9 +31,10 @@ pytestmark = pytest.mark.kernel
 ENOUGH = 40             # connections to two back ends miss one of them once in 2^39 runs
 
 
-@pytest.fixture(scope="module", params=["iptables", "ebpf"])
+@pytest.fixture(scope="module", params=["iptables", "ebpf", "iptables overlay", "ebpf overlay"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceLab]:
-    with service_lab(tmp_path_factory.mktemp("services") / "lab", request.param) as lab:
+    plane, _, overlay = request.param.partition(" ")
+    with service_lab(tmp_path_factory.mktemp("services") / "lab", plane, overlay=bool(overlay)) as lab:
         for ip, nodes in FRONTENDS.items():
             lab.vnet.set_frontend(ip, [lab.nodes[node].ip for node in nodes])
         for ip, node in PUBLIC.values():
@@ -56,10 +58,10 @@ def test_case(lab: ServiceLab, case: Case, kind: str) -> None:
         answers += asker.ask(kind, ip, case.number, count=4)
     assert {answer.get("server", answer.get("error")) for answer in answers} == set(backends)
     assert {tuple(answer["peer"]) for answer in answers} == {(ip, case.number)}
-    nodes = {node.ip for node in lab.nodes.values()}
+    nodes = {*(node.ip for node in lab.nodes.values()), *(overlay.tunnel for overlay in lab.overlays.values())}
     own = {"alice": lab.alice.address, "bob": lab.bob.address, **{name: pod.ip for name, pod in lab.pods.items()}}
     allowed = {OWN: {own.get(case.asker, "")}, NODE: nodes, SERVICE: {ip}, EITHER: nodes | {own.get(case.asker, "")},
-               INSIDE: {*nodes, ip}}
+               INSIDE: {*nodes, ip}, OUT: {own.get(case.asker, "")} | (nodes if lab.overlays else set())}
     assert {answer["client"] for answer in answers} <= allowed[seen]
 
 
