@@ -1,8 +1,6 @@
 """Bench: what a notebook calls to measure a cluster.
 
-Every suite takes `watch` (hears of each sample, and may stop), `path` (the document is written there as it comes, and
-a run that was killed goes on), `budget` (seconds; as many rounds as fit) and `known` (a run before, to judge the spread
-by). A run that can support a claim ends where the machine is too noisy for one.
+What every suite takes is `How`. A run that can support a claim ends where the machine is too noisy for one.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from labkit.bench import accounts, exchange, flows, question, scale, workload
 from labkit.bench import budget as budgets
@@ -41,6 +39,24 @@ class Side:
     bench: Callable[[], Bench]
     enter: Callable[[], None]
     enter_seconds: float = 0.0
+
+
+class How(TypedDict, total=False):
+    """What every suite and every single measurement takes, beside what it measures.
+
+    Attributes:
+        budget: seconds, instead of `rounds`: as many as fit.
+        watch: hears of each sample, and may stop.
+        path: where the document is written as it comes; a run that was killed goes on there.
+        known: a run before, to judge the spread by.
+        accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+    """
+
+    budget: float | None
+    watch: Watch | None
+    path: str | Path | None
+    known: Run | None
+    accept_noise: bool
 
 
 class Bench:
@@ -97,9 +113,7 @@ class Bench:
     # Suites: the data planes side by side
 
     def article(self, *, rounds: int = 5, seconds: int = 2, rate: str | None = None,
-                planes: Iterable[str] | None = None, cases: Iterable[str] | None = None,
-                budget: float | None = None, watch: Watch | None = None, path: str | Path | None = None,
-                known: Run | None = None, accept_noise: bool = False) -> Run:
+                planes: Iterable[str] | None = None, cases: Iterable[str] | None = None, **how: Unpack[How]) -> Run:
         """The article's first chart: CPU and throughput of four flows, for each data plane.
 
         Args:
@@ -108,11 +122,7 @@ class Bench:
             rate: a fixed rate such as "500M", to compare CPU at equal work; None means as fast as it goes.
             planes: "vanilla", "iptables", "ebpf"; None means all. The last two are one cluster, which is switched.
             cases: names of flows ("pod to pod, TCP" …); None means all four.
-            budget: seconds, instead of `rounds`.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
-            known: a run before, to judge the spread by.
-            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+            how: see `How`.
 
         Raises:
             MeasurementError: what was asked for cannot be measured, the machine is too noisy for a claim, or packets
@@ -124,11 +134,10 @@ class Bench:
         return self._suite(
             "article", "CPU and throughput of flows between two nodes", planes, parameters,
             lambda each, strict, _: flows.tasks(each, picked, int(seconds), rate, strict=strict),
-            rounds, budget, watch, path, known, accept_noise)
+            rounds, **how)
 
     def latency(self, *, rounds: int = 5, seconds: float = 2, planes: Iterable[str] | None = None,
-                cases: Iterable[str] | None = None, budget: float | None = None, watch: Watch | None = None,
-                path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
+                cases: Iterable[str] | None = None, **how: Unpack[How]) -> Run:
         """Requests and connections through a service: rates, latencies and CPU of each, for each data plane.
 
         Args:
@@ -136,11 +145,7 @@ class Bench:
             seconds: of each kind.
             planes: as for `article`.
             cases: "request/response", "connect/request/close"; None means both.
-            budget: seconds, instead of `rounds`.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
-            known: a run before, to judge the spread by.
-            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+            how: see `How`.
 
         Raises:
             MeasurementError: what was asked for cannot be measured, or the machine is too noisy for a claim.
@@ -150,12 +155,11 @@ class Bench:
         return self._suite(
             "latency", "Requests and connections through a service", planes, {"seconds": seconds, "cases": picked},
             lambda each, strict, _: exchange.tasks(each, picked, seconds, strict=strict),
-            rounds, budget, watch, path, known, accept_noise)
+            rounds, **how)
 
     def scale(self, *, services: Sequence[int] = (10, 100, 1000), rounds: int = 5, connects: int = 300,
               seconds: float = 3.0, rate: float = 10.0, planes: Iterable[str] | None = ("vanilla", "ebpf"),
-              measures: Iterable[str] | None = None, budget: float | None = None, watch: Watch | None = None,
-              path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
+              measures: Iterable[str] | None = None, **how: Unpack[How]) -> Run:
         """The article's second chart, and what grows with the number of services, for each data plane.
 
         Args:
@@ -166,21 +170,16 @@ class Bench:
             rate: changes per second while one service churns.
             planes: as for `article`. With "iptables" and "ebpf" the cluster is switched in each round.
             measures: "first packet", "change", "quiet", "churn"; None means all.
-            budget: seconds, instead of `rounds`.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
-            known: a run before, to judge the spread by.
-            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+            how: see `How`.
 
         Raises:
             MeasurementError: what was asked for cannot be measured.
         """
         return self._scale("scale", "What grows with the number of services", services, rounds, measures, connects,
-                           seconds, rate, planes, budget, watch, path, known, accept_noise)
+                           seconds, rate, planes, **how)
 
     def knb(self, *, rounds: int = 1, seconds: int = 10, planes: Iterable[str] | None = (),
-            cases: Iterable[str] | None = None, budget: float | None = None, watch: Watch | None = None,
-            path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
+            cases: Iterable[str] | None = None, **how: Unpack[How]) -> Run:
         """k8s-bench-suite's five tests by its own names and command lines: what `knb` can be compared with.
 
         Args:
@@ -188,11 +187,7 @@ class Bench:
             seconds: of each test; knb's are 10.
             planes: as for `article`; () means this cluster as it is, as knb does.
             cases: of "p2ptcp", "p2pudp", "p2stcp", "p2sudp"; None means all. "idle" always comes first.
-            budget: seconds, instead of `rounds`.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
-            known: a run before, to judge the spread by.
-            accept_noise: go on where the machine does not come to rest; the samples and the run say so.
+            how: see `How`.
 
         Raises:
             MeasurementError: what was asked for cannot be measured.
@@ -202,13 +197,12 @@ class Bench:
         return self._suite(
             "knb", "k8s-bench-suite's five tests", planes, {"seconds": seconds, "cases": [f.name for f in picked]},
             lambda each, strict, _: flows.tasks(each, picked, int(seconds), None, strict=strict, idle_seconds=seconds),
-            rounds, budget, watch, path, known, accept_noise)
+            rounds, **how)
 
     # Single measurements: this cluster as it is, and others beside it
 
     def flows(self, *, rounds: int = 5, seconds: int = 2, cases: Iterable[str] | None = None,
-              against: Iterable[Bench] = (), rate: str | None = None, watch: Watch | None = None,
-              path: str | Path | None = None, accept_noise: bool = False) -> Run:
+              against: Iterable[Bench] = (), rate: str | None = None, **how: Unpack[How]) -> Run:
         """Throughput and CPU of flows between two nodes; rounds of several clusters are interleaved.
 
         Args:
@@ -217,9 +211,7 @@ class Bench:
             cases: names of flows ("pod to pod, TCP" …); None means all four.
             against: benches of other clusters, such as `lab.vanilla.bench`; they come first in tables.
             rate: a fixed rate such as "500M", to compare CPU at equal work; None means as fast as it goes.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
-            accept_noise: as for `article`.
+            how: see `How`.
 
         Raises:
             MeasurementError: there is no such flow, or nothing arrived.
@@ -229,37 +221,35 @@ class Bench:
         parameters = {"seconds": seconds, "rate": rate or "unlimited", "cases": [f.name for f in picked]}
         return self._suite("flows", "CPU and throughput of flows between two nodes", (), parameters,
                            lambda each, strict, _: flows.tasks(each, picked, int(seconds), rate, strict=strict),
-                           rounds, None, watch, path, None, accept_noise, against)
+                           rounds, against=against, **how)
 
     def first_packet(self, *, services: Sequence[int] = (10, 100, 1000), connects: int = 300, rounds: int = 3,
-                     watch: Watch | None = None, path: str | Path | None = None) -> Run:
+                     **how: Unpack[How]) -> Run:
         """How long a fresh connection to a service takes, among more and more services.
 
         Args:
             services: how many, each in turn.
             connects: fresh connections in each round.
             rounds: how often.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
+            how: see `How`.
         """
         return self._scale("first-packet", "First-packet latency among N services", services, rounds,
-                           [scale.FIRST_PACKET], connects, 1.0, 1.0, (), None, watch, path)
+                           [scale.FIRST_PACKET], connects, 1.0, 1.0, (), **how)
 
-    def programming(self, *, services: Sequence[int] = (10, 1000), rounds: int = 3, watch: Watch | None = None,
-                    path: str | Path | None = None) -> Run:
+    def programming(self, *, services: Sequence[int] = (10, 1000), rounds: int = 3,
+                    **how: Unpack[How]) -> Run:
         """How long it takes from creating a service, among N others, until it answers.
 
         Args:
             services: how many others, each in turn.
             rounds: how often.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
+            how: see `How`.
         """
         return self._scale("programming", "From creating a service to its first answer", services, rounds,
-                           [scale.CHANGE], 1, 1.0, 1.0, (), None, watch, path)
+                           [scale.CHANGE], 1, 1.0, 1.0, (), **how)
 
     def churn(self, *, services: int = 1000, seconds: float = 5.0, rounds: int = 2, rate: float = 10.0,
-              watch: Watch | None = None, path: str | Path | None = None) -> Run:
+              **how: Unpack[How]) -> Run:
         """What the nodes spend while one service among N comes and goes.
 
         Args:
@@ -267,11 +257,10 @@ class Bench:
             seconds: of each phase.
             rounds: quiet and churning phases.
             rate: changes per second.
-            watch: hears of each sample, and may stop.
-            path: where the document is written as it comes.
+            how: see `How`.
         """
         return self._scale("churn", "CPU while one service comes and goes", [services], rounds,
-                           [scale.QUIET, scale.CHURN], 1, seconds, rate, (), None, watch, path)
+                           [scale.QUIET, scale.CHURN], 1, seconds, rate, (), **how)
 
     def remove(self) -> None:
         """Delete all that benchmarks have made in the cluster."""
@@ -280,9 +269,7 @@ class Bench:
     # How they run
 
     def _scale(self, kind: str, title: str, services: Sequence[int], rounds: int, measures: Iterable[str] | None,
-               connects: int, seconds: float, rate: float, planes: Iterable[str] | None, budget: float | None,
-               watch: Watch | None, path: str | Path | None, known: Run | None = None,
-               accept_noise: bool = False) -> Run:
+               connects: int, seconds: float, rate: float, planes: Iterable[str] | None, **how: Unpack[How]) -> Run:
         picked = question.pick("measure", measures, {name: name for name in scale.MEASURES})
         counts = question.counts(services, scale.MOST_SERVICES)
         question.seconds(seconds), question.rounds(connects)
@@ -293,12 +280,12 @@ class Bench:
                                strict=strict)
 
         parameters = {"services": counts, "connects": connects, "seconds": seconds, "rate": rate, "measures": picked}
-        return self._suite(kind, title, planes, parameters, tasks, rounds, budget, watch, path, known, accept_noise)
+        return self._suite(kind, title, planes, parameters, tasks, rounds, **how)
 
     def _suite(self, kind: str, title: str, planes: Iterable[str] | None, parameters: Facts,
                tasks: Callable[[Sequence[Sequence[Arm]], bool, Callable[[str], None]], list[Task]], rounds: int,
-               budget: float | None, watch: Watch | None, path: str | Path | None, known: Run | None,
-               accept_noise: bool, against: Iterable[Bench] = ()) -> Run:
+               *, against: Iterable[Bench] = (), budget: float | None = None, watch: Watch | None = None,
+               path: str | Path | None = None, known: Run | None = None, accept_noise: bool = False) -> Run:
         """Measure; afterwards the cluster has the data plane that it had before."""
         watch = Watch() if watch is None else watch
         rounds, budget = question.rounds(rounds), question.budget(budget)
@@ -309,19 +296,19 @@ class Bench:
         expected = budgets.forecast(rounds, seconds_of(planned), _PREPARE_SECONDS, budget, known)
         parameters = {**parameters, **({"budget": budget} if budget else {"rounds": rounds}),
                       "planes": [arm.name for arm in arms]}
-        recording = Recording(self._run(kind, title, arms, parameters, str(expected)), path)
 
         def say(text: str) -> None:
             watch.progress(Progress(0, 0, text, 0.0))
 
         strict = expected.rounds >= CLAIM_ROUNDS and not accept_noise
         todo = tasks(orders(arms, expected.rounds, before), strict, say)
-        watch.progress(Progress(0, len(todo), str(expected), expected.seconds))
-        try:
-            return conduct(todo, recording, watch, seconds=budget)
-        finally:
-            if sides and before in self._sides and self._dataplane() != before:
-                self._sides[before].enter()
+        with Recording(self._run(kind, title, arms, parameters, str(expected)), path) as recording:
+            watch.progress(Progress(0, len(todo), str(expected), expected.seconds))
+            try:
+                return conduct(todo, recording, watch, seconds=budget)
+            finally:
+                if sides and before in self._sides and self._dataplane() != before:
+                    self._sides[before].enter()
 
     @staticmethod
     def _arms(sides: Sequence[Side]) -> list[Arm]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from labkit.bench.results import Run, Sample, now
 from labkit.errors import ResultsError
@@ -14,7 +17,7 @@ from labkit.version import __version__
 
 
 class Recording:
-    """A run under way. The document on disk is whole at every moment.
+    """A run under way. The document on disk is whole at every moment, and nobody else writes it until `close`.
 
     Args:
         run: what is measured: kind, title, provenance. Its "parameters" are all that decide what is measured;
@@ -23,17 +26,35 @@ class Recording:
             this goes on with it. None: nothing is written.
 
     Raises:
-        ResultsError: something else is at the path, or it cannot be written.
+        ResultsError: something else is at the path, somebody writes it now, or it cannot be written.
     """
 
     def __init__(self, run: Run, path: str | Path | None) -> None:
         self._path = Path(path) if path is not None else None
         provenance = _as_written({"labkit": __version__, **run.provenance})
         self._run = replace(run, started=run.started or now(), finished="", provenance=provenance)
-        if self._path is not None and self._path.exists():
-            self._run = _go_on(_found(self._path), self._run, self._path)
-        self._taken = {_key(s) for s in self._run.samples}
-        self._write()
+        self._lock = _lock(self._path) if self._path is not None else None
+        try:
+            if self._path is not None and self._path.exists():
+                self._run = _go_on(_found(self._path), self._run, self._path)
+            self._taken = {_key(s) for s in self._run.samples}
+            self._write()
+        except ResultsError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Recording:
+        """Close it in the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let somebody else go on with the document."""
+        if self._lock is not None and not self._lock.closed:
+            Path(self._lock.name).unlink(missing_ok=True)  # before it is unlocked: then whoever waits makes a new one
+            self._lock.close()
 
     @property
     def run(self) -> Run:
@@ -91,8 +112,9 @@ class Recording:
         self._keep(provenance={**self._run.provenance, "arms": {**arms, arm: {**old, **facts}}})
 
     def finish(self) -> Run:
-        """Say that nothing is missing. The run with all samples, those of earlier attempts too."""
+        """Say that nothing is missing, and close. The run with all samples, those of earlier attempts too."""
         self._keep(finished=now())
+        self.close()
         return self._run
 
     def _keep(self, **fields: Any) -> None:
@@ -104,11 +126,48 @@ class Recording:
             try:
                 self._run.save(self._path)
             except OSError as error:
-                raise ResultsError(f"{self._path} cannot be written.", error.strerror or str(error),
-                                   "give a path in a folder of yours with room.") from error
+                raise _not_written(self._path, error) from error
 
 
 _ELSEWHERE = "give another path for this run, or delete that file."
+
+
+def _not_written(path: Path, error: OSError) -> ResultsError:
+    return ResultsError(f"{path} cannot be written.", error.strerror or str(error),
+                        "give a path in a folder of yours with room.")
+
+
+def _lock(path: Path) -> TextIO:
+    """The file beside a document that says who writes it. The kernel unlocks it when they end, however they do.
+
+    Raises:
+        ResultsError: somebody does, or there cannot be such a file.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = place.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise _not_written(path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip()
+            file.close()
+            raise ResultsError(f"Another run is being written to {path}.", f"process {who} does, and two would mix",
+                               "wait until it ends, stop it, or give another path.") from None
+        except OSError:
+            return file  # some network disks know no locks: better to measure than not
+        with contextlib.suppress(FileNotFoundError):  # whoever had it has taken it away meanwhile
+            if os.path.samestat(os.fstat(file.fileno()), place.stat()):
+                break
+        file.close()
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def _as_written(facts: dict[str, Any]) -> dict[str, Any]:

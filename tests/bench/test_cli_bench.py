@@ -143,7 +143,10 @@ class Suite:
     def knb(self, *, path, watch, **asked):
         self.asked = asked
         provenance = {"parameters": asked, "arms": {"cluster": {}}}
-        recording = Recording(Run("knb", "knb", provenance=provenance), path)
+        with Recording(Run("knb", "knb", provenance=provenance), path) as recording:
+            return self.measure(recording, watch)
+
+    def measure(self, recording, watch):
         for number, case in enumerate(("idle", "p2ptcp", "p2pudp")):
             if watch.stopped:
                 return recording.run

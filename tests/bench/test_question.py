@@ -57,6 +57,12 @@ def test_what_cannot_be_measured_is_refused_before_a_cluster_is_asked(ask, said,
     assert cure in error.value.fix
 
 
+def test_an_option_that_no_suite_takes_is_refused_by_all():
+    for suite in ("article", "latency", "scale", "knb", "flows", "first_packet", "programming", "churn"):
+        with pytest.raises(TypeError, match="'watcher'"):
+            getattr(bench("n0"), suite)(watcher=None)
+
+
 @pytest.mark.parametrize(("found", "said", "cure"), [
     (bench("n0"), "there is only one", "az aks scale"),
     (bench(), "No node is ready", "diagnose"),

@@ -75,6 +75,42 @@ def test_a_killed_run_is_whole_and_the_next_attempt_measures_only_the_rest(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_two_cannot_write_one_document(tmp_path):
+    path = tmp_path / "run.json"
+    with Recording(wanted(), path) as first:
+        first.add(sample())
+        with pytest.raises(ResultsError, match="Another run is being written") as error:
+            Recording(wanted(), path)
+    assert f"process {os.getpid()}" in error.value.why
+    assert "wait until it ends" in error.value.fix
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+    with Recording(wanted(), path) as second:
+        assert second.run.samples == first.run.samples
+
+
+HOLDER = """
+import sys, time
+from tests.bench.test_recording import Recording, sample, wanted
+recording = Recording(wanted(), sys.argv[1])
+recording.add(sample())
+print("there", flush=True)
+time.sleep(60)
+"""
+
+
+def test_another_process_is_refused_until_the_first_ends_however_it_does(tmp_path):
+    path = tmp_path / "run.json"
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout.readline() == "there\n"
+    with pytest.raises(ResultsError, match="Another run is being written"):
+        Recording(wanted(), path)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with Recording(wanted(), path) as recording:
+        assert recording.has("vanilla", "pod to pod, TCP", 0)
+
+
 def test_every_sample_is_on_the_disk_when_it_has_been_added(tmp_path):
     path = tmp_path / "deep" / "run.json"
     recording = Recording(wanted(), path)
@@ -106,11 +142,13 @@ def test_an_arm_is_described_when_its_turn_comes_and_must_be_the_same_later(tmp_
     recording.describe("ebpf", {"calico": "v3.28.1"})  # nothing has been measured on the first
     recording.add(sample(arm="ebpf"))
     recording.describe("ebpf", {"pools": ("a", "b")})
+    recording.close()
     again = Recording(wanted(), path)
     again.describe("ebpf", {"pools": ("a", "b")})
     assert again.run.provenance["arms"] == {"vanilla": FACTS, "ebpf": {"calico": "v3.28.1", "pools": ["a", "b"]}}
     with pytest.raises(ResultsError, match=r"calico was v3\.28\.1, and is v3\.30\.0 now"):
         again.describe("ebpf", {"calico": "v3.30.0"})
+    again.close()
 
 
 @pytest.mark.parametrize(("there", "said"), [
@@ -150,6 +188,7 @@ def test_what_is_no_number_or_counts_twice_is_refused(tmp_path):
         recording.add(sample())
     assert json.loads((tmp_path / "run.json").read_text())["samples"] == json.loads(recording.run.to_json())["samples"]
     assert len(recording.run.samples) == 1
+    recording.close()
 
 
 def test_a_path_that_cannot_be_written_says_so_before_anything_is_measured(tmp_path):

@@ -82,6 +82,7 @@ def test_every_document_that_the_library_writes_holds_against_the_schema(tmp_pat
     begun.add(run().samples[0])
     begun.describe("ebpf", {"calico": "v3.28.0"})
     begun.note("the machine was busy")
+    begun.close()
     knb_files.read(DATA / "recorded.knbdata").save(tmp_path / "knb.json")
     merge([run(), run(started="2026-11-26T08:00:00.000+00:00")]).save(tmp_path / "merged.json")
     run().save(tmp_path / "run.json")

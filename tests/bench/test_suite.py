@@ -78,8 +78,8 @@ def test_what_fails_keeps_the_samples_before(tmp_path):
         return 1.0
 
     path = tmp_path / "run.json"
-    with pytest.raises(MeasurementError):
-        conduct(tasks(orders([arm("vanilla"), arm("ebpf")], 2), value=broken), recording(path), Watch())
+    with recording(path) as kept, pytest.raises(MeasurementError):
+        conduct(tasks(orders([arm("vanilla"), arm("ebpf")], 2), value=broken), kept, Watch())
     kept = Run.load(path)
     assert len(kept.samples) == 4
     assert not kept.finished
@@ -87,7 +87,8 @@ def test_what_fails_keeps_the_samples_before(tmp_path):
 
 def test_a_stopped_run_says_so_and_goes_on_where_it_was(tmp_path):
     path, two = tmp_path / "run.json", [arm("vanilla"), arm("ebpf")]
-    stopped = conduct(tasks(orders(two, 2)), recording(path), Watched(stop_after=3))
+    with recording(path) as kept:
+        stopped = conduct(tasks(orders(two, 2)), kept, Watched(stop_after=3))
     assert len(stopped.samples) == 3
     assert not stopped.finished
     assert "Stopped after 3 of 8 samples." in stopped.notes
