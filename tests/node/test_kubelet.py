@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from labkit.local.client import ApiError
+from labkit.local.node import kubelet
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -393,5 +394,30 @@ def test_node_registers_like_an_aks_node(lab: Lab) -> None:
         assert node["spec"]["providerID"].endswith("aks-nodepool1-12345678-vmss/virtualMachines/0")
         assert {"type": "InternalIP", "address": "10.224.0.4"} in node["status"]["addresses"]
         assert lab.api.get("leases.coordination.k8s.io", lab.net.name, "kube-node-lease")["spec"]["renewTime"]
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_node_comes_back_when_its_kubelet_restarts_and_not_before(lab: Lab, monkeypatch) -> None:
+    monkeypatch.setattr(kubelet, "_HEARTBEAT", 0.02)
+
+    def there() -> bool:
+        return bool(lab.api.list("nodes"))
+
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        leases = "leases.coordination.k8s.io"
+        lab.api.delete("nodes", lab.net.name)
+        lab.api.delete(leases, lab.net.name, "kube-node-lease")      # as the garbage collector does
+        await asyncio.sleep(0.3)
+        assert not there()
+        assert lab.api.list(leases, "kube-node-lease") == [], "a node's lease needs the node"
+        lab.kubelet.restart()
+        assert there()
+        node = lab.api.get("nodes", lab.net.name)
+        owner = lab.api.get(leases, lab.net.name, "kube-node-lease")["metadata"]["ownerReferences"][0]
+        assert owner["uid"] == node["metadata"]["uid"]
+        lab.api.delete(leases, lab.net.name, "kube-node-lease")
+        await lab.until(lambda: lab.api.list(leases, "kube-node-lease"))
 
     asyncio.run(scenario())

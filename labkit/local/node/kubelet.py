@@ -118,6 +118,10 @@ class Kubelet:
         if self.settings.own_network:
             self._cni = asyncio.get_running_loop().create_task(self._await_cni())
 
+    def restart(self) -> None:
+        """Do what a kubelet does when it starts: register the node if somebody has deleted its object."""
+        self._register()
+
     async def stop(self, *, kill_pods: bool) -> None:
         """Stop; the pods go on unless `kill_pods`."""
         PodFeed.of(self.client).remove(self.name)
@@ -274,43 +278,42 @@ class Kubelet:
             if error.reason != "AlreadyExists":
                 raise
             found = self.client.patch("nodes", self.name, {"metadata": {"labels": wanted["metadata"]["labels"]}})
-        self._uid = found["metadata"]["uid"]
         self._write_status(found)
-        self._renew()
+        self._renew(found)
 
     def _write_status(self, found: Obj) -> None:
         status = nodeobject.node_status(self.node, self.settings, found.get("status") or {}, self._not_ready())
         self.client.patch("nodes", self.name, {"status": status}, subresource="status", type="merge")
 
-    def _renew(self) -> None:
-        leases = "leases.coordination.k8s.io"
+    def _renew(self, found: Obj) -> None:
+        leases, wanted = "leases.coordination.k8s.io", nodeobject.lease(self.name, found["metadata"]["uid"])
         try:
-            spec = {"renewTime": nodeobject.micro_time(), "holderIdentity": self.name}
+            spec = {field: wanted["spec"][field] for field in ("renewTime", "holderIdentity")}
             self.client.patch(leases, self.name, {"spec": spec}, nodeobject.LEASES)
         except ApiError as error:
             if error.code != 404:
                 raise
-            self.client.create(leases, nodeobject.lease(self.name, self._uid), nodeobject.LEASES)
+            self.client.create(leases, wanted, nodeobject.LEASES)
 
     async def _beat(self) -> None:
-        beats = 0
+        beats, registered = 0, True
         while True:
             await asyncio.sleep(_HEARTBEAT)
             beats += 1
             try:
-                self._renew()
                 found = self.client.get("nodes", self.name)
+                registered = True
+                self._renew(found)
                 conditions = (found.get("status") or {}).get("conditions") or ()
                 ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
                 if beats % _STATUS_EVERY == 0 or not ready:
                     self._write_status(found)
                 await self._refresh_volumes()
             except ApiError as error:
-                if error.code == 404:  # its object was deleted: a kubelet that lives registers again
-                    with contextlib.suppress(ApiError):
-                        self._register()
-                else:
-                    log.warning("heartbeat of node %s: %s", self.name, error)
+                # Somebody may have deleted its object. A kubelet registers its node when it starts, and not again.
+                if registered:
+                    log.warning("Error updating node status, will retry: %s", error)
+                registered = error.code != 404
 
     async def _await_cni(self) -> None:
         """Wait for a CNI plugin, and say at once when it is there."""

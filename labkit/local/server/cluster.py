@@ -138,12 +138,19 @@ class Cluster:
                 raise
 
     async def set_nodes(self, places: Sequence[NodePlace]) -> None:
-        """Have exactly these nodes; what runs on those that leave moves to the others, if there are any."""
+        """Have exactly these nodes; what runs on those that leave moves to the others, if there are any.
+
+        A machine whose Node object somebody has deleted is still there. Its kubelet is restarted, so it comes back.
+        """
         wanted = {p.name: p for p in places}
         leaving = [name for name in self.kubelets if name not in wanted]
         if wanted:
             await asyncio.gather(*(drain(self.api, name) for name in leaving))
         await asyncio.gather(*(self._remove_node(name) for name in leaving))
+        there = {node["metadata"]["name"] for node in self.api.list("nodes")}
+        for kubelet in self.kubelets.values():
+            if kubelet.name not in there:
+                kubelet.restart()
         await asyncio.gather(*(self._add_node(p) for p in places if p.name not in self.kubelets))
 
     def mark_nodes(self, pool: PoolSpec, before: PoolSpec) -> None:
