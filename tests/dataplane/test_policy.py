@@ -1,6 +1,6 @@
 import pytest
 
-from labkit.local.dataplane.policy import ANY, Rule, verdict
+from labkit.local.dataplane.policy import ANY, EndpointPolicy, Rule, verdict
 from labkit.local.dataplane.policy_table import PolicyTable
 
 ALICE, BOB = "203.0.113.10", "198.51.100.20"
@@ -224,6 +224,13 @@ def test_a_change_is_noticed_only_where_it_matters(table):
     table.on_pod("MODIFIED", pod("web", "10.224.0.5", app="web", ports=[("http", 8080)], phase="Succeeded"))
     assert table.dirty
     assert {e.pod for e in table.endpoints().values()} == {"cart"}
+
+
+def test_without_logs_the_verdicts_stay():
+    rules = (Rule("Log"), Rule("Allow", "TCP"), Rule("Log"), Rule("Deny"))
+    endpoint = EndpointPolicy("azv1", "shop", "web", "10.224.0.5", rules, (Rule("Log"), Rule("Allow")))
+    assert endpoint.without_logs().ingress == (Rule("Allow", "TCP"), Rule("Deny"))
+    assert endpoint.without_logs().egress == (Rule("Allow"),)
 
 
 def test_an_empty_selection_matches_nobody(table):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import socket
 import struct
+import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from labkit.local.dataplane import policy_log
 from labkit.local.fabric import netns
 from tests.dataplane.policy_cases import CART, CASES, TEAM_A, Case, allow, calico, to_web
 from tests.dataplane.policy_lab import PLANES, Attempt, Obj, Plane, PolicyLab, network_policy, policy_lab
@@ -139,6 +143,43 @@ def test_what_exists_goes_on_when_a_deny_comes(lab: PolicyLab, text: str) -> Non
         assert lab.reached([attempt]) == set()
         sock.send(b"again")
         assert b"server" in sock.recv(999)
+
+
+def logged(lab: PolicyLab, attempts: set[Attempt]) -> list[str]:
+    """What a node writes of these attempts to where its data plane logs."""
+    if lab.plane_now == "iptables":
+        with netns.run_inside(lab.nodes["node1"].netns, policy_log.listen) as sock:
+            lab.reached(attempts)
+            sock.settimeout(0.5)
+            lines: list[str] = []
+            with contextlib.suppress(TimeoutError):
+                lines += policy_log.read(sock)
+        return lines
+    # In a mount namespace of its own: bpftool mounts tracefs where it is not mounted. The pipe is the machine's.
+    with subprocess.Popen(["unshare", "--mount", "timeout", "1", "bpftool", "prog", "tracelog"], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as pipe:
+        time.sleep(0.3)
+        lab.reached(attempts)
+        assert pipe.stdout
+        return [line.partition("calico: ")[2].strip() for line in pipe.stdout if "port 8081" in line]
+
+
+def test_log_leaves_a_line_of_what_is_allowed_and_of_what_is_denied(lab: PolicyLab) -> None:
+    log = {"action": "Log", "protocol": "TCP", "destination": {"ports": [8081]}}
+    lab.world.put(calico(log, allow(selector="app == 'cart'")))
+    lab.sync()
+    lines = logged(lab, attempts("a2>a1:8081 b1>a1:8081 a2>b1 b1>a1 b1>a1:8081/udp a1>a2:8081"))
+    a1, a2, b1 = (lab.pods[name].ip for name in ("a1", "a2", "b1"))
+    if lab.plane_now == "iptables":
+        web = lab.pods["a1"].host_interface
+        form = re.compile(rf"calico-packet: IN=(\S+) OUT={web} MAC=[0-9a-f:]{{41}} SRC=(\S+) DST={a1} LEN=60 TOS=0x00"
+                          r" PREC=0x00 TTL=6\d ID=\d+ DF PROTO=TCP SPT=\d+ DPT=8081 WINDOW=\d+ RES=0x00 SYN URGP=0")
+        found = [form.match(line) for line in lines]
+        assert {match.groups() if match else "" for match in found} == {
+            (lab.pods["a2"].host_interface, a2), ("eth0", b1)}, lines
+    else:
+        a1, a2, b1 = (f"{int.from_bytes(socket.inet_aton(ip), 'big'):x}" for ip in (a1, a2, b1))
+        assert set(lines) == {f"policy ALLOWED {a2} -> {a1} port 8081", f"policy DENIED {b1} -> {a1} port 8081"}
 
 
 def checksum(data: bytes) -> int:

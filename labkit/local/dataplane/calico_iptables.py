@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from labkit.local.dataplane import policy_log
 from labkit.local.dataplane.iptables import IpsetError, Iptables, remove_chains
 from labkit.local.dataplane.policy import ANY, EndpointPolicy, Rule
 
@@ -132,7 +133,9 @@ def _rule(rules: CalicoRules, rule: Rule, kind: str) -> list[str]:
             elif rule.action == "Deny":
                 lines.append(f"{head}-j DROP")
             else:
-                lines.append(f'{head}-j LOG --log-prefix "calico-packet: " --log-level 5')
+                lines += [f'{head}-j LOG --log-prefix "{policy_log.PREFIX}" --log-level 5',
+                          f'{head}-m comment --comment "The lab alone has this rule: it shows the line"'
+                          f' -j NFLOG --nflog-prefix "{policy_log.PREFIX}" --nflog-group {policy_log.GROUP}']
     return lines
 
 

@@ -182,7 +182,7 @@ def _ip_sets(pins: Pins) -> dict[int, list[str]]:
 
 def _rule(raw: bytes, direction: str, sets: dict[int, list[str]]) -> str:
     action, protocol, count, nets, not_nets, *flat = struct.unpack(f"=BBBxII{2 * maps.MAX_PORTS}H", raw)
-    words = ["allow" if action == maps.RULE_ALLOW else "deny"]
+    words = [{maps.RULE_ALLOW: "allow", maps.RULE_LOG: "log"}.get(action, "deny")]
     if protocol:
         words.append(maps.PROTOCOL_NAMES.get(protocol, str(protocol)).lower())
     end = "from" if direction == "ingress" else "to"

@@ -128,6 +128,7 @@ def policy_entries(endpoints: Mapping[str, EndpointPolicy]) -> PolicyEntries:
     return PolicyEntries(rules, frozenset(ip_sets), interfaces, tuple(too_long))
 
 
+_ACTIONS = {"Allow": maps.RULE_ALLOW, "Deny": maps.RULE_DENY, "Log": maps.RULE_LOG}
 _ALLOW_ALL = maps.rule(maps.RULE_ALLOW, 0, 0, 0, ())
 
 
@@ -140,12 +141,12 @@ def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
     packed: list[bytes] = []
     used: set[bytes] = set()
     for rule in rules:
-        if rule.action == "Log" or not rule.nets:       # decides nothing; matches nobody
+        if not rule.nets:                               # matches nobody
             continue
         nets, members = ip_set_entries(() if ANY in rule.nets else rule.nets)
         not_nets, others = ip_set_entries(_without_any(rule.not_nets))
         used |= members | others
-        action = maps.RULE_ALLOW if rule.action == "Allow" else maps.RULE_DENY
+        action = _ACTIONS[rule.action]
         protocol = _protocol(rule.protocol)
         # A rule holds eight ranges of ports; one with more is several rules in a row.
         for start in range(0, max(len(rule.ports), 1), maps.MAX_PORTS):

@@ -7,9 +7,9 @@ A rule that says something that these data planes cannot tell apart (ICMP types,
 closed: an Allow is left out, a Deny covers more, and the policy carries a warning. The API refuses the most of
 them, with the reason, before they come here.
 
-Log is a rule that decides nothing. iptables' LOG writes to the kernel's log, from a network namespace only where
-net.netfilter.nf_log_all_netns is 1. The eBPF programs pass over it, as Calico's did until v3.28; since v3.29 those
-write to the BPF log on kernels from 5.16 on.
+Log is a rule that decides nothing. iptables' LOG writes to the node's kernel log, and `policy_log` shows it on the
+lab. The eBPF programs write to the trace pipe what became of the connection, as Calico's do since v3.29.1; those
+before passed over the rule.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 
 from labkit.local.client import ApiError
+from labkit.local.dataplane import policy_log
 from labkit.local.programs import logs
 from labkit.local.programs.events import Events
 from labkit.local.programs.felix import Felix
@@ -85,6 +86,7 @@ def run() -> int:
     if not _detect_address(os.environ, node):
         return 1
     felix.subscribe(events)
+    policy_log.start()
     api.start(stop)
     next_tick, next_look = time.monotonic() + TICK, time.monotonic() + PERIOD
     timeout = 0.02

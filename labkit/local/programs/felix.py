@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,7 @@ class Felix:
         self.node, self._environment = node, environment
         self.services, self.nodes = ServiceTable(), dict[str, str]()
         self.config = FelixConfig.read({}, environment)
+        self._logs_in_bpf = _version(environment) >= (3, 29, 1)     # older Calicos skip Log in BPF mode
         self.policies = PolicyTable(node, self.config.interface_prefix)
         self.pools: dict[str, dict[str, Any]] = {}       # IP pools by name
         self.blocks: dict[str, tuple[str, str]] = {}     # block affinities by name: block and node
@@ -309,7 +311,8 @@ class Felix:
             bpf.apply_services((key, self.services.get(key)) for key in changed)
         if everything or self.policies.dirty or self._routes_dirty:
             endpoints = self.policies.endpoints()
-            bpf.apply_policy(endpoints)
+            bpf.apply_policy(endpoints if self._logs_in_bpf
+                             else {name: one.without_logs() for name, one in endpoints.items()})
             remote = {ip: self.nodes[node] for ip, node in self.policies.remote_pods().items()
                       if node in self.nodes}
             overlay = self.overlay
@@ -379,6 +382,11 @@ class Felix:
     def _stop_proxy_health(self) -> None:
         self._service_health.sync({})
         self._stop_healthz()
+
+
+def _version(environment: Mapping[str, str]) -> tuple[int, ...]:
+    """The Calico that this is."""
+    return tuple(map(int, re.findall(r"\d+", environment.get("CALICO_VERSION", ""))[:3]))
 
 
 def _difference(old: FelixConfig, new: FelixConfig) -> str:

@@ -212,7 +212,7 @@ struct {
 #define MAX_RULES 256
 #define MAX_PORTS 8
 
-enum { RULE_ALLOW = 1, RULE_DENY = 2 };
+enum { RULE_ALLOW = 1, RULE_DENY = 2, RULE_LOG = 3 };
 
 struct rule_key {
 	__u32 policy;           /* id of a list, made from its content: endpoints with the same rules share one */

@@ -2,7 +2,7 @@
 #pragma once
 #include "packet.h"
 
-enum verdict { NO_MATCH, ALLOW, DENY };
+enum verdict { NO_MATCH, ALLOW, DENY, LOG };
 
 static __always_inline bool port_matches(struct rule *rule, __u16 port)
 {
@@ -30,34 +30,45 @@ __noinline int ask_rule(__u32 policy, __u32 index, __u8 proto, __be32 other, __u
 		return NO_MATCH;
 	if (rule->not_nets && in_ip_set(rule->not_nets, other))
 		return NO_MATCH;
-	return rule->action == RULE_ALLOW ? ALLOW : DENY;
+	return rule->action == RULE_LOG ? LOG : rule->action == RULE_ALLOW ? ALLOW : DENY;
 }
 
-/* `other` is the far end: the client of an ingress list, the server of an egress list. */
-static __always_inline bool allowed(__u32 policy, __u8 proto, __be32 other, __u16 port)
+/* `other` is the far end: the client of an ingress list, the server of an egress list. A rule that logs decides
+ * nothing: what became of the connection is said at the end, to the trace pipe, as Calico does since v3.29.1.
+ */
+static __always_inline bool allowed(__u32 policy, struct flow *flow, __be32 other)
 {
-	int verdict;
+	static const char yes[] = "calico: policy ALLOWED %x -> %x port %d", no[] = "calico: policy DENIED %x -> %x port %d";
+	__u32 from = bpf_ntohl(flow->saddr), to = bpf_ntohl(flow->daddr);
+	__u16 port = bpf_ntohs(flow->dport);
+	int verdict = NO_MATCH;
+	bool logged = false;
 
 	if (policy == 0)
 		return true;
 	for (__u32 i = 0; i < MAX_RULES; i++) {
-		verdict = ask_rule(policy, i, proto, other, port);
-		if (verdict != NO_MATCH)
-			return verdict == ALLOW;
+		verdict = ask_rule(policy, i, flow->proto, other, port);
+		if (verdict == ALLOW || verdict == DENY)
+			break;
+		logged |= verdict == LOG;
 	}
-	return false;
+	if (logged && verdict == ALLOW)
+		bpf_trace_printk(yes, sizeof(yes), from, to, port);
+	else if (logged)
+		bpf_trace_printk(no, sizeof(no), from, to, port);
+	return verdict == ALLOW;
 }
 
 static __always_inline bool egress_allowed(__u32 ifindex, struct flow *flow)
 {
 	struct iface *iface = bpf_map_lookup_elem(&cali_iface, &ifindex);
 
-	return !iface || allowed(iface->egress, flow->proto, flow->daddr, bpf_ntohs(flow->dport));
+	return !iface || allowed(iface->egress, flow, flow->daddr);
 }
 
 static __always_inline bool ingress_allowed(__u32 ifindex, struct flow *flow)
 {
 	struct iface *iface = bpf_map_lookup_elem(&cali_iface, &ifindex);
 
-	return !iface || allowed(iface->ingress, flow->proto, flow->saddr, bpf_ntohs(flow->dport));
+	return !iface || allowed(iface->ingress, flow, flow->saddr);
 }
