@@ -206,6 +206,22 @@ static __always_inline struct way way_back(struct __sk_buff *skb, struct config 
 	return way;
 }
 
+/* What goes from pod to pod of an overlay must be from behind the node that it comes from. */
+static __always_inline bool is_behind(struct config *config, __be32 peer, __be32 sender)
+{
+	struct route *source = route_to(sender);
+
+	return config->flags & CONFIG_OVERLAY && source && !(source->flags & RT_LOCAL) && source->node == peer;
+}
+
+/* Whether the host itself sends it. Who only says so, from elsewhere, is no more than others. */
+static __always_inline bool is_own(enum hook hook, __be32 sender)
+{
+	struct route *source = is_arriving(hook) ? NULL : route_to(sender);
+
+	return source && source->flags == (RT_HOST | RT_LOCAL);
+}
+
 static __always_inline int begin(struct __sk_buff *skb, struct config *config, enum hook hook, struct packet *packet,
 				 __be32 peer)
 {
@@ -232,12 +248,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		to.dport = backend->port;
 		if (to.daddr == to.saddr)
 			to.saddr = packet->flow.daddr;  /* a pod that reaches itself: else it would answer to itself */
-	} else if (hook == FROM_TUNNEL) {
-		/* Between pods of an overlay. Who sends it must be behind the node that it comes from. */
-		struct route *source = route_to(to.saddr);
-
-		if (!(config->flags & CONFIG_OVERLAY) || !source || source->flags & RT_LOCAL || source->node != peer)
-			return drop(skb, hook, DROP_SOURCE);
+	} else if (hook == FROM_TUNNEL && !is_behind(config, peer, to.saddr)) {
+		return drop(skb, hook, DROP_SOURCE);
 	}
 
 	/* Which way? */
@@ -274,7 +286,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		if (!egress_allowed(skb->ifindex, &asked))
 			return drop(skb, hook, DROP_POLICY);
 	}
-	if (asked.saddr != config->node && (hook == TO_WORKLOAD || there.path == PATH_LOCAL) &&
+	if (!is_own(hook, asked.saddr) && (hook == TO_WORKLOAD || there.path == PATH_LOCAL) &&
 	    !ingress_allowed(hook == TO_WORKLOAD ? skb->ifindex : there.target, &asked))
 		return drop(skb, hook, DROP_POLICY);
 
@@ -297,10 +309,10 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
  * may be older than these programs. A service's address that it does not know either would only go in circles.
  */
 static __always_inline int fall_through(struct __sk_buff *skb, struct config *config, enum hook hook,
-					struct packet *packet)
+					struct packet *packet, __be32 peer)
 {
-	if (hook == FROM_TUNNEL && !(config->flags & CONFIG_OVERLAY))
-		return drop(skb, hook, DROP_ERROR);
+	if (hook == FROM_TUNNEL && !is_behind(config, peer, packet->flow.saddr))
+		return drop(skb, hook, DROP_SOURCE);
 	if (packet->flow.daddr != config->node && is_arriving(hook)) {
 		count(skb, hook, COUNT_FALLTHROUGH);
 		mark(skb, MARK_FALLTHROUGH);
@@ -370,7 +382,7 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 	if (config->flags & CONFIG_DRAIN)
 		return TC_ACT_OK;
 	if (!packet->starts)
-		return fall_through(skb, config, hook, packet);
+		return fall_through(skb, config, hook, packet, peer);
 	return begin(skb, config, hook, packet, peer);
 }
 
