@@ -29,6 +29,7 @@ class ScriptedApi(ThreadingHTTPServer):
         self.listed = [service("a", 1), service("b", 2)]
         self.events: list[list[dict[str, Any]]] = []
         self.requests: list[tuple[str, str, Any]] = []
+        self.peers: list[Any] = []
         self.stop = threading.Event()
         self.clients: list[HttpClient] = []
 
@@ -59,6 +60,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         self.server.requests.append(("GET", self.path, self.headers.get("Authorization")))
+        self.server.peers.append(self.client_address)
         if url.path.endswith("/missing"):
             self.answer({"kind": "Status", "reason": "NotFound", "message": 'services "missing" not found'}, 404)
         elif url.path == "/apis/new.example.com":
@@ -149,6 +151,40 @@ def test_watch_lists_then_follows(api: ScriptedApi) -> None:
     watch.close()
     assert watch.synced.is_set()
     assert seen == [("ADDED", "a"), ("ADDED", "b"), ("MODIFIED", "a"), ("DELETED", "b")]
+
+
+def test_a_watch_follows_by_the_connection_that_its_list_came_by(api: ScriptedApi) -> None:
+    """A new one would need the server's name, which nobody may answer just then."""
+    client = api.client()
+    watch = client.watch("services", lambda event, obj: None)
+    wait_for(lambda: len(api.requests) == 2)
+    watch.close()
+    assert len(set(api.peers)) == 1
+
+
+def test_a_watch_that_cannot_begin_again_fails_since_the_first_time(api: ScriptedApi, caplog) -> None:
+    client, down, refused = api.client(), threading.Event(), []
+    begin = client.stream
+
+    def stream(connection: Any, path: str) -> Any:
+        if down.is_set():
+            refused.append(path)
+            raise OSError("no answer")
+        return begin(connection, path)
+
+    client.stream = stream  # type: ignore[method-assign]
+    api.events = [[{"type": "MODIFIED", "object": service("a", 11)}], []]
+    with caplog.at_level("INFO", "kubeclient"):
+        watch = client.watch("services", lambda event, obj: down.set() if event == "MODIFIED" else None)
+        wait_for(lambda: watch.failing_since is not None)
+        since = watch.failing_since
+        wait_for(lambda: len(refused) > 2)
+        assert watch.failing_since == since
+        assert "back" not in caplog.text
+        down.clear()
+        wait_for(lambda: watch.failing_since is None)
+        watch.close()
+    assert caplog.text.count("is back") == 1
 
 
 def test_watch_resumes_from_the_last_version_it_saw(api: ScriptedApi) -> None:

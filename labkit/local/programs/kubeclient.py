@@ -14,7 +14,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +39,7 @@ _PATCH_TYPES: dict[PatchType, str] = {
     "strategic": "application/strategic-merge-patch+json", "apply": "application/apply-patch+yaml",
 }
 _TOKEN_LIFE = 60.0  # seconds after which the token's file is read again: Kubernetes rotates it
+_FIRST_DELAY = 0.1  # seconds until a watch that has failed tries again; doubled each time
 _WATCH_SECONDS = 600  # a watch that the server ends after this long is simply begun again
 
 
@@ -220,15 +220,23 @@ class HttpClient:
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls)
 
-    def stream(self, connection: http.client.HTTPConnection, path: str) -> Generator[Obj, None, None]:
-        """The events of a watch on a connection that is open, until the server ends it."""
+    def take(self) -> http.client.HTTPConnection:
+        """The calling thread's connection, for a use of its own; a new one where it has none."""
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        self._local.connection = None
+        if connection is None:
+            connection = self.connect(self.timeout)
+            connection.connect()
+        return connection
+
+    def stream(self, connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
+        """Begin a watch on a connection that is open; each line is an event, until the server ends it."""
         connection.request("GET", path, headers=self._headers())
-        with connection.getresponse() as response:
-            if response.status != 200:
+        response = connection.getresponse()
+        if response.status != 200:
+            with response:
                 _decode(response.status, response.read())
-            for line in response:
-                if line.strip():
-                    yield orjson.loads(line)
+        return response
 
     def close(self) -> None:
         """Close the calling thread's connection; it is opened again when it is needed."""
@@ -255,6 +263,7 @@ class Watch:
         self.synced = threading.Event()
         self.failing_since: float | None = None
         self.last_error = ""
+        self._delay = _FIRST_DELAY
         self._client, self._resource, self._namespace = client, resource, namespace
         self._selectors, self._handler = selectors, handler
         self._known: dict[tuple[str, str], tuple[str, str, dict[str, str] | None]] = {}
@@ -273,13 +282,11 @@ class Watch:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        version, delay = "", 0.1
+        version = ""
         while not self._closed.is_set():
             try:
                 if not version:
                     version = self._relist()
-                self._well()
-                delay = 0.1
                 version = self._follow(version)
             except ApiError as error:
                 if error.code == 410:
@@ -290,14 +297,14 @@ class Watch:
                 self._failed(Unreachable(self._client.url, error))
             else:
                 continue
-            self._closed.wait(delay * random.uniform(0.5, 1.0))
-            delay = min(delay * 2, 5.0)
+            self._closed.wait(self._delay * random.uniform(0.5, 1.0))
+            self._delay = min(self._delay * 2, 5.0)
         self._client.close()
 
     def _well(self) -> None:
         if self.failing_since is not None and self.last_error:
             log.info("Watch of %s is back", self._resource)
-        self.failing_since, self.last_error = None, ""
+        self.failing_since, self.last_error, self._delay = None, "", _FIRST_DELAY
 
     def _failed(self, error: ApiError) -> None:
         if self._closed.is_set():
@@ -332,26 +339,27 @@ class Watch:
         query = {**self._selectors, "watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true",
                  "timeoutSeconds": str(_WATCH_SECONDS)}
         path = self._client._path(self._resource, self._namespace)
-        connection = self._client.connect(self._client.timeout)
-        events = self._client.stream(connection, f"{path}?{urlencode(query)}")
+        # The connection that the list came by, as Go's clients do: a new one would ask for the server's name, which
+        # nobody answers where cluster DNS has just moved and this watch is what should tell us where to.
+        connection = self._client.take()
         try:
-            connection.connect()
             connection.sock.settimeout(_WATCH_SECONDS + 30)  # from here on silence is normal
             self._socket = _keep_alive(connection.sock)
             if self._closed.is_set():  # by somebody who did not see the socket yet
                 return version
-            for event in events:
-                if self._closed.is_set():
-                    break
-                obj = event["object"]
-                if event["type"] == "ERROR":
-                    raise ApiError(obj.get("code", 500), obj.get("reason", ""), obj.get("message", ""))
-                version = obj["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
-                    self._emit(cast(EventType, event["type"]), obj)
+            with self._client.stream(connection, f"{path}?{urlencode(query)}") as events:
+                self._well()
+                for event in (orjson.loads(line) for line in events if line.strip()):
+                    if self._closed.is_set():
+                        break
+                    obj = event["object"]
+                    if event["type"] == "ERROR":
+                        raise ApiError(obj.get("code", 500), obj.get("reason", ""), obj.get("message", ""))
+                    version = obj["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        self._emit(cast(EventType, event["type"]), obj)
         finally:
             self._socket = None
-            events.close()
             connection.close()
         return version
 
