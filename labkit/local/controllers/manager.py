@@ -10,6 +10,7 @@ from .addons import Addons
 from .base import Context, Controller
 from .daemonsets import DaemonSets
 from .deployments import Deployments
+from .disruption import Disruption
 from .endpoints import Endpoints
 from .garbage import Garbage
 from .housekeeping import Housekeeping
@@ -17,7 +18,7 @@ from .jobs import Jobs
 from .loadbalancers import LoadBalancers
 from .namespaces import Namespaces, ServiceAccounts
 from .nodes import Nodes
-from .replicasets import ReplicaSets
+from .replicasets import ReplicaSets, ReplicationControllers
 from .scheduler import Scheduler
 from .settings import Cloud, ClusterSettings
 from .statefulsets import StatefulSets
@@ -28,12 +29,14 @@ KINDS: tuple[type[Controller], ...] = (
     Nodes,
     Deployments,
     ReplicaSets,
+    ReplicationControllers,
     DaemonSets,
     StatefulSets,
     Jobs,
     Scheduler,
     Endpoints,
     LoadBalancers,
+    Disruption,
     Garbage,
     Housekeeping,
 )

@@ -14,6 +14,10 @@ from .queue import Key
 from .store import key_of
 
 LOOK_AGAIN = 0.25
+ACCOUNT_TOKEN = "kubernetes.io/service-account-token"
+ACCOUNT = "kubernetes.io/service-account.name"
+SECRETLESS = 24
+"""The minor version from which an account has no secret unless somebody makes one."""
 BATCH = 100
 """Objects deleted at a time, so that thousands leave the loop free in between."""
 
@@ -161,7 +165,10 @@ def _dotted(resource: str) -> str:
 
 
 class ServiceAccounts(Controller):
-    """Makes the service account `default`, and the CA's ConfigMap, in every namespace."""
+    """Makes the service account `default`, and the CA's ConfigMap, in every namespace.
+
+    Before Kubernetes 1.24 every account has a secret with a token, too; a token's secret goes with its account.
+    """
 
     component = "service-account-controller"
 
@@ -172,8 +179,29 @@ class ServiceAccounts(Controller):
         self.accounts.subscribe(self._on_account)
 
     def _on_account(self, old: Obj | None, new: Obj | None) -> None:
-        if new is None and old is not None and old["metadata"]["name"] == "default":
-            self.enqueue(("", old["metadata"]["namespace"]))
+        account = new or old
+        assert account is not None
+        if new is None or (self.settings.minor < SECRETLESS and not deleting(new) and not new.get("secrets")):
+            self.enqueue(("", account["metadata"]["namespace"]))
+
+    def _tokens(self, namespace: str) -> None:
+        """A secret with a token for each account; none for an account that is gone."""
+        secrets = {s["metadata"]["name"]: s for s in self.context.client.list(
+            "secrets", namespace, field_selector=f"type={ACCOUNT_TOKEN}")}
+        accounts = {a["metadata"]["name"]: a for a in self.context.client.list("serviceaccounts", namespace)}
+        for secret in secrets.values():
+            account = accounts.get(secret["metadata"]["annotations"][ACCOUNT])
+            uid = secret["metadata"]["annotations"].get(f"{ACCOUNT.removesuffix('.name')}.uid")
+            if uid and (account is None or account["metadata"]["uid"] != uid):
+                self.stores.delete("secrets", secret)
+        for name, account in accounts.items():
+            if self.settings.minor < SECRETLESS and not account.get("secrets") and not deleting(account):
+                secret = self.context.client.create("secrets", {
+                    "apiVersion": "v1", "kind": "Secret", "type": ACCOUNT_TOKEN,
+                    "metadata": {"generateName": f"{name}-token-", "namespace": namespace,
+                                 "annotations": {ACCOUNT: name}}})
+                self.stores.patch("serviceaccounts", key_of(account),
+                                  {"secrets": [{"name": secret["metadata"]["name"]}]})
 
     def reconcile(self, key: Key) -> None:
         """Make what every namespace has."""
@@ -200,6 +228,7 @@ class ServiceAccounts(Controller):
                     "data": {"ca.crt": self.settings.ca_pem},
                 },
             )
+        self._tokens(name)
 
     def _create(self, resource: str, obj: Obj) -> None:
         try:

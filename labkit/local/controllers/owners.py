@@ -42,16 +42,21 @@ class OwnerController(Controller):
             self.enqueue(owner_key(child, self.kind))
         elif new is not None and not deleting(new):
             for owner in self.owners.by("namespace", child["metadata"]["namespace"]):
-                if matches(owner["spec"].get("selector"), labels_of(child)):
+                if matches(self.selector(owner), labels_of(child)):
                     self.enqueue(key_of(owner))
 
     def owner(self, key: Key) -> Obj | None:
         """The owner of this key."""
         return self.owners.get(key)
 
+    def selector(self, owner: Obj) -> Obj | None:
+        """Which objects it owns, as a label selector."""
+        selector: Obj | None = owner["spec"].get("selector")
+        return selector
+
     def claim(self, owner: Obj) -> list[Obj]:
         """The objects that the owner controls, orphans adopted, and what it no longer selects released."""
-        selector, mine = owner["spec"].get("selector"), []
+        selector, mine = self.selector(owner), []
         for child in self.children.by("controller", owner["metadata"]["uid"]):
             if matches(selector, labels_of(child)):
                 mine.append(child)

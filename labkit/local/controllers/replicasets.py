@@ -1,4 +1,4 @@
-"""Replica sets: as many pods as asked for."""
+"""Replica sets and replication controllers: as many pods as asked for."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ class ReplicaSets(OwnerController):
                     if active(pod):
                         count[pod["spec"].get("nodeName", "")] += 1
         return count
+
+
+class ReplicationControllers(ReplicaSets):
+    """What replica sets were called before they had expressions to select by; the same otherwise."""
+
+    component = "replication-controller"
+    kind, resource = "ReplicationController", "replicationcontrollers"
+
+    def selector(self, owner: Obj) -> Obj | None:
+        """Its selector is labels alone."""
+        return {"matchLabels": owner["spec"].get("selector")}
 
 
 def victims(pods: list[Obj], count: int, crowd: Counter[str]) -> list[Obj]:

@@ -9,6 +9,7 @@ import re
 from labkit.local.client import Obj
 
 from . import errors
+from .auth import ServiceAccountTokens
 from .errors import FieldError
 from .kinds import Kind
 from .strategies import Strategy
@@ -80,8 +81,31 @@ class NodeStrategy(Strategy):
         return out
 
 
+ACCOUNT_TOKEN = "kubernetes.io/service-account-token"
+_ACCOUNT = "kubernetes.io/service-account.name"
+_TEN_YEARS = 10 * 365 * 86400
+
+
 class SecretStrategy(Strategy):
     """stringData is write-only; data is base64."""
+
+    def prepare_create(self, kind: Kind, obj: Obj) -> None:
+        """A service account's token is issued into a secret that names the account, as Kubernetes' controller does."""
+        if obj["type"] != ACCOUNT_TOKEN:
+            return
+        meta = obj["metadata"]
+        namespace, name = meta.get("namespace", ""), (meta.get("annotations") or {}).get(_ACCOUNT, "")
+        account = self.api.store.find("serviceaccounts", namespace, name)
+        if account is None:
+            return
+        tokens = ServiceAccountTokens(self.api.store)
+        token, _ = tokens.issue(namespace, account.obj, seconds=_TEN_YEARS)
+        authority = self.api.store.find("configmaps", namespace, "kube-root-ca.crt")
+        given = {"ca.crt": authority.obj["data"]["ca.crt"] if authority else "", "namespace": namespace, "token": token}
+        uid = account.obj["metadata"]["uid"]
+        meta["annotations"] = {**meta["annotations"], "kubernetes.io/service-account.uid": uid}
+        obj["data"] = {key: base64.b64encode(text.encode()).decode() for key, text in given.items()} \
+            | (obj.get("data") or {})
 
     def default(self, kind: Kind, obj: Obj) -> None:
         """Merge stringData into data."""
@@ -105,6 +129,8 @@ class SecretStrategy(Strategy):
             return [errors.bad_value("type", new.get("type"), "field is immutable")]
         if old and old.get("immutable") and new.get("data") != old.get("data"):
             return [errors.denied("data", "field is immutable when `immutable` is set")]
+        if new["type"] == ACCOUNT_TOKEN and not (new["metadata"].get("annotations") or {}).get(_ACCOUNT):
+            return [errors.required(f"metadata.annotations[{_ACCOUNT}]")]
         return key_rules(new)
 
 

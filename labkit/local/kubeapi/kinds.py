@@ -96,6 +96,8 @@ BUILT_IN: tuple[Kind, ...] = (
        "ephemeralcontainers", short=("po",), categories=_ALL,
        fields=("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
                "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName")),
+    _k("", "v1", "ReplicationController", "replicationcontrollers", "gen", "status", "scale", short=("rc",),
+       categories=_ALL, fields=("status.replicas",)),
     _k("", "v1", "Service", "services", "status", short=("svc",), categories=_ALL,
        fields=("spec.clusterIP", "spec.type")),
     _k("", "v1", "Endpoints", "endpoints", short=("ep",)),

@@ -13,7 +13,7 @@ from typing import Any
 
 from labkit.local.client import Obj
 
-from .subresources import selector_text
+from .subresources import label_selector, selector_text
 
 NONE = "<none>"
 UNKNOWN = "<unknown>"
@@ -117,7 +117,7 @@ def _template(what: str) -> Callable[[Obj], str]:
 
 
 def _selector(obj: Obj) -> str:
-    return selector_text((obj.get("spec") or {}).get("selector") or {}) or NONE
+    return selector_text(label_selector(obj.get("kind", ""), obj.get("spec") or {})) or NONE
 
 
 # pods
@@ -382,6 +382,10 @@ def _number(*path: str) -> Callable[[Obj], Any]:
     return _get(*path, default=0)
 
 
+_REPLICAS = (_NAME, ("Desired", _number("spec", "replicas"), 0, "integer"),
+             ("Current", _number("status", "replicas"), 0, "integer"),
+             ("Ready", _number("status", "readyReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES, _SELECTOR)
+
 Row = tuple[Any, ...]
 PRINTERS: dict[str, tuple[Row, ...]] = {
     "pods": (_NAME, ("Ready", _pod_ready), ("Status", pod_status), ("Restarts", _pod_restarts), _AGE,
@@ -409,10 +413,8 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
     "deployments.apps": (
         _NAME, ("Ready", _ready_of), ("Up-to-date", _number("status", "updatedReplicas"), 0, "integer"),
         ("Available", _number("status", "availableReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES, _SELECTOR),
-    "replicasets.apps": (_NAME, ("Desired", _number("spec", "replicas"), 0, "integer"),
-                         ("Current", _number("status", "replicas"), 0, "integer"),
-                         ("Ready", _number("status", "readyReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES,
-                         _SELECTOR),
+    "replicasets.apps": _REPLICAS,
+    "replicationcontrollers": _REPLICAS,
     "daemonsets.apps": (_NAME, ("Desired", _number("status", "desiredNumberScheduled"), 0, "integer"),
                         ("Current", _number("status", "currentNumberScheduled"), 0, "integer"),
                         ("Ready", _number("status", "numberReady"), 0, "integer"),

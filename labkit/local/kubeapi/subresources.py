@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from labkit.local.client import ApiError, Obj
@@ -31,7 +32,7 @@ def scale_of(kind: Kind, obj: Obj) -> Obj:
         if path := paths.get("labelSelectorPath"):
             status["selector"] = _at(obj, path) or ""
     else:
-        status["selector"] = selector_text(obj["spec"].get("selector") or {})
+        status["selector"] = selector_text(label_selector(kind.kind, obj["spec"]))
     return {"kind": "Scale", "apiVersion": "autoscaling/v1",
             "metadata": {k: m[k] for k in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
                          if k in m},
@@ -59,6 +60,12 @@ def set_scale(kind: Kind, obj: Obj, scale: Obj) -> Obj:
     return obj
 
 
+def label_selector(kind: str, spec: Obj) -> Obj:
+    """A workload's selector; a replication controller's is labels alone."""
+    selector: Obj = spec.get("selector") or {}
+    return {"matchLabels": selector} if kind == "ReplicationController" else selector
+
+
 def selector_text(selector: Obj) -> str:
     """A LabelSelector as text."""
     terms = [f"{k}={v}" for k, v in sorted((selector.get("matchLabels") or {}).items())]
@@ -75,7 +82,10 @@ def post(api: Api, kind: Kind, sub: str, namespace: str, name: str, body: Obj, *
         case "pods", "binding":
             return _bind(api, kind, namespace, name, body, dry_run)
         case "pods", "eviction":
-            return _evict(api, kind, namespace, name, body, dry_run)
+            from .disruption import evict
+
+            options = delete_options(body.get("deleteOptions") or {})
+            return evict(api, kind, namespace, name, replace(options, dry_run=options.dry_run or dry_run))
         case "serviceaccounts", "token":
             return _token(api, kind, namespace, name, body)
     raise errors.method_not_allowed()
@@ -104,28 +114,6 @@ def _bind(api: Api, kind: Kind, namespace: str, name: str, body: Obj, dry_run: b
 
     api.machinery.change(kind, namespace, name, bind, sub="binding", dry_run=dry_run)
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-
-
-def _evict(api: Api, kind: Kind, namespace: str, name: str, body: Obj, dry_run: bool) -> Obj:
-    from .selectors import label_selector_matches
-
-    pod = api.machinery.entry(kind, namespace, name).obj
-    labels = pod["metadata"].get("labels") or {}
-    for budget in api.list("poddisruptionbudgets.policy", namespace):
-        allowed = (budget.get("status") or {}).get("disruptionsAllowed")
-        if allowed is not None and allowed <= 0 and label_selector_matches(budget["spec"].get("selector"), labels):
-            raise ApiError(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.",
-                           {"causes": [{"reason": "DisruptionBudget", "message":
-                            f"The disruption budget {budget['metadata']['name']} needs more healthy pods"}]})
-    options = delete_options(body.get("deleteOptions") or {})
-    if dry_run:
-        return _success(201)
-    api.machinery.remove(kind, namespace, name, options)
-    return _success(201)
-
-
-def _success(code: int) -> Obj:
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code}
 
 
 def _token(api: Api, kind: Kind, namespace: str, name: str, body: Obj) -> Obj:

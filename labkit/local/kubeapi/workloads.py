@@ -11,6 +11,7 @@ from . import defaults, errors
 from .errors import FieldError
 from .kinds import Kind
 from .strategies import Strategy
+from .subresources import label_selector
 from .validation import immutable, template_errors
 
 if TYPE_CHECKING:
@@ -67,6 +68,23 @@ def strategy_errors(kind: Kind, spec: Obj) -> list[FieldError]:
         return [errors.bad_value("spec.strategy.rollingUpdate.maxUnavailable", rolling["maxUnavailable"],
                                  "may not be 0 when `maxSurge` is 0")]
     return []
+
+
+class ReplicationControllerStrategy(WorkloadStrategy):
+    """A replica set whose selector is labels, and those of its template where it names none."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """The template's labels are the selector's, and its own, too."""
+        super().default(kind, obj)
+        if labels := obj["spec"]["template"]["metadata"].get("labels"):
+            obj["spec"].setdefault("selector", labels)
+            obj["metadata"].setdefault("labels", labels)
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """Selector against template; the selector may change."""
+        if sub is not None:
+            return []
+        return template_errors({**new, "spec": {**new["spec"], "selector": label_selector(kind.kind, new["spec"])}})
 
 
 class JobStrategy(WorkloadStrategy):
@@ -225,6 +243,8 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
     return {
         "deployments.apps": WorkloadStrategy(machinery, defaults.deployment),
         "replicasets.apps": WorkloadStrategy(machinery, lambda spec: spec.setdefault("replicas", 1) and None),
+        "replicationcontrollers": ReplicationControllerStrategy(
+            machinery, lambda spec: spec.setdefault("replicas", 1) and None),
         "daemonsets.apps": WorkloadStrategy(machinery, lambda spec: defaults.daemon_set(spec, minor)),
         "statefulsets.apps": WorkloadStrategy(machinery, defaults.stateful_set),
         "jobs.batch": JobStrategy(machinery, lambda spec: defaults.job(spec, minor)),
