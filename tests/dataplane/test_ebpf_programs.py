@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import statistics
 import sys
 import time
@@ -11,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from labkit.local.dataplane import bpfsys, ebpf_connections
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.services import Endpoint, ServicePort
+from labkit.local.fabric import netns
 from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, EbpfLab, ebpf_lab
 from tests.dataplane.frames import CLIENT, OK, REDIRECT, SHOT, flow_of, frame, is_sound, run
 
@@ -76,6 +80,60 @@ def test_an_established_packet_costs_less_than_a_microsecond(lab: EbpfLab) -> No
     asked = maps.Flow(lab.pods["a1"].ip, lab.pods["b1"].ip, 4450, 8080, 17)
     mark = min(run(lab, "to_workload", frame(asked.reversed()), repeat=2000)[2] for _ in range(5))
     assert 0 < mark < 1000
+
+
+def connections(lab: EbpfLab) -> bpfsys.Map:
+    return bpfsys.Map(lab.paths.bpffs / "c1" / "node1" / "maps" / "cali_v4_ct")
+
+
+def test_connections_are_forgotten_by_their_state(lab: EbpfLab) -> None:
+    """Half-open, closed, UDP, and last of all the one that is only silent; each with both of its directions."""
+    syn, ack = maps.TCP_SYN, maps.TCP_ACK
+    flows = {"half-open": maps.Flow(CLIENT, FRONTEND, 4460, 80, 6), "closed": maps.Flow(CLIENT, FRONTEND, 4461, 80, 6),
+             "udp": maps.Flow(CLIENT, FRONTEND, 4462, 80, 17), "open": maps.Flow(CLIENT, FRONTEND, 4463, 80, 6)}
+    for name, flow in flows.items():
+        translated = flow_of(run(lab, "from_uplink", frame(flow))[1])
+        if name in ("closed", "open"):
+            run(lab, "from_workload", frame(translated.reversed(), tcp_flags=syn | ack))
+            run(lab, "from_uplink", frame(flow, tcp_flags=ack | (maps.TCP_FIN if name == "closed" else 0)))
+    began, kernel = time.clock_gettime_ns(time.CLOCK_MONOTONIC), connections(lab)
+
+    def there(seconds: int) -> set[str]:
+        ebpf_connections.collect_garbage(kernel, began + seconds * 1_000_000_000)
+        ports = [flow.sport if flow.saddr == CLIENT else flow.dport for flow in map(maps.Flow.read, kernel.keys())]
+        assert all(ports.count(flow.sport) in (0, 2) for flow in flows.values())
+        return {name for name, flow in flows.items() if flow.sport in ports}
+
+    assert there(15) == flows.keys()
+    assert there(25) == {"closed", "udp", "open"}
+    assert there(45) == {"udp", "open"}
+    assert there(70) == {"open"}
+    assert there(3500) == {"open"}
+    assert there(3700) == set()
+    kernel.close()
+
+
+def test_new_connections_go_on_where_the_table_is_full_and_one_in_use_does_not_break(lab: EbpfLab) -> None:
+    """Twice as many as it holds: those that were not used for longest give way."""
+    kernel, size, said = connections(lab), 65536, []
+    program = bpfsys.open_pinned(next((lab.paths.bpffs / "c1" / "node1").glob("programs-*/tc/from_uplink")))
+    with netns.socket_in(lab.alice.netns, socket.AF_INET, socket.SOCK_STREAM) as talk:
+        talk.settimeout(3)
+        talk.connect((FRONTEND, 80))
+        for number in range(size):                  # of two entries each
+            source = f"203.0.113.{100 + number // 50000}"
+            given = frame(maps.Flow(source, FRONTEND, 10000 + number % 50000, 80, 17))
+            verdict, packet, _ = bpfsys.run(program, given)
+            assert (verdict, flow_of(packet).daddr) == (REDIRECT, lab.pods["a1"].ip)
+            if number % 1000 == 0:
+                talk.send(b"hello")
+                said.append(json.loads(talk.recv(4096))["server"])
+    os.close(program)
+    assert said == ["a1"] * (size // 1000 + 1)
+    held = len(list(kernel.keys()))
+    kernel.close()
+    assert size // 2 < held <= size
+    assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] == "a1"
 
 
 CONNECTS = """
