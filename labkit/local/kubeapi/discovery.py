@@ -93,12 +93,12 @@ def _resource_list(api: Api, request: Request, group: str, version: str) -> Repl
         raise errors.page_not_found()
     resources: list[Obj] = []
     for plural, served in sorted(plurals.items()):
-        resources += _resources(plural, served)
+        resources += _resources(plural, served, api.machinery.minor)
     return _read(request, {"kind": "APIResourceList", "apiVersion": "v1",
                            "groupVersion": f"{group}/{version}" if group else version, "resources": resources})
 
 
-def _resources(plural: str, served: Served) -> list[Obj]:
+def _resources(plural: str, served: Served, minor: int) -> list[Obj]:
     kind = served.kind
     if kind.resource in REVIEW_RESOURCES:
         return [{"name": plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
@@ -115,7 +115,7 @@ def _resources(plural: str, served: Served) -> list[Obj]:
         one: Obj = {"name": f"{plural}/{sub}", "singularName": "", "namespaced": kind.namespaced, "kind": name,
                     "verbs": verbs}
         if group:
-            one |= {"group": group, "version": version}
+            one |= {"group": group, "version": "v1beta1" if sub == "eviction" and minor < 22 else version}
         out.append(one)
     return out
 
@@ -151,7 +151,7 @@ def _aggregated(api: Api, request: Request, *, core: bool) -> Reply:
     for group, versions in groups:
         listed = []
         for one in versions:
-            resources = [_aggregated_resource(plural, served)
+            resources = [_aggregated_resource(plural, served, api.machinery.minor)
                          for plural, served in sorted(registry.served[(group, one)].items())]
             listed.append({"version": one, "resources": resources, "freshness": "Current"})
         items.append({"metadata": {"name": group, "creationTimestamp": None} if group else
@@ -162,8 +162,8 @@ def _aggregated(api: Api, request: Request, *, core: bool) -> Reply:
     return Reply(200, body.body, media_type.encode())
 
 
-def _aggregated_resource(plural: str, served: Served) -> Obj:
-    first, *subs = _resources(plural, served)
+def _aggregated_resource(plural: str, served: Served, minor: int) -> Obj:
+    first, *subs = _resources(plural, served, minor)
     out: dict[str, Any] = {
         "resource": plural,
         "responseKind": {"group": served.group, "version": served.version, "kind": served.kind.kind},

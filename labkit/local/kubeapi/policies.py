@@ -48,7 +48,7 @@ class NetworkPolicyStrategy(Strategy):
 
 
 def _kubernetes_errors(spec: Obj) -> Iterator[FieldError]:
-    yield from _selector_errors(spec.get("podSelector"), "spec.podSelector")
+    yield from selector_errors(spec.get("podSelector"), "spec.podSelector")
     for direction, peers in (("ingress", "from"), ("egress", "to")):
         for i, rule in enumerate(spec.get(direction) or ()):
             at = f"spec.{direction}[{i}]"
@@ -88,7 +88,7 @@ def _port_errors(port: Obj, at: str) -> Iterator[FieldError]:
 def _peer_errors(peer: Obj, at: str) -> Iterator[FieldError]:
     selectors = [key for key in ("podSelector", "namespaceSelector") if peer.get(key) is not None]
     for key in selectors:
-        yield from _selector_errors(peer[key], f"{at}.{key}")
+        yield from selector_errors(peer[key], f"{at}.{key}")
     if (block := peer.get("ipBlock")) is None:
         if not selectors:
             yield errors.required(at, "must specify a peer")
@@ -120,7 +120,8 @@ def _net(text: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return None
 
 
-def _selector_errors(selector: Obj | None, at: str) -> Iterator[FieldError]:
+def selector_errors(selector: Obj | None, at: str) -> Iterator[FieldError]:
+    """What is wrong with a LabelSelector."""
     for i, term in enumerate((selector or {}).get("matchExpressions") or ()):
         here, operator = f"{at}.matchExpressions[{i}]", term.get("operator")
         if operator not in _OPERATORS:

@@ -96,6 +96,7 @@ def strategies_for(machinery: Machinery) -> dict[str, Strategy]:
         SecretStrategy,
     )
     from .custom import CustomStrategy, DefinitionStrategy
+    from .disruption import BUDGETS, DisruptionBudgetStrategy
     from .pods import PodStrategy
     from .policies import policy_strategies
     from .services import ServiceStrategy
@@ -108,6 +109,7 @@ def strategies_for(machinery: Machinery) -> dict[str, Strategy]:
         "secrets": SecretStrategy(machinery),
         "pods": PodStrategy(machinery),
         "services": ServiceStrategy(machinery),
+        BUDGETS: DisruptionBudgetStrategy(machinery),
         "customresourcedefinitions.apiextensions.k8s.io": DefinitionStrategy(machinery),
         "*": CustomStrategy(machinery),
         **workload_strategies(machinery),

@@ -12,7 +12,7 @@ EVENTS = "events.k8s.io/v1"
 
 
 def add_builtin_versions(registry: Registry, minor: int) -> None:
-    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices at v1beta1."""
+    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices and disruption budgets at v1beta1."""
     events = registry.kinds["events"]
     registry.served.setdefault(("events.k8s.io", "v1"), {})["events"] = Served(
         events, "events.k8s.io", "v1", _event_out, _event_in)
@@ -20,6 +20,11 @@ def add_builtin_versions(registry: Registry, minor: int) -> None:
         slices = registry.kinds["endpointslices.discovery.k8s.io"]
         registry.served.setdefault((slices.group, "v1beta1"), {})[slices.plural] = Served(
             slices, slices.group, "v1beta1", _slice_out, _slice_in)
+        budgets = registry.kinds["poddisruptionbudgets.policy"]
+        registry.served.setdefault((budgets.group, "v1beta1"), {})[budgets.plural] = Served(
+            budgets, budgets.group, "v1beta1", _budget_out, _budget_in)
+        if minor < 21:
+            del registry.served[budgets.group, budgets.version]
     hpa = registry.kinds["horizontalpodautoscalers.autoscaling"]
     registry.served.setdefault((hpa.group, "v1"), {})[hpa.plural] = Served(hpa, hpa.group, "v1", _hpa_out, _hpa_in)
 
@@ -69,6 +74,14 @@ def _slice_in(obj: Obj) -> Obj:
             one["zone"] = zone
         endpoints.append(one)
     return {**obj, "apiVersion": "discovery.k8s.io/v1", "endpoints": endpoints}
+
+
+def _budget_out(obj: Obj) -> Obj:
+    return {**obj, "apiVersion": "policy/v1beta1"}
+
+
+def _budget_in(obj: Obj) -> Obj:
+    return {**obj, "apiVersion": "policy/v1"}
 
 
 def _hpa_out(obj: Obj) -> Obj:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from labkit.local.client import ApiError, Client, Obj
 from labkit.local.controllers.loadbalancers import EXCLUDED
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 40.0
 """Seconds for the pods to end: more than the 30 that a pod gets by default. AKS waits for half an hour."""
 
 
 async def drain(client: Client, node: str) -> None:
-    """Cordon a node, delete its pods with their own grace period, and wait until they have gone.
+    """Cordon a node, evict its pods with their own grace period, and wait until they have gone.
 
-    DaemonSets' pods stay: they go with the node. What does not end in time is killed with it too.
+    DaemonSets' pods stay: they go with the node. What does not end in time, or what a disruption budget keeps, is
+    killed with it too.
 
     Args:
         client: the cluster's API.
@@ -31,7 +35,7 @@ async def drain(client: Client, node: str) -> None:
     while (left := _pods_of(client, node)) and time.monotonic() < deadline:
         for pod in left:
             if "deletionTimestamp" not in pod["metadata"]:
-                _delete(client, pod)
+                _evict(client, pod)
         await asyncio.sleep(0.1)
 
 
@@ -44,9 +48,9 @@ def _stays(pod: Obj) -> bool:
     return any(owner["kind"] in ("DaemonSet", "Node") for owner in owners)
 
 
-def _delete(client: Client, pod: Obj) -> None:
+def _evict(client: Client, pod: Obj) -> None:
     try:
-        client.delete("pods", pod["metadata"]["name"], pod["metadata"]["namespace"])
+        client.create("pods/eviction", {"metadata": {"name": pod["metadata"]["name"]}}, pod["metadata"]["namespace"])
     except ApiError as error:
-        if error.code != 404:
-            raise
+        if error.code not in (404, 429):     # it has gone, or its budget says not yet
+            log.warning("pod %s cannot be evicted: %s", pod["metadata"]["name"], error.message)
