@@ -34,6 +34,10 @@ FIGURES = {
     "cores_per_10_gbit": "cores × 10 / gbit_per_s",
     "node_percent_per_10_gbit": "node_percent × 10 / gbit_per_s, the unit of knb and of the article's chart",
     "cores_per_10_gbit_above_idle": "cores_above_idle × 10 / gbit_per_s",
+    **{f"{program}_{figure}": f"{program} on the client's node: CPU of its processes, in their own /proc, {over}"
+       for program in ("kube-proxy", "calico-node")
+       for figure, over in (("percent_of_core", "in percent of one CPU"),
+                            ("cpu_ms_per_change", "over the changes that were made, in milliseconds"))},
 }
 """What each figure is; a run carries it."""
 

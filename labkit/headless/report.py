@@ -105,8 +105,7 @@ def _shown(bundle: dict[str, Any], id: str) -> str:
         # "</" would end the script element that the figure travels in.
         spec = json.dumps({"data": figure["data"], "layout": figure["layout"]}).replace("</", "<\\/")
         said = bundle.get("text/plain", "")
-        words = said if isinstance(said, str) else "".join(said)
-        name = f"{words.partition(chr(10))[0]}; the same in words stands below"
+        name = (said if isinstance(said, str) else "".join(said)).partition("\n")[0]
         return (
             f'<figure><div class="plotly-graph" data-spec="{escape(id)}" role="img" aria-label="{escape(name)}"></div>'
             f'<script type="application/json" id="{escape(id)}">{spec}</script></figure>'

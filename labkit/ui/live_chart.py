@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from labkit import mode
 from labkit.bench import stats
+from labkit.bench.flows import IDLE
 from labkit.bench.results import Run, Sample
 from labkit.bench.watch import Progress, Watch
 from labkit.charts import Chart, label, look
@@ -23,9 +24,9 @@ from labkit.ui.run_charts import axis
 
 __all__ = ["Live"]
 
-LOOK_SECONDS: Final = 0.5
-#: The chart is drawn at most this often, however fast samples come.
-REDRAW_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
+#: The chart is drawn at most this often, however fast samples come: a browser needs some 80 ms of CPU each time.
+REDRAW_SECONDS: Final = 3.0
 
 
 class Live(Watch):
@@ -45,7 +46,7 @@ class Live(Watch):
 
     def sample(self, sample: Sample) -> None:
         """Take one sample."""
-        if self._metric in sample.metrics:
+        if self._metric in sample.metrics and not sample.case.startswith(IDLE):
             self._samples.append(sample)
 
     def progress(self, progress: Progress) -> None:
@@ -117,7 +118,7 @@ class Live(Watch):
                 known[kind] = len(values), (stats.median(values), *stats.median_interval(values))
         data = []
         rows = []
-        varied = any(sample.x is not None for sample in self._samples)
+        varied = len({samples[0].x for samples in kinds.values()} - {None}) > 1
         for index, arm in enumerate(dict.fromkeys(arm for arm, _ in kinds)):
             mine = {case: samples for (of, case), samples in kinds.items() if of == arm}
             data += _traces(arm, index, mine, {case: known[arm, case][1] for case in mine}, self._metric, varied)
@@ -136,11 +137,12 @@ def _traces(arm: str, index: int, kinds: dict[str, list[Sample]], medians: dict[
     drawn = look(arm, index)
 
     def place(sample: Sample) -> float | str:
-        return sample.case if sample.x is None else sample.x
+        return sample.x if varied and sample.x is not None else sample.case
 
     first = [samples[0] for samples in kinds.values()]
     every = [sample for samples in kinds.values() for sample in samples]
     group = {} if varied else {"offsetgroup": arm}
+    one = varied and len({sample.x for sample in first}) == len(first)  # else lines would join what is not one
     return [
         {
             "type": "scatter", "mode": "markers", "name": label(arm), "showlegend": False, **group,
@@ -148,7 +150,7 @@ def _traces(arm: str, index: int, kinds: dict[str, list[Sample]], medians: dict[
             "marker": {"color": drawn.colour, "symbol": drawn.marker, "size": 6, "opacity": 0.45},
         },
         {
-            "type": "scatter", "mode": "lines+markers" if varied else "markers", "name": label(arm), **group,
+            "type": "scatter", "mode": "lines+markers" if one else "markers", "name": label(arm), **group,
             "x": [place(sample) for sample in first], "y": [medians[case][0] for case in kinds],
             "error_y": whiskers([medians[case] for case in kinds]),
             "line": {"color": drawn.colour, "dash": drawn.dash},

@@ -67,14 +67,14 @@ class LiveView:
     def _draw(self) -> None:
         self._drawn, self._samples = time.monotonic(), len(self._live)
         spec = self._live.chart(self._medians).spec()
-        if len(self.figure.data) != len(spec["data"]):
-            with self.figure.batch_update():
-                self.figure.update_layout(xaxis=spec["layout"]["xaxis"])
-            self.figure.add_traces(spec["data"][len(self.figure.data):])
+        if fresh_arms := spec["data"][len(self.figure.data):]:
+            self.figure.add_traces(fresh_arms)
         with self.figure.batch_update():
+            if self.figure.layout.xaxis.type != spec["layout"]["xaxis"]["type"]:  # a second number of services
+                self.figure.update_layout(xaxis=spec["layout"]["xaxis"])
             for trace, fresh in zip(self.figure.data, spec["data"], strict=True):
                 if len(trace.y or ()) != len(fresh["y"]) or list(trace.y) != fresh["y"]:
-                    trace.x, trace.y = fresh["x"], fresh["y"]
+                    trace.x, trace.y, trace.mode = fresh["x"], fresh["y"], fresh["mode"]
                     if "error_y" in fresh:
                         trace.error_y.array = fresh["error_y"]["array"]
                         trace.error_y.arrayminus = fresh["error_y"]["arrayminus"]

@@ -6,11 +6,13 @@ from typing import Final
 from labkit.bench import stats
 from labkit.bench.results import Comparison, Run, Sample
 from labkit.charts import Chart, Finding, bars, beside, forest, label, lines, published_bars, published_curves, scatter
+from labkit.charts.chart import Interval
 from labkit.errors import MeasurementError
 from labkit.reference import Reference, load
 from labkit.ui.run_charts import axis, by_case, chart, said, with_document
 
-__all__ = ["FIRST_PACKETS", "beside_published", "churn", "claims", "finding", "first_packet", "noise", "slopes"]
+__all__ = ["FIRST_PACKETS", "beside_published", "churn", "claims", "finding", "first_packet", "noise", "programs",
+           "slopes"]
 
 FIRST_PACKET: Final = "first packet"
 #: study -> curves that stand beside a learner's own
@@ -19,6 +21,7 @@ FIRST_PACKETS: Final = {
     "k8s-2025-first-packet": ("p50",),
 }
 _IDLE: Final = ("idle", "quiet")
+_OF_CORE: Final = "_percent_of_core"
 
 
 def beside_published(run: Run, metric: str, study: str, columns: Sequence[str]) -> Chart:
@@ -194,6 +197,26 @@ def churn(run: Run) -> Chart:
                  bands=bands, dots=False)  # fmt: skip
 
 
+def programs(run: Run) -> Chart:
+    """Draw whose CPU it was while one service changed and while none did: that of the programs that handle services.
+
+    Args:
+        run: of suite ``scale``, with its churn.
+    """
+    metrics = [name for name in run.metrics if name.endswith(_OF_CORE)]
+    rows = [row for metric in metrics for row in run.summary(metric)]
+    most = max((row.x or 0 for row in rows), default=0)
+    rows = [row for row in rows if row.x == most]
+    drawn: dict[str, dict[str, Interval]] = {arm: {} for arm in run.arms}
+    for row in rows:
+        place = f"{row.metric.removesuffix(_OF_CORE)}, {row.case.partition(',')[0]}"
+        drawn[row.arm][place] = (row.median, row.low, row.high)
+    title = "CPU by program while a service changes, and while none does"
+    note = f"With {most:,.0f} services. {said(run, rows)}"
+    return bars(f"{run.kind}-programs", title, "CPU of the program's processes on the client's node, % of one core",
+                drawn, note=note)  # fmt: skip
+
+
 def _series(sample: Sample) -> list[tuple[float, float]]:
     series = sample.detail.get("series") or {}
     return list(zip(series.get("seconds", ()), series.get("node_percent", ()), strict=True))
@@ -226,12 +249,15 @@ def _kinds(run: Run, metric: str) -> Iterator[tuple[str, str, list[Sample]]]:
 
 
 def _background(run: Run) -> dict[str, list[tuple[float, ...]]]:
-    """Idle CPU of each arm by round, and the most that was stolen in a round."""
+    """The most idle CPU of each arm in a round, and the most that was stolen in one."""
     found: dict[str, list[tuple[float, ...]]] = {}
     for arm in run.arms:
         idle = [s for s in run.samples if s.arm == arm and s.case.startswith(_IDLE) and "node_percent" in s.metrics]
         if idle:
-            found[arm] = [(s.round + 1, s.metrics["node_percent"]) for s in sorted(idle, key=lambda s: s.round)]
+            busiest: dict[int, float] = {}
+            for sample in sorted(idle, key=lambda s: s.round):
+                busiest[sample.round] = max(busiest.get(sample.round, 0.0), sample.metrics["node_percent"])
+            found[arm] = [(number + 1, busy) for number, busy in busiest.items()]
     stolen: dict[int, float] = {}
     for sample in run.samples:
         if "steal_percent" in sample.metrics:

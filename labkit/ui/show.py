@@ -122,8 +122,9 @@ def _(thing: Chart) -> None:
     if _in_ipython():
         from IPython.display import display
 
-        display(thing.bundle(), raw=True)  # type: ignore[no-untyped-call]
-        # A picture says nothing to a screen reader, and front ends keep its text to themselves.
+        name = f"{thing.text.partition(chr(10))[0]}; the same in words stands below"
+        display({**thing.bundle(), "text/plain": name}, raw=True)  # type: ignore[no-untyped-call]
+        # A picture says nothing to a screen reader, and front ends that draw it keep its text to themselves.
         display(Fragment(details("The same in words", output(thing.text)), thing.text))  # type: ignore[no-untyped-call]
     else:
         print(thing.text)

@@ -138,5 +138,27 @@ def test_where_a_number_was_varied_it_is_the_axis() -> None:
         live.sample(Sample("ebpf", f"first packet, {count:g} services", 0, {"p50_us": 40.0}, x=count))
     drawn = live.chart()
     assert drawn.layout["xaxis"]["type"] == "linear"
-    assert drawn.data[1]["x"] == [10.0, 1000.0]
+    assert (drawn.data[1]["x"], drawn.data[1]["mode"]) == ([10.0, 1000.0], "lines+markers")
     assert drawn.figure()
+
+
+def test_what_is_measured_at_one_number_is_told_apart_by_its_kind_and_idling_is_not_drawn() -> None:
+    live = live_chart.Live("node_percent", "t")
+    for case in ("idle, 10 services", "quiet, 10 services", "churn, 10 services"):
+        live.sample(Sample("ebpf", case, 0, {"node_percent": 4.0}, x=10.0))
+    assert live.chart().data[1]["x"] == ["quiet, 10 services", "churn, 10 services"]
+    live.sample(Sample("ebpf", "quiet, 1,000 services", 0, {"node_percent": 4.0}, x=1000.0))
+    assert (live.chart().data[1]["x"], live.chart().data[1]["mode"]) == ([10.0, 10.0, 1000.0], "markers")
+
+
+def test_the_axis_turns_into_numbers_with_the_second_one(views: list[live_view.LiveView]) -> None:
+    def scale(watch: Watch) -> Run:
+        for count in (10.0, 1000.0):
+            watch.sample(Sample("ebpf", f"first packet, {count:g} services", 0, {"p50_us": 40.0}, x=count))
+            time.sleep(0.1)
+        return Run("scale", "t")
+
+    asyncio.run(ui.live("p50_us").run(scale))
+    figure = views[0].figure
+    assert (figure.layout.xaxis.type, list(figure.data[1].x), figure.data[1].mode) == (
+        "linear", [10.0, 1000.0], "lines+markers")

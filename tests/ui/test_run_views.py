@@ -37,7 +37,9 @@ def scale() -> Run:
                 samples.append(Sample(arm, f"first packet, {count:,} services", number, {"p50_us": time + off}, x=x))
                 for kind, busy in (("quiet", 5.0), ("churn", 50.0 if arm == "vanilla" else 6.0)):
                     series = {"series": {"seconds": [0.5, 1.0], "node_percent": [busy, busy + 1]}}
-                    metrics = {"node_percent": busy}
+                    program = "kube-proxy" if arm == "vanilla" else "calico-node"
+                    spent = count / 100 if kind == "churn" else 0.1
+                    metrics = {"node_percent": busy, f"{program}_percent_of_core": spent}
                     samples.append(Sample(arm, f"{kind}, {count:,} services", number, metrics, x=x, detail=series))
     return Run("scale", "Scale", tuple(samples))
 
@@ -116,6 +118,16 @@ def test_churn_over_time_is_of_the_largest_number_and_shades_what_changed() -> N
     assert len(vanilla["x"]) == 4 * len(WIGGLE)
     assert [(shape["x0"], shape["x1"]) for shape in drawn.layout["shapes"]][:2] == [(1.0, 2.0), (3.0, 4.0)]
     assert "With 1,000 services" in drawn.text
+    assert drawn.figure()
+
+
+def test_cpu_of_each_program_stands_by_its_data_plane_at_the_largest_number() -> None:
+    drawn = run_views.programs(scale())
+    assert [(trace["name"], trace["x"], trace["y"]) for trace in drawn.data] == [
+        ("kube-proxy", ["kube-proxy, quiet", "kube-proxy, churn"], [0.1, 10.0]),
+        ("Calico eBPF", ["calico-node, quiet", "calico-node, churn"], [0.1, 10.0])]  # fmt: skip
+    assert "With 1,000 services." in drawn.text
+    assert "% of one core" in drawn.text
     assert drawn.figure()
 
 

@@ -288,3 +288,17 @@ def test_a_command_keeps_its_columns_and_a_missing_one_says_where_to_get_it(
     assert "$ printenv WHO\n<alice>" in out
     assert "labkit-no-such-program is not installed here" in out
     assert "&lt;alice&gt;" in output("<alice>")
+
+
+def test_a_chart_in_a_notebook_says_its_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Front ends that cannot draw plotly's figures show the text of the bundle in its place."""
+    from labkit.charts import Chart
+
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(sys.modules["labkit.ui.show"], "_in_ipython", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda thing, raw=False: shown.append(
+        thing if raw else {"text/html": thing._repr_html_(), "text/plain": repr(thing)}))  # fmt: skip
+    show(Chart("flows", [], {}, "CPU of flows\nebpf 4.2"))
+    assert len(shown) == 2
+    assert shown[0]["text/plain"] == "CPU of flows; the same in words stands below"
+    assert [text for bundle in shown for text in bundle.values() if "ebpf 4.2" in text] == list(shown[1].values())
