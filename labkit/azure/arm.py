@@ -138,7 +138,7 @@ class Azure(Subscription):
         changed = kube_proxy.body(found, enabled=enabled)
         with self.containers(kube_proxy.PREVIEW) as client:
             begin = client.managed_clusters.begin_create_or_update
-            self._simple(Operation(f"switch kube-proxy {'on' if enabled else 'off'} in", group, name),
+            self._simple(Operation(_switching(enabled), group, name),
                          lambda group, name, **resume: begin(group, name, changed, **resume), log)
 
     def abort(self, group: str, name: str, log: Log) -> None:
@@ -163,8 +163,10 @@ class Azure(Subscription):
         found, followed = self.cluster(group, name), False
         state = states.of(found)
         if state is None:
+            self._forget(group, name)
+        elif state not in states.BUSY:
             self._follower.forget(operation)
-        elif state in states.BUSY:
+        else:
             log(f"{name} is {state} already: that is followed, nothing is begun anew")
             if state == "Creating":
                 self._follow_creation(operation, lambda **resume: self._aks.managed_clusters.begin_create_or_update(
@@ -252,14 +254,23 @@ class Azure(Subscription):
     # Operations
 
     def _simple(self, operation: Operation, method: Callable[..., Any], log: Log) -> None:
-        with interruptible(operation, "The cluster is as it was until then."), self._telling(log), \
-                explained(f"{operation!s}".capitalize()):
-            self._follower.follow(operation, lambda **resume: method(operation.group, operation.name, **resume), log)
+        group, name = operation.group, operation.name
+        with interruptible(operation, "The cluster is as it was until then."), self._telling(log):
+            if not (busy := states.of(self.cluster(group, name)) in states.BUSY):
+                self._follower.forget(operation)  # what an earlier kernel has begun is over
+            try:
+                with explained(f"{operation!s}".capitalize()):
+                    self._follower.follow(operation, lambda **resume: method(group, name, **resume), log)
+            except AzureError as error:
+                # Busy before: what is under way is somebody else's, and this was refused because of it.
+                if busy or self._taken_all_the_same(error, operation, log) is None:
+                    raise
 
     def _delete(self, operation: Operation, method: Callable[..., Any], where: tuple[str, ...],
                 read: Callable[[], Resource | None], log: Log) -> None:
         """Delete something that is there; a request whose answer was lost counts, if Azure has taken it."""
-        deleting = states.of(read()) == "Deleting"
+        if not (deleting := states.of(read()) == "Deleting"):
+            self._follower.forget(operation)  # of an earlier one of that name
         try:
             with explained(f"{operation!s}".capitalize()):
                 self._follower.follow(operation, lambda **resume: method(*where, **resume), log,
@@ -269,7 +280,14 @@ class Azure(Subscription):
         except AzureError:
             if states.of(read()) not in ("Deleting", None):
                 raise
-        self._follower.until(operation.name, lambda: states.of(read()), frozenset({"Deleting"}), log)
+            log("the answer was lost, but Azure has taken the request: that is followed")
+            if self._deleted(operation, read, log) is not None:
+                raise  # it was taken, and has failed
+        self._deleted(operation, read, log)
+
+    def _deleted(self, operation: Operation, read: Callable[[], Resource | None], log: Log) -> str | None:
+        """The state in which a deletion leaves something; None where it is gone, as it should be."""
+        return self._follower.until(operation.name, lambda: states.of(read()), frozenset({"Deleting"}), log)
 
     def _rest(self, group: str, name: str, log: Log) -> Resource | None:
         """The cluster once nothing is under way on it."""
@@ -282,5 +300,10 @@ class Azure(Subscription):
         return found
 
     def _forget(self, group: str, name: str) -> None:
-        for verb in ("create", "delete", "start", "stop", "abort"):
+        for verb in ("create", "delete", "start", "stop", "abort", *map(_switching, (True, False))):
             self._follower.forget(Operation(verb, group, name))
+
+
+def _switching(enabled: bool) -> str:
+    """The verb of an operation that switches kube-proxy."""
+    return f"switch kube-proxy {'on' if enabled else 'off'} in"

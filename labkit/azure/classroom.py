@@ -153,7 +153,8 @@ class Classroom:
             missing = [settings.resource_group for s, settings in self.settings.items() if s not in found]
             raise OperationInterruptedError(
                 f"You stopped waiting while {doing}: {len(found)} of {len(self.settings)} are done.",
-                f"Azure goes on with what it has begun, and it costs money: {', '.join(missing)}.",
+                f"Azure goes on with what it has begun, and it costs money: {', '.join(missing)}"
+                + (", and so do those that are done." if doing == "creating" and found else "."),
                 "run the same again to follow it to its end; `labkit classroom delete` deletes all of it.",
                 code="Interrupted") from error
         return [found[student] for student in self.settings]

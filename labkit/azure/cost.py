@@ -104,7 +104,7 @@ def estimate(settings: ClusterSettings) -> Cost:
     Args:
         settings: the cluster.
     """
-    return _cost(settings.node_count, settings.node_vm_size)
+    return _cost([{"count": settings.node_count, "vmSize": settings.node_vm_size}])
 
 
 def meter(cluster: Mapping[str, Any], now: datetime | None = None) -> Meter:
@@ -115,10 +115,8 @@ def meter(cluster: Mapping[str, Any], now: datetime | None = None) -> Meter:
         now: the time; None means the clock's.
     """
     properties, marks = cluster.get("properties") or {}, cluster.get("tags") or {}
-    pools = properties.get("agentPoolProfiles") or [{}]
-    count = sum(int(pool.get("count") or 0) for pool in pools)
     return Meter(str(cluster.get("name")), _made(cluster), now or datetime.now(UTC),
-                 _cost(count, str(pools[0].get("vmSize") or "")), states.power(cluster) == "Stopped",
+                 _cost(properties.get("agentPoolProfiles") or []), states.power(cluster) == "Stopped",
                  str(marks.get(tags.EXPIRY_TAG) or ""))
 
 
@@ -136,15 +134,24 @@ def report(clusters: Sequence[Mapping[str, Any]], settings: ClusterSettings, *, 
     return "\n".join([*lines, f"Rates of one cluster, {rated}"])
 
 
-def _cost(count: int, size: str) -> Cost:
-    vcpus = sizes.vcpus(size)
-    note = "" if vcpus else f"The size {size or 'of the nodes'} is not known here: two vCPUs are assumed."
-    each = vcpus or 2
+def _cost(pools: Sequence[Mapping[str, Any]]) -> Cost:
+    machines, unknown, nodes, addresses = [], [], 0, 2  # one address to go out by, one for a service
+    for pool in pools:
+        count, size = int(pool.get("count") or 0), str(pool.get("vmSize") or "")
+        vcpus = sizes.vcpus(size)
+        if vcpus is None:
+            unknown.append(size or "of the nodes")
+        each = vcpus or 2
+        machines.append(Item(f"{count} nodes of {each} vCPUs", count * each * rates.VCPU.per_hour, rates.VCPU,
+                             machines=True))
+        nodes += count
+        addresses += count if pool.get("enableNodePublicIP") else 0
+    note = f"The size {', '.join(unknown)} is not known here: two vCPUs are assumed." if unknown else ""
     return Cost((
-        Item(f"{count} nodes of {each} vCPUs", count * each * rates.VCPU.per_hour, rates.VCPU, machines=True),
-        Item(f"{count} disks of 128 GiB", count * rates.DISK.per_hour, rates.DISK),
+        *machines,
+        Item(f"{nodes} disks of 128 GiB", nodes * rates.DISK.per_hour, rates.DISK),
         Item("load balancer", rates.LOAD_BALANCER.per_hour, rates.LOAD_BALANCER),
-        Item("2 public addresses", 2 * rates.PUBLIC_IP.per_hour, rates.PUBLIC_IP),
+        Item(f"{addresses} public addresses", addresses * rates.PUBLIC_IP.per_hour, rates.PUBLIC_IP),
         Item("control plane, Free tier", rates.CONTROL_PLANE.per_hour, rates.CONTROL_PLANE),
     ), note)
 

@@ -22,8 +22,11 @@ def find(azure: Azure, owner: str | None = None, now: datetime | None = None) ->
     now, owner = now or datetime.now(UTC), owner or tags.owner()
     groups = azure.groups()
     verdicts = [v for group in groups if (v := sweep.by_tags(group, now, owner)) is not None]
-    found = [sweep.by_contents(v, _contents(azure, v.group), now, owner) if v.delete else v for v in verdicts]
-    return found + sweep.strays(groups, azure.clusters())
+    clusters = azure.clusters()
+    alone = sweep.orphans(groups, clusters)
+    found = [sweep.by_contents(v, _contents(azure, v.group), now, owner) if v.delete else v
+             for v in verdicts if v.group not in {orphan.group for orphan in alone}]
+    return found + alone + sweep.strays(groups, clusters)
 
 
 def plan(azure: Azure, verdicts: list[Verdict], owner: str | None = None) -> Plan:

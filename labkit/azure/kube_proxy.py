@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 PREVIEW = "2026-08-02-preview"
 """The newest version of the API that knows kubeProxyConfig."""
 Resource = dict[str, Any]
-_READ_ONLY = ("provisioningState", "powerState", "fqdn", "azurePortalFQDN", "currentKubernetesVersion",
-              "maxAgentPools", "resourceUID")
+_READ_ONLY = frozenset({"provisioningState", "powerState", "fqdn", "privateFQDN", "azurePortalFQDN", "maxAgentPools",
+                        "currentKubernetesVersion", "resourceUID", "status", "eTag", "currentOrchestratorVersion",
+                        "effectiveOutboundIPs", "issuerURL", "principalId", "tenantId", "nodeImageVersion"})
+"""What only Azure sets, wherever it is; and nodeImageVersion, which nodes would be rolled back to."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,15 @@ def body(cluster: Resource, *, enabled: bool) -> Resource:
         cluster: as Azure returned it.
         enabled: whether kube-proxy shall run.
     """
-    properties: dict[str, Any] = {k: v for k, v in cluster["properties"].items() if k not in _READ_ONLY}
-    network = {**(properties.get("networkProfile") or {}), "kubeProxyConfig": {"enabled": enabled}}
-    kept: Resource = {k: cluster[k] for k in ("location", "tags", "sku", "identity") if k in cluster}
-    return {**kept, "properties": {**properties, "networkProfile": network}}
+    kept: Resource = _writable({k: cluster[k] for k in ("location", "tags", "sku", "identity", "properties")
+                                if k in cluster})
+    kept["properties"].setdefault("networkProfile", {})["kubeProxyConfig"] = {"enabled": enabled}
+    return kept
+
+
+def _writable(value: Any) -> Any:
+    """The same without what only Azure sets."""
+    if isinstance(value, dict):
+        return {key: entry if key == "tags" else _writable(entry)
+                for key, entry in value.items() if key not in _READ_ONLY}
+    return [_writable(entry) for entry in value] if isinstance(value, list) else value

@@ -124,5 +124,22 @@ def strays(groups: Iterable[Mapping[str, Any]], clusters: Iterable[Mapping[str, 
     return found
 
 
+def orphans(groups: Iterable[Mapping[str, Any]], clusters: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """Groups of machines that carry our mark and whose cluster is gone: they are named, and kept.
+
+    Args:
+        groups: the subscription's groups.
+        clusters: the subscription's clusters.
+    """
+    there = {str(cluster.get("id")).lower() for cluster in clusters}
+    found = []
+    for group in groups:
+        name, manager = str(group.get("name")), str(group.get("managedBy") or "").lower()
+        if manager and manager not in there and tags.read(group.get("tags")) is not None:
+            why = f"it holds machines whose cluster is gone: look at it, and delete it: `az group delete --name {name}`"
+            found.append(Verdict(name, False, why))
+    return found
+
+
 def _kind(resource: Mapping[str, Any]) -> str:
     return str(resource.get("type", "")).lower()

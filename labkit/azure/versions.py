@@ -40,7 +40,7 @@ def parse(body: dict[str, Any]) -> tuple[Version, ...]:
     """
     found = []
     for minor in body.get("values", []):
-        plans = (minor.get("capabilities") or {}).get("supportPlan") or ["KubernetesOfficial"]
+        plans = (minor.get("capabilities") or {}).get("supportPlan", ["KubernetesOfficial"])
         for patch in minor.get("patchVersions") or {}:
             found.append(Version(patch, bool(minor.get("isPreview")), "KubernetesOfficial" in plans,
                                  bool(minor.get("isDefault"))))

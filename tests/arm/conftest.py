@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from labkit.local.arm import ArmApp, ArmStore, LabTokens, arm_app
+from tests.arm import shapes
 from tests.arm.fakes import FakeClusters
 from tests.arm.wire import Wire
 
@@ -139,3 +140,4 @@ def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
         loop.close()
         listener.close()
         store.close()
+    assert shapes.problems(wire.exchanges, sent=False) == [], "what the lab answered is what Azure publishes"

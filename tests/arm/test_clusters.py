@@ -134,4 +134,4 @@ def test_versions_offer_todays_and_mark_the_articles(arm):
                 arm.aks().managed_clusters.list_kubernetes_versions("canadaeast").values_property}
     assert versions["1.36"].is_default
     assert "1.36.2" in versions["1.36"].patch_versions
-    assert versions["1.20"].capabilities.support_plan == ["LabkitLocalOnly"]
+    assert versions["1.20"].capabilities.support_plan == []

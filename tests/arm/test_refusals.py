@@ -77,6 +77,10 @@ def test_groups(arm):
     ({"agentPoolProfiles": [{"name": "Pool", "count": 1}]}, "InvalidParameter", "naming-rules"),
     ({"agentPoolProfiles": [{"name": "p", "count": 50}]}, "ErrCode_InsufficientVCPUQuota", "one machine"),
     ({"networkProfile": {"networkPlugin": "kubenet"}}, "NotModelledByLocalLab", "'kubenet'"),
+    ({"httpProxyConfig": {"httpProxy": "http://p"}}, "NotModelledByLocalLab", "a cluster's httpProxyConfig"),
+    ({"agentPoolProfiles": [{"name": "p", "count": 1, "availabilityZones": ["1"]}]}, "NotModelledByLocalLab",
+     "an agent pool's availabilityZones"),
+    ({"agentPoolProfiles": [{"name": "p", "count": 1, "scaleSetPriority": "Spot"}]}, "NotModelledByLocalLab", "spot"),
     ({"networkProfile": {"networkPolicy": "cilium"}}, "NotModelledByLocalLab", "'cilium'"),
     ({"networkProfile": {"serviceCidr": "10.224.0.0/16", "dnsServiceIP": "10.224.0.10"}},
      "ServiceCidrOverlapExistingSubnetsCidr", "conflicted"),
@@ -95,6 +99,17 @@ def test_clusters_that_cannot_be(arm, change, code, words):
     assert words in message
     assert "error" not in response.json(), "the AKS resource provider answers flat"
     assert arm.request("GET", f"{arm.sub}/{CLUSTER}").status_code == 404
+
+
+def test_what_asks_for_nothing_is_no_wish(arm):
+    """As az sends it, and as Azure's published examples are: empty texts, and switches that are off."""
+    arm.make_group()
+    body = copy.deepcopy(ARTICLE)
+    body["properties"] |= {"kubernetesVersion": "", "windowsProfile": None, "addonProfiles": {},
+                           "azureMonitorProfile": {"metrics": {"enabled": False, "kubeStateMetrics": {"a": ""}}}}
+    body["properties"]["agentPoolProfiles"][0] |= {"orchestratorVersion": "", "enableFIPS": False,
+                                                   "availabilityZones": [], "scaleSetPriority": "Regular"}
+    assert arm.request("PUT", f"{arm.sub}/{CLUSTER}", json=body).status_code == 201
 
 
 def test_kube_proxy_config_is_a_preview_property_for_other_plugins(arm):

@@ -20,15 +20,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 @dataclass
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer.
+
+    Args:
+        agent: who asked, by its own word.
+        genuine: whether the answer is Resource Manager's own, and reached the client as it was.
+    """
 
     method: str
     path: str
     query: str
     body: Any
     at: float
+    agent: str = ""
     status: int = 0
     answer: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    genuine: bool = False
 
 
 @dataclass
@@ -108,8 +116,9 @@ class Wire:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
+        agent = dict(scope["headers"]).get(b"user-agent", b"").decode()
         exchange = Exchange(scope["method"], scope["path"], scope["query_string"].decode(), _json(body),
-                            time.monotonic())
+                            time.monotonic(), agent)
         self.exchanges.append(exchange)
         fault = next((f for f in self.faults if f.applies(exchange.method, exchange.path)), None)
         if fault is not None and fault.on_hit:
@@ -126,6 +135,8 @@ class Wire:
             changed = fault.change(_json(_body(messages)))
             messages = await _collect(JSONResponse(changed, messages[0]["status"], _headers(messages)), scope, b"")
         exchange.status, exchange.answer = messages[0]["status"], _json(_body(messages))
+        exchange.headers = {key.decode().lower(): value.decode() for key, value in messages[0]["headers"]}
+        exchange.genuine = fault is None or (fault.answer is None and fault.change is None)
         for message in messages:
             await send(message)
 

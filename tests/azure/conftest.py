@@ -9,6 +9,7 @@ import pytest
 
 from labkit.azure import Azure, ClusterSettings
 from labkit.azure.sdk import Patience
+from tests.arm import shapes
 from tests.arm.conftest import SUBSCRIPTION, Arm, arm, certificate
 from tests.arm.wire import Wire
 
@@ -55,6 +56,8 @@ def azures(arm: Arm, tmp_path: Path) -> Iterator[Azures]:
     arm.loop.call_soon_threadsafe(arm.clusters.gate.set)
     for azure in found.made:
         azure.close()
+    sent = [exchange for exchange in arm.wire.exchanges if "azsdk-python" in exchange.agent]
+    assert shapes.problems(sent) == [], "what the library sent is what Azure publishes"
 
 
 @pytest.fixture

@@ -28,6 +28,15 @@ def test_the_sizes_vcpus_and_the_nodes_count():
     assert "two vCPUs are assumed" in str(cost.estimate(ClusterSettings(node_vm_size="Standard_E2s_v5")))
 
 
+def test_each_pool_counts_by_its_own_size_and_so_do_nodes_addresses():
+    more = cluster()
+    more["properties"]["agentPoolProfiles"].append(
+        {"name": "big", "count": 1, "vmSize": "Standard_D8s_v5", "enableNodePublicIP": True})
+    found = cost.meter(more, NOW).cost
+    assert found.per_hour == pytest.approx(cost.estimate(ClusterSettings()).per_hour + 8 * 0.048 + 0.027 + 0.005)
+    assert "3 public addresses" in str(found)
+
+
 @pytest.mark.parametrize("since", [
     {"systemData": {"createdAt": "2026-11-27T09:00:00.5Z"}}, {"tags": {"labkit-run": "20261127-090000"}},
     {"tags": {"labkit-run": "20261127-090000"}, "systemData": {"createdAt": "yesterday"}},

@@ -3,10 +3,11 @@
 import itertools
 import stat
 import threading
+from dataclasses import replace
 
 import pytest
 
-from labkit.azure import sdk
+from labkit.azure import sdk, steps
 from labkit.azure.journal import Journal, Operation
 from labkit.errors import AzureError, OperationInterruptedError
 from labkit.local.arm import ClusterError
@@ -14,6 +15,7 @@ from tests.arm.conftest import SUBSCRIPTION
 from tests.arm.wire import error
 from tests.azure.conftest import CLUSTER, OPERATION
 
+STOP = r"/MyCalicoCluster/stop$"
 CREATE = Operation("create", "CalicoDemoRG", "MyCalicoCluster")
 
 
@@ -183,6 +185,114 @@ def test_the_answer_to_a_deletion_may_be_lost_too(azures, settings):
     azure.delete_group("CalicoDemoRG", azures.say)
     assert azure.group("CalicoDemoRG") is None
     azure.delete_group("CalicoDemoRG", azures.say)  # again: nothing to do
+
+
+@pytest.mark.parametrize(("times", "forward"), [(1, True), (1, False), (None, True)])
+def test_a_deletion_that_is_cut_on_the_wire_is_followed(azures, settings, times, forward):
+    """Whether it got through or not, and whether its repetitions are cut, too."""
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(settings, azures.say)
+    azures.wire.add("DELETE", CLUSTER, times=times, forward=forward, cut=True)
+    azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azures.arm.clusters.calls == [("create", "c1"), ("delete", "c1")]
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None
+    assert list(azures.journal.iterdir()) == []
+    azures.wire.add("DELETE", "/CalicoDemoRG$", times=times, forward=forward, cut=True)
+    azure.delete_group("CalicoDemoRG", azures.say)
+    assert azure.group("CalicoDemoRG") is None
+
+
+def test_a_deletion_that_never_gets_through_is_an_error_that_names_what_stays(azures, settings):
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(settings, azures.say)
+    azures.wire.add("DELETE", CLUSTER, times=None, cut=True)
+    with pytest.raises(AzureError, match="does not answer") as lost, steps.naming_what_stays(azure, "CalicoDemoRG"):
+        azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert "costing money: MyCalicoCluster" in lost.value.why
+
+
+def test_a_deletion_that_was_taken_and_fails_is_no_success(azures, settings):
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(settings, azures.say)
+    clusters = azures.arm.clusters
+    clusters.gate.clear()
+    clusters.delete = lambda key: refuse_at_the_gate(clusters)
+    azures.wire.add("DELETE", CLUSTER, times=None, forward=True, cut=True)
+    soon(azures, clusters.gate.set, 1.5)
+    with pytest.raises(AzureError, match="does not answer"):
+        azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert "MyCalicoCluster is Deleting" in azures.text
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster")["properties"]["provisioningState"] == "Failed"
+
+
+async def refuse_at_the_gate(clusters):
+    await clusters.gate.wait()
+    raise ClusterError("the machines do not go")
+
+
+def byo(azures, settings):
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(replace(settings, network_plugin="none", network_policy="none"), azures.say)
+    return azure
+
+
+async def wait_for_the_gate(clusters, key, enabled):
+    await clusters.gate.wait()
+    clusters.kube_proxy[key] = enabled
+
+
+def test_the_switch_of_kube_proxy_is_taken_up_by_a_kernel_that_was_restarted(azures, settings, monkeypatch):
+    azure, clusters = byo(azures, settings), azures.arm.clusters
+    clusters.gate.clear()
+    clusters.set_kube_proxy = lambda key, enabled: wait_for_the_gate(clusters, key, enabled)
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
+        with pytest.raises(OperationInterruptedError):
+            azure.switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", False, azures.say)
+    let_go(azures)
+    azures.open().switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", False, azures.say)
+    assert "followed again" in azures.text
+    assert clusters.kube_proxy == {"c1": False}
+    create, switch = (e for e in azures.wire.asked("PUT", CLUSTER))
+    assert create.body["properties"]["networkProfile"].get("kubeProxyConfig") is None
+    assert switch.body["properties"]["networkProfile"]["kubeProxyConfig"] == {"enabled": False}
+    assert switch.body["tags"] == dict(settings.tags)
+    assert "nodeImageVersion" not in switch.body["properties"]["agentPoolProfiles"][0]
+    assert list(azures.journal.iterdir()) == []
+
+
+def test_a_switch_whose_answer_is_lost_is_followed_and_somebody_elses_change_is_not_taken_for_it(azures, settings):
+    azure, clusters = byo(azures, settings), azures.arm.clusters
+    clusters.gate.clear()
+    clusters.set_kube_proxy = lambda key, enabled: wait_for_the_gate(clusters, key, enabled)
+    fault = azures.wire.add("PUT", CLUSTER, forward=True, cut=True, on_hit=lambda: let_go(azures))
+    azure.switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", False, azures.say)
+    assert "the answer was lost" in azures.text
+    assert (fault.hits, clusters.kube_proxy) == (1, {"c1": False})
+    azures.wire.add("GET", CLUSTER, times=3, change=lambda body: {
+        **body, "properties": {**body["properties"], "provisioningState": "Upgrading"}})
+    azures.wire.add("PUT", CLUSTER, answer=error(409, "OperationNotAllowed", "in progress upgrade", flat=True))
+    with pytest.raises(AzureError, match="in progress upgrade"):
+        azure.switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", True, azures.say)
+
+
+def test_what_an_earlier_operation_left_written_down_is_not_taken_for_a_new_one(azures, settings, monkeypatch):
+    azures.arm.make_group()
+    azure = azures.open()
+    azure.create_cluster(settings, azures.say)
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
+        with pytest.raises(OperationInterruptedError):
+            azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure._rest("CalicoDemoRG", "MyCalicoCluster", azures.say)["properties"]["powerState"]["code"] == "Stopped"
+    azures.arm.aks().managed_clusters.begin_start("CalicoDemoRG", "MyCalicoCluster").result(20)  # by somebody else
+    azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster")["properties"]["powerState"]["code"] == "Stopped"
+    assert len(azures.wire.asked("POST", STOP)) == 2
 
 
 def test_a_creation_is_aborted_and_deleted(azures, settings, monkeypatch):

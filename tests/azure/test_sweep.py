@@ -89,6 +89,16 @@ def test_a_marked_cluster_in_a_group_of_somebody_elses_is_named_and_stays():
     assert (verdict.group, verdict.delete, verdict.clusters) == ("theirs", False, ("c",))
 
 
+def test_machines_whose_cluster_is_gone_are_named_and_stay():
+    manager = "/subscriptions/s/resourcegroups/CalicoDemoRG/providers/Microsoft.ContainerService/managedClusters/c"
+    machines = group("MC_CalicoDemoRG_c_canadaeast", managedBy=manager)
+    theirs = group("MC_x_y_z", None, managedBy=manager)
+    assert sweep.orphans([machines, theirs], [{"id": manager.upper()}]) == []
+    (verdict,) = sweep.orphans([machines, theirs, group()], [])
+    assert (verdict.group, verdict.delete) == ("MC_CalicoDemoRG_c_canadaeast", False)
+    assert "az group delete --name MC_CalicoDemoRG_c_canadaeast" in verdict.why
+
+
 def test_own_tags_are_read_back_and_expire(monkeypatch):
     monkeypatch.setenv("LABKIT_OWNER", "alice")
     made = tags.tags(2.0, NOW)
@@ -120,11 +130,14 @@ def test_on_the_wire_only_the_expired_one_goes(azures, settings, monkeypatch):
     azure.create_group("locked", "canadaeast", OURS)
     azures.wire.add("GET", "resourcegroups/locked/providers/microsoft.authorization/locks", times=None,
                     change=lambda body: {"value": [{"name": "keep"}]})
+    machines = {"name": "MC_old_gone_canadaeast", "location": "canadaeast", "tags": OURS, "managedBy": "/x/gone"}
+    azures.wire.add("GET", r"resourcegroups/?$", change=lambda body: {"value": [*body["value"], machines]})
     before = len(azures.wire.exchanges)
     verdicts = {v.group: v for v in gc.find(azure, "alice")}
     assert {e.method for e in azures.wire.exchanges[before:]} == {"GET"}, "a look changes nothing"
     assert [v.group for v in verdicts.values() if v.delete] == ["old"]
     assert "theirs" not in verdicts
+    assert "whose cluster is gone" in verdicts["MC_old_gone_canadaeast"].why
     plan = gc.plan(azure, list(verdicts.values()), "alice")
     (step,) = plan.steps
     assert not step.verify()

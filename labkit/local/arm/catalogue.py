@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-LAB_ONLY = "LabkitLocalOnly"
-"""The support plan of versions that Azure no longer offers and the lab still does."""
-
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -123,19 +120,13 @@ def resolve_version(asked: str | None) -> str | None:
     return None
 
 
-def support_plan(patch: str) -> str:
-    """Who supports a version: Azure, or this lab alone."""
-    lab_only = any(version.lab_only for version in VERSIONS if patch in version.patches)
-    return LAB_ONLY if lab_only else "KubernetesOfficial"
-
-
 def kubernetes_versions() -> dict[str, Any]:
-    """The body of `GET …/kubernetesVersions`. The lab has no upgrades, so it offers none."""
+    """The body of `GET …/kubernetesVersions`: what Azure no longer offers has no support plan; upgrades has none."""
     values = []
     for version in VERSIONS:
         value: dict[str, Any] = {
             "version": version.minor,
-            "capabilities": {"supportPlan": [support_plan(version.patches[0])]},
+            "capabilities": {"supportPlan": [] if version.lab_only else ["KubernetesOfficial"]},
             "patchVersions": {patch: {"upgrades": []} for patch in version.patches},
         }
         if version.default:

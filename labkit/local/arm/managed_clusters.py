@@ -109,7 +109,7 @@ async def patch(context: Context, request: Request) -> Response:
     if "tags" in body:
         cluster = {**untagged(cluster), **tags_of(body)}
         context.store.put(cluster)
-    return answer(cluster)
+    return answer(shown(cluster, api_version(request)))
 
 
 async def delete(context: Context, request: Request) -> Response:

@@ -31,6 +31,12 @@ _POOL_NAME = re.compile(r"^[a-z][a-z0-9]{0,11}$")
 _NOT_IN_GROUP_NAMES = re.compile(r"[^-\w.()]")
 _FIXED_IN_POOLS = ("vmSize", "maxPods", "enableNodePublicIP")
 """What a pool keeps for its life, whatever later requests say."""
+_NOT_IN_CLUSTERS = ("windowsProfile", "diskEncryptionSetID", "httpProxyConfig", "podIdentityProfile", "ingressProfile",
+                    "serviceMeshProfile", "azureMonitorProfile", "autoScalerProfile")
+_NOT_IN_POOLS = ("availabilityZones", "vnetSubnetID", "podSubnetID", "nodePublicIPPrefixID", "gpuInstanceProfile",
+                 "kubeletConfig", "linuxOSConfig", "hostGroupID", "proximityPlacementGroupID", "creationData",
+                 "capacityReservationGroupID", "enableEncryptionAtHost", "enableUltraSSD", "enableFIPS")
+"""What Azure's API takes and the lab would only pretend to have."""
 _LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -142,7 +148,7 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
                                     or "msi"},
         "nodeResourceGroup": asked.get("nodeResourceGroup") or f"MC_{group}_{name}_{location}"[:80],
         "enableRBAC": asked.get("enableRBAC", True),
-        "supportPlan": catalogue.support_plan(version),
+        "supportPlan": "KubernetesOfficial",
         "networkProfile": _network(asked.get("networkProfile") or {}, name, group, api_version),
         "maxAgentPools": 100,
         "disableLocalAccounts": bool(asked.get("disableLocalAccounts")),
@@ -160,9 +166,18 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
     }
 
 
+def _says(value: Any) -> bool:
+    """Whether a value asks for something: false, zero and nothing do not, wherever they are."""
+    if isinstance(value, dict):
+        return any(_says(entry) for entry in value.values())
+    return any(_says(entry) for entry in value) if isinstance(value, list) else bool(value)
+
+
 def _check_modelled(asked: Json) -> None:
     if asked.get("aadProfile"):
         raise not_in_the_lab("Microsoft Entra integration (aadProfile)")
+    if wanted := next((key for key in _NOT_IN_CLUSTERS if _says(asked.get(key))), None):
+        raise not_in_the_lab(f"a cluster's {wanted}")
     if any((addon or {}).get("enabled") for addon in (asked.get("addonProfiles") or {}).values()):
         raise not_in_the_lab("add-ons (addonProfiles)")
 
@@ -289,6 +304,10 @@ def _pool(asked: Json, version: str, location: str) -> Json:
         raise not_in_the_lab("Windows nodes")
     if asked.get("enableAutoScaling"):
         raise not_in_the_lab("the cluster autoscaler")
+    if wanted := next((key for key in _NOT_IN_POOLS if _says(asked.get(key))), None):
+        raise not_in_the_lab(f"an agent pool's {wanted}")
+    if asked.get("scaleSetPriority") == "Spot":
+        raise not_in_the_lab("spot machines")
     _check_marks(asked)
     if (asked.get("powerState") or {}).get("code") == "Stopped":
         raise not_in_the_lab("stopping one agent pool; scale it to 0, or stop the cluster")
