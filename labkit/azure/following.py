@@ -35,8 +35,8 @@ class Typical:
 
 _ESTIMATE = "an estimate; nobody has measured it with labkit yet"
 TYPICAL = {
-    "create": Typical("4 to 10 min", "one recorded creation took 214 s (Azure's CLI tests, 2022-10-07); 18 min were the "
-                                     "mean in 2019 (kubedex.com: google-gke-vs-azure-aks-automation-and-reliability)"),
+    "create": Typical("4 to 10 min", "one recorded creation took 214 s (Azure's CLI tests, 2022-10-07); in 2019 it was "
+                                     "18 min (kubedex.com: google-gke-vs-azure-aks-automation-and-reliability)"),
     "delete": Typical("3 to 10 min", "more than 8 min 30 s in a log of 2020-12-01 (Azure/terraform-azurerm-aks#74)"),
     "delete-group": Typical("1 to 10 min", _ESTIMATE),
     "start": Typical("2 to 10 min", _ESTIMATE),
