@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
+import time
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from labkit.bench import iperf, meter
-from labkit.errors import MeasurementError
+from labkit.errors import LabError, MeasurementError
 from labkit.kube import Kube, wait_for
 from labkit.kube.wait import is_ready, waiting_reason
 from labkit.plan import Evidence
@@ -17,6 +19,10 @@ Obj = dict[str, Any]
 NAMESPACE = "labkit-bench"
 TOOLS_IMAGE = "nicolaka/netshoot"
 BACKEND_PORT = 8080
+PATIENCE_SECONDS = 60.0
+"""A registry may be slow to answer; a pod that still fails after that goes on failing."""
+_FAILED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CrashLoopBackOff", "CreateContainerError",
+           "RunContainerError")
 READINGS_PORT = 7078
 """Where the server's pod tells what its node and its container have spent."""
 
@@ -130,9 +136,11 @@ def wait_ready(kube: Kube, names: tuple[str, ...]) -> None:
     """Wait until measuring pods are ready.
 
     Raises:
+        MeasurementError: one cannot start here, and has had time to.
         WaitError: they do not start.
     """
-    wait_for("the measuring pods", lambda: _ready(kube, names), timeout=300)
+    hopeless = time.monotonic() + PATIENCE_SECONDS
+    wait_for("the measuring pods", lambda: _ready(kube, names, time.monotonic() > hopeless), timeout=300)
 
 
 def remove(kube: Kube) -> None:
@@ -202,6 +210,15 @@ def _same(found: Obj, wanted: Obj) -> bool:
             and all(theirs.get(key) == ours.get(key) for key in ("image", "command", "args")))
 
 
+def _last_words(kube: Kube, pod: Obj) -> str:
+    """What a pod that does not start wrote last, or what its node says of it."""
+    status = pod["status"]["containerStatuses"][0]
+    if status.get("restartCount"):
+        with contextlib.suppress(LabError):
+            return kube.logs(pod["metadata"]["name"], NAMESPACE).strip().rpartition("\n")[2]
+    return str(status["state"]["waiting"].get("message", ""))
+
+
 def _not_leaving(kube: Kube) -> Evidence:
     found = kube.find("namespaces", NAMESPACE)
     return Evidence(not (found and found["metadata"].get("deletionTimestamp")), f"{NAMESPACE} is being deleted")
@@ -214,9 +231,13 @@ def _takes_pods(node: Obj) -> bool:
     return not spec.get("unschedulable") and not taints and system == "linux"
 
 
-def _ready(kube: Kube, names: tuple[str, ...]) -> Evidence:
+def _ready(kube: Kube, names: tuple[str, ...], hopeless: bool) -> Evidence:
     pods = {p["metadata"]["name"]: p for p in kube.list("pods", NAMESPACE)}
     missing = [n for n in names if n not in pods or not is_ready(pods[n])]
     reasons = {n: waiting_reason(pods[n]) for n in missing if n in pods}
     said = ", ".join(f"{n} {reasons.get(n, '')}".strip() for n in missing)
+    if hopeless and (failed := [n for n, reason in reasons.items() if reason in _FAILED]):
+        raise MeasurementError(
+            f"The measuring pods cannot run here: {said}.", _last_words(kube, pods[failed[0]]),
+            f"nodes must reach the image {TOOLS_IMAGE}, or a mirror of it, and it must have iperf3 and Python 3.")
     return Evidence(not missing, f"not ready: {said}" if missing else "all ready")

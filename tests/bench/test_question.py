@@ -87,6 +87,39 @@ def test_a_node_that_takes_no_pods_is_none():
     assert workload.place(Nodes("a", "b", "c", taint="a")) == ("b", "c")
 
 
+class Failing:
+    """A cluster whose pods do not start."""
+
+    def __init__(self, reason, restarts):
+        self.reason, self.restarts = reason, restarts
+
+    def list(self, *_, **__):
+        waiting = {"reason": self.reason, "message": "Back-off pulling image"}
+        status = {"phase": "Pending", "containerStatuses": [
+            {"name": "x", "restartCount": self.restarts, "state": {"waiting": waiting}}]}
+        return [{"metadata": {"name": name}, "status": status} for name in ("client", "server")]
+
+    def logs(self, pod, *_):
+        return "Traceback\nFileNotFoundError: 'iperf3'\n"
+
+
+@pytest.mark.parametrize(("reason", "restarts", "why"), [
+    ("ImagePullBackOff", 0, "Back-off pulling image"), ("CrashLoopBackOff", 3, "FileNotFoundError: 'iperf3'")])
+def test_pods_that_cannot_run_say_why_and_are_not_waited_for(monkeypatch, reason, restarts, why):
+    monkeypatch.setattr(workload, "PATIENCE_SECONDS", -1)
+    with pytest.raises(MeasurementError, match=f"cannot run here: client {reason}, server {reason}") as error:
+        workload.wait_ready(Failing(reason, restarts), ("client", "server"))
+    assert error.value.why == why
+    assert "nicolaka/netshoot" in error.value.fix
+
+
+def test_a_pod_that_fails_at_first_is_given_time(monkeypatch):
+    looks = []
+    monkeypatch.setattr(workload, "wait_for", lambda _, look, timeout: looks.append(look()))
+    workload.wait_ready(Failing("ErrImagePull", 0), ("client",))
+    assert looks[0].text == "not ready: client ErrImagePull"
+
+
 def test_an_unknown_data_plane_names_those_that_there_are():
     with pytest.raises(MeasurementError, match="no data plane 'ipvs'"):
         question.pick("data plane", ["ipvs"], {"vanilla": 1, "ebpf": 2})
