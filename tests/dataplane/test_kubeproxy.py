@@ -7,6 +7,9 @@ from labkit.local.dataplane.conntrack import stale_udp
 from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
 from labkit.local.dataplane.kubeproxy import JUMPS, SERVICE_CHAINS, ProxyConfig, build, chain_name
 from labkit.local.dataplane.services import Endpoint, ServicePort
+from labkit.local.fabric import netns
+from labkit.local.programs.kube_proxy import Proxier
+from tests.dataplane.service_lab import endpoint, service, slice_of
 
 CONFIG = ProxyConfig("n1", "10.224.0.4", "10.224.0.0/16")
 ONE, TWO = Endpoint("10.224.0.5", 8080, "n1"), Endpoint("10.224.0.40", 8080, "n2")
@@ -135,12 +138,17 @@ def test_connections_to_udp_endpoints_that_are_gone_are_forgotten():
 
 # --- the kernel's opinion
 
-@pytest.fixture(params=["legacy", "nft"])
-def iptables(request, tmp_path):
+@pytest.fixture
+def space(tmp_path):
     name = f"labkit-test-{abs(hash(tmp_path)) % 16**8:08x}"
     subprocess.run(["ip", "netns", "add", name], check=True)
-    yield Iptables(request.param, prefix=("ip", "netns", "exec", name))
+    yield name
     subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.fixture(params=["legacy", "nft"])
+def iptables(request, space):
+    return Iptables(request.param, prefix=("ip", "netns", "exec", space))
 
 
 @pytest.mark.kernel
@@ -166,6 +174,40 @@ def test_the_kernel_takes_every_shape_and_gives_it_all_back(iptables):
     assert remove_chains(iptables, "nat", ("KUBE-",)) > 0
     assert remove_chains(iptables, "filter", ("KUBE-",)) > 0
     assert "KUBE" not in iptables.save("nat") + iptables.save("filter")
+
+
+FLUSHES = {
+    "legacy": [["iptables-legacy", "-t", table, how] for table in ("nat", "filter", "mangle") for how in ("-F", "-X")],
+    "nft": [["nft", "flush", "ruleset"]],
+}
+
+
+@pytest.mark.kernel
+def test_all_is_back_after_somebody_flushed_all_of_it(iptables, space):
+    """The kernel's built-in chains go with nft's, too."""
+    proxier = Proxier(CONFIG, Iptables(iptables.variant), partial=True)
+    proxier.table.on_service("ADDED", service("web", "10.0.1.1", {"name": "t", "port": 80, "protocol": "TCP"},
+                                              {"name": "u", "port": 53, "protocol": "UDP", "nodePort": 30053}))
+    proxier.table.on_slice("ADDED", slice_of("web", {"t": ("TCP", 8080), "u": ("UDP", 8080)},
+                                             endpoint("10.224.0.5", "n1"), endpoint("10.224.0.40", "n2")))
+
+    def held():
+        return {table: sorted(line for line in iptables.save(table).splitlines() if line.startswith(("-A", ":KUBE")))
+                for table in ("nat", "filter", "mangle")}
+
+    assert netns.run_inside(space, proxier.sync) == []
+    right = held()
+    assert any("10.224.0.40:8080" in line for line in right["nat"])
+    for words in FLUSHES[iptables.variant]:
+        netns.run_inside(space, lambda words=words: subprocess.run(words, check=True))
+    assert "KUBE" not in str(held())
+    netns.run_inside(space, proxier.look_after)
+    assert proxier.dirty
+    said = netns.run_inside(space, proxier.sync)
+    assert "chain KUBE-SERVICES (nat) was missing" in said
+    assert held() == right
+    netns.run_inside(space, proxier.look_after)
+    assert not proxier.dirty
 
 
 @pytest.mark.kernel
