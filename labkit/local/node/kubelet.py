@@ -18,11 +18,11 @@ from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
 from labkit.local.dataplane import repaired
 from labkit.local.fabric import NodeNet, Vnet
 from labkit.local.node import ipam, nodeobject, sandbox
-from labkit.local.node.events import Recorder
 from labkit.local.node.podworker import PodWorker
 from labkit.local.node.runtime import Launcher, end_cgroup, kill_cgroup
 from labkit.local.node.settings import NodeSettings
 from labkit.local.paths import LabPaths
+from labkit.local.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -339,8 +339,7 @@ class Kubelet:
                 continue
             if gone:
                 log.warning("node %s: %s", self.name, repaired.message(gone))
-                self.recorder.record({"metadata": {"name": self.name, "uid": self.name}}, "Node", repaired.REASON,
-                                     repaired.message(gone), normal=False)
+                self.recorder.about_node(repaired.REASON, repaired.message(gone), normal=False)
 
     async def _refresh_volumes(self) -> None:
         for worker in list(self._workers.values()):

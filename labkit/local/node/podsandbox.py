@@ -13,9 +13,9 @@ from labkit.local.fabric import netns as network
 from labkit.local.launcher.kernel import start_time
 from labkit.local.node import sandbox, volumes
 from labkit.local.node.environment import ConfigError, Place, hostname
-from labkit.local.node.events import Recorder
 from labkit.local.node.runtime import Launcher, PodFiles, end_cgroup, kill_cgroup, same_process
 from labkit.local.node.settings import NodeSettings
+from labkit.local.recorder import Recorder
 
 _RENEW_AT = 0.8  # of a token's life, as kubelets do
 
