@@ -26,7 +26,7 @@ OUTLINE: Final = {"color": INK, "width": 1}
 LOOK: Final[dict[str, Look]] = {
     "vanilla": Look("#E69F00", "", "solid", "circle"),
     "iptables": Look("#0072B2", "/", "dash", "square"),
-    "ebpf": Look("#009E73", ".", "solid", "diamond"),
+    "ebpf": Look("#009E73", ".", "longdash", "diamond"),
     "ipvs": Look("#CC79A7", "x", "dot", "triangle-up"),
 }
 _ALIASES: Final = {
@@ -50,7 +50,8 @@ _OTHERS: Final = (
     Look("#D55E00", "/", "longdash", "x"),
     Look("#8C8C8C", "\\", "dot", "star"),
     Look("#CC79A7", "x", "dash", "triangle-up"),
-    Look("#009E73", ".", "solid", "diamond"),
+    Look("#F0E442", "+", "solid", "pentagon"),
+    Look("#E69F00", "-", "dot", "hexagon"),
 )
 
 

@@ -39,7 +39,8 @@ def published_reductions(name: str, studies: Sequence[str]) -> Chart:
         flows = zip(figures.column("flow"), figures.column("reduction_percent"), strict=True)
         series[figures.short] = {str(flow): _point(value) for flow, value in flows}
     formula = "CPU saved at the same traffic, % = (before − with eBPF) ÷ before × 100; below 0 it costs more"
-    return bars(name, "Less CPU with Calico eBPF, by study", formula, series)
+    sources = "; ".join(load(study).citation for study in studies)
+    return bars(name, "Less CPU with Calico eBPF, by study", formula, series, note=sources)
 
 
 def published_curves(name: str, title: str, axis: str, curves: Mapping[str, Sequence[str]], scale: float) -> Chart:
@@ -55,7 +56,8 @@ def published_curves(name: str, title: str, axis: str, curves: Mapping[str, Sequ
     figures = [load(study) for study in curves]
     traces = [t for study, reference in zip(curves, figures, strict=True)
               for t in _lines(reference, curves[study], scale=scale)]  # fmt: skip
-    return lines(name, title, "number of services", axis, {}, published=traces)
+    note = " ".join(f"{reference.citation}. {reference.caveat}" for reference in figures)
+    return lines(name, title, "number of services", axis, {}, published=traces, note=note)
 
 
 def published_churn(name: str, reference: Reference) -> Chart:

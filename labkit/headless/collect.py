@@ -25,10 +25,15 @@ def outputs(notebook: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def write_results(notebook: dict[str, Any], folder: Path, name: str) -> list[Path]:
     """Write every measurement of a notebook as JSON, and its samples as CSV."""
     written: list[Path] = []
+    known: dict[str, list[Any]] = {}  # charts of one run share a document; two runs of one kind are two
     for _, bundle in outputs(notebook):
         if (result := bundle.get(RESULT)) is None:
             continue
-        stem = f"{name}-{result['name']}"
+        others = known.setdefault(result["name"], [])
+        if result["document"] in others:
+            continue
+        others.append(result["document"])
+        stem = "-".join([name, result["name"], *([str(len(others))] if len(others) > 1 else [])])
         document = folder / f"{stem}.json"
         document.write_text(json.dumps(result["document"], indent=1), encoding="utf-8")
         written.append(document)

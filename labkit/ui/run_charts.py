@@ -51,7 +51,7 @@ def chart(
 ) -> Chart:  # fmt: skip
     """Draw one metric of a run.
 
-    Lines where something was varied, such as the number of services; bars for cases otherwise.
+    Lines where something was varied, such as the number of services; bars for cases where there is one number or none.
 
     Args:
         run: the measurement.
@@ -63,7 +63,7 @@ def chart(
     rows = [row for row in run.summary(metric) if row.case.startswith(measure)]
     note = said(run, rows)
     name = "-".join(filter(None, (run.kind, measure.replace(" ", "-"), metric)))
-    if rows and all(row.x is not None for row in rows):
+    if len({row.x for row in rows} - {None}) > 1:
         points = {
             arm: sorted((float(r.x or 0), r.median, r.low, r.high) for r in rows if r.arm == arm) for arm in run.arms
         }

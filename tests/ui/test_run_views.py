@@ -122,10 +122,10 @@ def test_churn_over_time_is_of_the_largest_number_and_shades_what_changed() -> N
 
 
 def test_cpu_of_each_program_stands_by_its_data_plane_at_the_largest_number() -> None:
-    drawn = run_views.programs(scale())
+    drawn = run_views.programs(Run("scale", "Scale", tuple(reversed(scale().samples))))
     assert [(trace["name"], trace["x"], trace["y"]) for trace in drawn.data] == [
-        ("kube-proxy", ["kube-proxy, quiet", "kube-proxy, churn"], [0.1, 10.0]),
-        ("Calico eBPF", ["calico-node, quiet", "calico-node, churn"], [0.1, 10.0])]  # fmt: skip
+        ("Calico eBPF", ["calico-node, churn", "calico-node, quiet"], [10.0, 0.1]),
+        ("kube-proxy", ["kube-proxy, churn", "kube-proxy, quiet"], [10.0, 0.1])]  # fmt: skip
     assert "With 1,000 services." in drawn.text
     assert "% of one core" in drawn.text
     assert drawn.figure()
@@ -135,6 +135,8 @@ def test_one_measure_of_a_suite_is_one_line_for_each_data_plane(capsys: pytest.C
     drawn = run_charts.chart(scale(), "node_percent", measure="churn")
     assert [(trace["name"], trace["y"]) for trace in drawn.data] == [("kube-proxy", [50.0, 50.0]),
                                                                     ("Calico eBPF", [6.0, 6.0])]  # fmt: skip
+    one = Run("scale", "Scale", tuple(s for s in scale().samples if s.x == 10))
+    assert {trace["type"] for trace in run_charts.chart(one, "node_percent", measure="churn").data} == {"bar"}
     show(scale(), metric="node_percent", measure="churn")
     out = capsys.readouterr().out
     assert "churn, 1,000 services" in out
