@@ -3,7 +3,7 @@
 Pods a1 (app=web) and a2 (app=cart) are on node1, b1 (app=web) on node2, all in the namespace shop (team=a);
 b2 (app=cart) is on node2 in other (team=b). Alice and Bob come by the load balancer: its port 8080 leads to a1,
 on the node that they come in by, and 8081 to b1, on the other one; a1>lb is a pod that reaches itself through its
-own service. What is left out is port 8080 of TCP.
+own service; svc-a1 is its cluster IP, and svc-b1:8081 that of b1's port 8080. What is left out is port 8080 of TCP.
 """
 
 from __future__ import annotations
@@ -100,6 +100,29 @@ KUBERNETES = [
     Case("a block with exceptions",
          (to_web({"from": [{"ipBlock": {"cidr": "10.224.0.0/16", "except": ["10.224.0.32/27"]}}]}),),
          "a2>a1 a2>b1", "b1>a1 b2>a1 alice>lb"),
+    Case("a block with several exceptions",
+         (to_web({"from": [{"ipBlock": {"cidr": "0.0.0.0/0",
+                                        "except": [ALICE, "10.224.0.6/32", "10.224.0.37/32"]}}]}),),
+         "b1>a1 a1>b1 bob>lb node2>a1", "a2>a1 b2>a1 b2>b1 alice>lb"),
+    Case("a block of IPv6 is nobody here", (to_web({"from": [{"ipBlock": {"cidr": "::/0"}}]}),),
+         "node1>a1", "a2>a1 alice>lb"),
+    Case("an empty list of peers is everybody, and one of ports every port", (to_web({"from": [], "ports": []}),),
+         "a2>a1 a2>a1:8081/udp b2>b1 alice>lb node2>a1", ""),
+    Case("an empty list of egress rules makes no egress policy", (network_policy(podSelector=WEB, egress=[]),),
+         "a1>a2 a1>b2 a1>node1", "a2>a1 alice>lb"),
+    Case("policies of different types do not mix",
+         (to_web({"from": [{"podSelector": CART}]}),
+          network_policy("q", podSelector=WEB, policyTypes=["Egress"], egress=[
+              {"to": [{"namespaceSelector": TEAM_B}]}])),
+         "a2>a1 a2>b1 a1>b2 b1>b2", "b1>a1 b2>a1 a1>a2 a1>b1 alice>lb"),
+    Case("egress means the pod behind a service, and its port",
+         (network_policy(podSelector=CART, policyTypes=["Egress"], egress=[
+             {"to": [{"podSelector": {}}], "ports": [{"port": 8080}]}]),),
+         "a2>svc-a1 a2>svc-b1:8081 a2>a1", "a2>a1:8081 a2>b1:8081 a2>b2"),
+    Case("and not the service's own address",
+         (network_policy(podSelector=CART, policyTypes=["Egress"], egress=[
+             {"to": [{"ipBlock": {"cidr": "10.0.0.0/16"}}]}]),),
+         "b2>svc-a1 b1>svc-a1", "a2>svc-a1 a2>svc-b1:8081 a2>a1"),
     Case("ports by number, and of their protocol",
          (to_web({"ports": [{"port": 8080}, {"protocol": "UDP", "port": 8081}]}),),
          "a2>a1 a2>a1:8081/udp b2>b1 alice>lb", "a2>a1/udp a2>a1:8081 b2>b1:8081 alice>lb/udp"),
@@ -185,6 +208,17 @@ CALICO = [
           network_set("198.51.100.0/24", name="t"),
           calico(allow(namespaceSelector="global()", selector="has(list)"))),
          "alice>lb", "bob>lb a2>a1 b2>a1"),
+    Case("nobody is left when all are left out", (calico(allow(notNets=["0.0.0.0/0"])),),
+         "node1>a1", "a2>a1 alice>lb"),
+    Case("and what denies nobody denies nobody", (calico(deny(notNets=["0.0.0.0/0"]), ANYONE),),
+         "a2>a1 alice>lb", ""),
+    Case("an order may be a fraction, and below nothing",
+         (calico(ANYONE, order=0), calico(deny(nets=[ALICE]), name="y", order=-0.5),
+          calico(deny(nets=[BOB]), name="z", order=0.5)),
+         "bob>lb a2>a1", "alice>lb"),
+    Case("a network set of both families",
+         (network_set("2001:db8::/32", "203.0.113.10/24", list="x"), calico(deny(selector="has(list)"), ANYONE)),
+         "bob>lb a2>a1", "alice>lb"),
     Case("network sets are selected by their labels",
          (network_set("203.0.113.0/24", list="bad"), calico(deny(selector="list == 'bad'"), ANYONE)),
          "bob>lb a2>a1", "alice>lb"),

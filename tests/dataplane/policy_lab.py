@@ -198,9 +198,10 @@ class PolicyLab(EbpfLab):
     # --- connections
 
     def address(self, server: str) -> str:
-        """Where a server is reached; "lb" is the load balancer's frontend, whose ports choose the pod."""
-        if server == "lb":
-            return FRONTEND
+        """Where a server is reached; "lb" is the load balancer, whose ports choose the pod; "svc-…" a cluster IP."""
+        services = {"lb": FRONTEND, "svc-a1": self.services[0].cluster_ip, "svc-b1": self.services[2].cluster_ip}
+        if server in services:
+            return services[server]
         return (self.pods.get(server) or self.nodes[server]).ip
 
     def space(self, client: str) -> str:

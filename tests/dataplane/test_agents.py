@@ -1,11 +1,15 @@
 """kube-proxy and Felix as processes in their nodes, against a real API, judged by packets."""
 
+import contextlib
+import socket
 import subprocess
 import time
 
 import pytest
 
-from .agents_lab import API, FRONTEND, Cluster
+from labkit.local.fabric import netns
+
+from .agents_lab import API, FRONTEND, SERVER, Cluster
 
 pytestmark = pytest.mark.kernel
 SERVICE = "10.0.1.1"
@@ -155,6 +159,45 @@ def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
     assert lab.until(lambda: lab.ask("alice", "tcp", FRONTEND, 80)[0].endswith(lab.alice.address), 15)
     lab.external_policy("Cluster")
     lab.stop_agent("calico_node")
+
+
+def test_who_gets_an_address_gets_none_of_its_connections(cluster):
+    """Policy is asked when a connection begins, so one that is known to the kernel would go on to the new pod."""
+    lab, node = cluster, cluster.nodes[0]
+
+    def pod(name, app):
+        lab.pods[name] = lab.vnet.add_pod(node, f"{name}xxxxxxxx", "default", name, node.pod_ips[9]), node
+        (lab.paths.cgroup / "c1" / node.name / name).mkdir(parents=True, exist_ok=True)
+        assert lab.popen(name, SERVER, name).stdout.readline() == b"ready\n"
+        lab.call("create", "pods", {"metadata": {"name": name, "namespace": "default", "labels": {"app": app}},
+                                    "spec": {"nodeName": node.name, "containers": [{"name": "c", "image": "x"}]}})
+        lab.call("patch", "pods", name, {"status": {"podIP": node.pod_ips[9], "phase": "Running"}}, "default",
+                 subresource="status")
+        interface = lab.pods[name][0].host_interface
+        assert lab.until(lambda: f"-A cali-tw-{interface}" in lab.rules(0, "filter")), lab.log("calico_node")
+
+    lab.call("create", "networkpolicies.networking.k8s.io", {
+        "metadata": {"name": "closed", "namespace": "default"},
+        "spec": {"podSelector": {"matchLabels": {"app": "heir"}}, "policyTypes": ["Ingress"]}})
+    lab.start_agent("calico_node")
+    pod("old", "old")
+    with netns.socket_in(lab.pods["cli"][0].netns, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((node.pod_ips[9], 8080))
+        sock.settimeout(1)
+        sock.send(b"hi")
+        assert sock.recv(99).startswith(b"old ")
+        lab.vnet.remove_pod("oldxxxxxxxx")
+        lab.call("delete", "pods", "old", "default", grace_period=0)
+        pod("heir", "heir")
+        for _ in range(3):
+            with contextlib.suppress(ConnectionRefusedError):      # what was said while nobody had the address
+                sock.send(b"hi")
+            with pytest.raises(TimeoutError):
+                sock.recv(99)
+    lab.stop_agent("calico_node")
+    lab.vnet.remove_pod("heirxxxxxxxx")
+    lab.call("delete", "pods", "heir", "default", grace_period=0)
+    lab.call("delete", "networkpolicies.networking.k8s.io", "closed", "default")
 
 
 STREAM = """

@@ -1,6 +1,6 @@
 import pytest
 
-from labkit.local.dataplane.felix import FelixConfig
+from labkit.local.dataplane.felix import FelixConfig, logs_in_bpf
 from labkit.local.dataplane.policy import host_interface
 from labkit.local.fabric import host_interface as fabric_host_interface
 
@@ -39,3 +39,9 @@ def test_a_value_that_felix_would_not_take_is_named(spec, message):
 
 def test_the_data_plane_and_the_fabric_name_interfaces_alike():
     assert host_interface("shop", "web-1") == fabric_host_interface("shop", "web-1")
+
+
+@pytest.mark.parametrize(("version", "logs"), [("v3.17.2", False), ("v3.28.2", False), ("v3.29.1", True),
+                                               ("v3.32.1", True), ("", False)])
+def test_calico_logs_in_bpf_mode_since_3_29_1(version, logs):
+    assert logs_in_bpf({"CALICO_VERSION": version}) is logs

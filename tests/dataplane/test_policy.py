@@ -131,6 +131,21 @@ def test_network_sets_are_selected_like_pods(table):
     assert (ask(table)(ALICE), ask(table)(BOB)) == ("Deny", "Allow")
 
 
+def test_a_network_set_that_makes_no_sense_is_named(table):
+    table.on_network_set("ADDED", {"metadata": {"name": "blocked", "labels": {"list": "bad"}},
+                                   "spec": {"nets": ["203.0.113.0/24", "203.0.113.300"]}})
+    table.on_policy("ADDED", calico(selector="all()", types=["Ingress"], ingress=[
+        {"action": "Deny", "source": {"selector": "list == 'bad'"}}, {"action": "Pass"}]))
+    assert ask(table)(ALICE) == "Allow"
+    assert [text for text in table.warnings if "blocked is ignored" in text and "203.0.113.300" in text]
+
+
+def test_a_rule_that_leaves_everybody_out_is_none(table):
+    table.on_policy("ADDED", calico(selector="app == 'web'", types=["Ingress"], ingress=[
+        {"action": "Allow", "source": {"notNets": ["10.0.0.0/8", "0.0.0.0/0"]}}]))
+    assert [e.ingress for e in table.endpoints().values() if e.pod == "web"] == [(Rule("Deny"),)]
+
+
 def test_not_nets_not_selector_and_not_ports(table):
     table.on_policy("ADDED", calico(selector="app == 'web'", ingress=[
         {"action": "Allow", "protocol": "TCP",

@@ -1,7 +1,8 @@
 """Kernel connection tracking entries that point at endpoints which are gone.
 
 UDP has no end of a connection: while a client keeps sending, the kernel keeps translating to an address
-that nobody has any more. TCP needs none of this, its connections end by themselves.
+that nobody has any more. TCP needs none of this, its connections end by themselves. But policy is asked when a
+connection begins: whoever gets the address of a pod that went must not get its connections, too.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ def stale_udp(before: Iterable[ServicePort], after: Iterable[ServicePort]) -> It
                 yield "-D", "-p", "udp", "--orig-dst", address
             if new.node_port:
                 yield "-D", "-p", "udp", "--orig-port-dst", str(new.node_port)
+
+
+def of_addresses(addresses: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """The `conntrack -D` arguments for all connections from and to addresses, as Felix has them. Pure."""
+    for ip in sorted(addresses):
+        for end in ("--orig-src", "--reply-src"):
+            yield "-D", end, ip
 
 
 def flush(commands: Iterable[tuple[str, ...]], prefix: Sequence[str] = ()) -> None:

@@ -144,7 +144,7 @@ def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
         if not rule.nets:                               # matches nobody
             continue
         nets, members = ip_set_entries(() if ANY in rule.nets else rule.nets)
-        not_nets, others = ip_set_entries(_without_any(rule.not_nets))
+        not_nets, others = ip_set_entries(rule.not_nets)
         used |= members | others
         action = _ACTIONS[rule.action]
         protocol = _protocol(rule.protocol)
@@ -153,11 +153,6 @@ def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
             ports = rule.ports[start:start + maps.MAX_PORTS]
             packed.append(maps.rule(action, protocol, nets, not_nets, ports))
     return packed, used
-
-
-def _without_any(nets: tuple[str, ...]) -> tuple[str, ...]:
-    """A trie holds no net of length 0 beside a set's id: "everybody" is two halves."""
-    return tuple(half for net in nets for half in (("0.0.0.0/1", "128.0.0.0/1") if net == ANY else (net,)))
 
 
 def _protocol(name: str | None) -> int:

@@ -5,6 +5,7 @@ The environment wins over the datastore, as in Felix. Names here are the API's f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,6 +53,11 @@ class FelixConfig:
         if old is not None and "bpf_connect_time_load_balancing" not in wanted:
             wanted["bpf_connect_time_load_balancing"] = "Enabled" if old else "Disabled"
         return cls(**wanted)
+
+
+def logs_in_bpf(environment: Mapping[str, str]) -> bool:
+    """Whether this Calico does in BPF mode what a policy's Log says; those before v3.29.1 pass over it."""
+    return tuple(map(int, re.findall(r"\d+", environment.get("CALICO_VERSION", ""))[:3])) >= (3, 29, 1)
 
 
 _CHOICES = {

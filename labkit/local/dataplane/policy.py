@@ -26,7 +26,7 @@ class Rule:
         protocol: "TCP", "UDP", "ICMP", "SCTP", another protocol's number, or None for any.
         nets: CIDRs of the other end, any of them; selectors are already resolved to /32 nets. An empty
             tuple matches nobody (a selector that selects no pod).
-        not_nets: CIDRs of the other end that the rule leaves out.
+        not_nets: CIDRs of the other end that the rule leaves out; never all of them, which some iptables refuse.
         ports: inclusive ranges of the destination port, in both directions; empty for any port.
         policy: Calico's name of the policy that it comes from; "" for the verdict at a list's end.
     """

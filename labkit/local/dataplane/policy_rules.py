@@ -92,7 +92,7 @@ def parse_policy(obj: Obj) -> ParsedPolicy:
     return _calico(obj)
 
 
-def _nets(cidrs: Iterable[str]) -> tuple[str, ...]:
+def plain_nets(cidrs: Iterable[str]) -> tuple[str, ...]:
     """CIDRs in normal form; those of IPv6 match nothing in a network without it."""
     parsed = (ip_network(cidr, strict=False) for cidr in cidrs)
     return tuple(str(net) for net in parsed if net.version == 4)
@@ -144,7 +144,7 @@ def _sctp_ports(name: str) -> str:
 def _kubernetes_peer(peer: Obj, namespace: str) -> Peer:
     """Selectors of Kubernetes select pods alone; Calico's network sets are none."""
     if block := peer.get("ipBlock"):
-        return Peer(_nets([block["cidr"]]), _nets(block.get("except") or ()))
+        return Peer(plain_nets([block["cidr"]]), plain_nets(block.get("except") or ()))
     pods = selectors.from_kubernetes(peer.get("podSelector") or {})
     if peer.get("namespaceSelector") is None:
         return Peer(selects=lambda s: ORCHESTRATOR in s.labels and s.namespace == namespace and pods(s.labels))
@@ -257,7 +257,7 @@ def _check_ports(protocol: str | None, source: Obj, destination: Obj) -> None:
 
 def _calico_peer(entity: Obj, namespace: str) -> Peer:
     nets, left_out = entity.get("nets"), entity.get("notSelector")
-    return Peer(_nets(nets) if nets else (ANY,), _nets(entity.get("notNets") or ()),
+    return Peer(plain_nets(nets) if nets else (ANY,), plain_nets(entity.get("notNets") or ()),
                 _calico_selects(entity, namespace), _not_selects(left_out) if left_out else None)
 
 

@@ -18,6 +18,7 @@ from labkit.local.dataplane.policy_rules import (
     Selects,
     Subject,
     parse_policy,
+    plain_nets,
 )
 
 Obj = Mapping[str, Any]
@@ -34,6 +35,7 @@ class Pod:
     labels: tuple[tuple[str, str], ...]
     ports: tuple[tuple[str, str, int], ...]      # name, protocol, number
     service_account: str = ""
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,14 @@ class PolicyTable:
         """Take Calico's NetworkSet or GlobalNetworkSet."""
         meta = obj["metadata"]
         key = (meta.get("namespace", ""), meta["name"])
-        self._put(self._sets, key, None if event == "DELETED" else _NetworkSet(
-            key[0], _frozen(meta.get("labels")), tuple((obj.get("spec") or {}).get("nets") or ())))
+        parsed = None
+        if event != "DELETED":
+            try:
+                nets = plain_nets((obj.get("spec") or {}).get("nets") or ())
+                parsed = _NetworkSet(key[0], _frozen(meta.get("labels")), nets)
+            except ValueError as error:
+                self.warnings.append(f"network set {meta['name']} is ignored: {error}")
+        self._put(self._sets, key, parsed)
 
     def on_policy(self, event: str, obj: Obj) -> None:
         """Take a NetworkPolicy (of either API) or a GlobalNetworkPolicy."""
@@ -112,6 +120,10 @@ class PolicyTable:
         """Address to host interface, of the pods on this node that have an address."""
         mine = (pod for pod in self.pods.values() if pod.node == self.node and pod.ip)
         return {pod.ip: self._interface(pod) for pod in mine}
+
+    def owners(self) -> dict[str, str]:
+        """Address to uid, of the pods on this node that have an address."""
+        return {pod.ip: pod.uid for pod in self.pods.values() if pod.node == self.node and pod.ip}
 
     def remote_pods(self) -> dict[str, str]:
         """Address to node name, of the pods on other nodes."""
@@ -199,12 +211,15 @@ class PolicyTable:
         nets = rule.peer.nets
         if rule.peer.selects:
             nets = _intersection(nets, tuple(self._selected(rule.peer.selects)))
-        if not nets:
-            return
-        yield Rule(rule.action, rule.protocol, nets, self._not_nets(rule.peer), ports, policy)
+        yield from self._rule(rule, policy, nets, ports)
 
-    def _not_nets(self, peer: Peer) -> tuple[str, ...]:
-        return peer.not_nets + (tuple(self._selected(peer.not_selects)) if peer.not_selects else ())
+    def _rule(self, rule: ParsedRule, policy: str, nets: tuple[str, ...],
+              ports: tuple[tuple[int, int], ...]) -> Iterator[Rule]:
+        """The rule, unless it matches nobody."""
+        peer = rule.peer
+        not_nets = peer.not_nets + (tuple(self._selected(peer.not_selects)) if peer.not_selects else ())
+        if nets and ANY not in not_nets:
+            yield Rule(rule.action, rule.protocol, nets, not_nets, ports, policy)
 
     def _resolve_named_egress(self, rule: ParsedRule, policy: str) -> Iterator[Rule]:
         """A named port is a different number on different pods: one rule for each number."""
@@ -215,8 +230,7 @@ class PolicyTable:
             if pod.ip and chosen and (ports := _named_on(pod, rule)):
                 by_ports.setdefault(ports, []).extend(_net(pod))
         for ports, pods in sorted(by_ports.items()):
-            if nets := _intersection(rule.peer.nets, tuple(sorted(pods))):
-                yield Rule(rule.action, rule.protocol, nets, self._not_nets(rule.peer), ports, policy)
+            yield from self._rule(rule, policy, _intersection(rule.peer.nets, tuple(sorted(pods))), ports)
 
     def _selected(self, selects: Selects) -> list[str]:
         nets = {f"{pod.ip}/32" for pod in self.pods.values() if pod.ip and selects(self._subject(pod))}
@@ -234,7 +248,7 @@ def _pod(obj: Obj) -> Pod | None:
                   for container in spec.get("containers") or ()
                   for port in container.get("ports") or () if port.get("name"))
     return Pod(meta["namespace"], meta["name"], status.get("podIP") or "", spec.get("nodeName") or "",
-               _frozen(meta.get("labels")), ports, spec.get("serviceAccountName") or "default")
+               _frozen(meta.get("labels")), ports, spec.get("serviceAccountName") or "default", meta.get("uid", ""))
 
 
 def _frozen(labels: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

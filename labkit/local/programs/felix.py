@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.local.client import Obj
+from labkit.local.dataplane import conntrack
 from labkit.local.dataplane.calico_iptables import (
     ALLOWED,
     JUMPS,
@@ -28,7 +28,7 @@ from labkit.local.dataplane.calico_iptables import (
 )
 from labkit.local.dataplane.ebpf import EbpfDataplane
 from labkit.local.dataplane.ebpf_load import LoadError
-from labkit.local.dataplane.felix import FelixConfig
+from labkit.local.dataplane.felix import FelixConfig, logs_in_bpf
 from labkit.local.dataplane.iptables import Iptables, remove_chains
 from labkit.local.dataplane.iptables_guard import Guard, SetGuard
 from labkit.local.dataplane.kubeproxy import CANARY
@@ -69,7 +69,7 @@ class Felix:
         self.node, self._environment = node, environment
         self.services, self.nodes = ServiceTable(), dict[str, str]()
         self.config = FelixConfig.read({}, environment)
-        self._logs_in_bpf = _version(environment) >= (3, 29, 1)     # older Calicos skip Log in BPF mode
+        self._logs_in_bpf = logs_in_bpf(environment)
         self.policies = PolicyTable(node, self.config.interface_prefix)
         self.pools: dict[str, dict[str, Any]] = {}       # IP pools by name
         self.blocks: dict[str, tuple[str, str]] = {}     # block affinities by name: block and node
@@ -84,7 +84,7 @@ class Felix:
         self._guard = Guard(self._iptables, "filter", "cali-", JUMPS, ALLOWED)
         self._set_guard = SetGuard(SET_PREFIX)
         self._chains: CalicoRules | None = None  # what was written last
-        self._report = report
+        self._report, self._owners = report, dict[str, str]()
         self._ebpf: EbpfDataplane | None = None
         self._servers, self._service_health = health, ServiceHealth(health)
         self._healthz_port = 0
@@ -195,6 +195,7 @@ class Felix:
                 self.trouble = ""
                 return
             self._hand_over_by = 0.0
+            self._forget_connections()
             self._apply_overlay(everything)
             if wanted == "bpf":
                 self._apply_bpf(everything)
@@ -279,6 +280,14 @@ class Felix:
             log.error("Housekeeping failed, will retry: %s", error)
         self.apply()
         self.check_order()
+
+    def _forget_connections(self) -> None:
+        """Of addresses that are another pod's now, or nobody's: policy lets pass what the kernel knows already."""
+        if not self.policies.dirty:
+            return
+        before, self._owners = self._owners, self.policies.owners()
+        conntrack.flush(conntrack.of_addresses(
+            ip for ip, pod in before.items() if self._owners.get(ip) != pod))
 
     def _apply_overlay(self, everything: bool) -> None:
         overlay = self.overlay
@@ -382,11 +391,6 @@ class Felix:
     def _stop_proxy_health(self) -> None:
         self._service_health.sync({})
         self._stop_healthz()
-
-
-def _version(environment: Mapping[str, str]) -> tuple[int, ...]:
-    """The Calico that this is."""
-    return tuple(map(int, re.findall(r"\d+", environment.get("CALICO_VERSION", ""))[:3]))
 
 
 def _difference(old: FelixConfig, new: FelixConfig) -> str:
