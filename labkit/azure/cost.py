@@ -115,8 +115,9 @@ def meter(cluster: Mapping[str, Any], now: datetime | None = None) -> Meter:
         now: the time; None means the clock's.
     """
     properties, marks = cluster.get("properties") or {}, cluster.get("tags") or {}
+    tier = str((cluster.get("sku") or {}).get("tier") or "Free")
     return Meter(str(cluster.get("name")), _made(cluster), now or datetime.now(UTC),
-                 _cost(properties.get("agentPoolProfiles") or []), states.power(cluster) == "Stopped",
+                 _cost(properties.get("agentPoolProfiles") or [], tier), states.power(cluster) == "Stopped",
                  str(marks.get(tags.EXPIRY_TAG) or ""))
 
 
@@ -134,7 +135,7 @@ def report(clusters: Sequence[Mapping[str, Any]], settings: ClusterSettings, *, 
     return "\n".join([*lines, f"Rates of one cluster, {rated}"])
 
 
-def _cost(pools: Sequence[Mapping[str, Any]]) -> Cost:
+def _cost(pools: Sequence[Mapping[str, Any]], tier: str = "Free") -> Cost:
     machines, unknown, nodes, addresses = [], [], 0, 2  # one address to go out by, one for a service
     for pool in pools:
         count, size = int(pool.get("count") or 0), str(pool.get("vmSize") or "")
@@ -146,14 +147,18 @@ def _cost(pools: Sequence[Mapping[str, Any]]) -> Cost:
                              machines=True))
         nodes += count
         addresses += count if pool.get("enableNodePublicIP") else 0
-    note = f"The size {', '.join(unknown)} is not known here: two vCPUs are assumed." if unknown else ""
+    control_plane = [Item("control plane, Free tier", rates.CONTROL_PLANE.per_hour, rates.CONTROL_PLANE)]
+    notes = [f"The size {', '.join(unknown)} is not known here: two vCPUs are assumed."] if unknown else []
+    if tier != "Free":
+        control_plane = []
+        notes.append(f"Its control plane is in the tier {tier}: that costs money, too, and is not in this.")
     return Cost((
         *machines,
         Item(f"{nodes} disks of 128 GiB", nodes * rates.DISK.per_hour, rates.DISK),
         Item("load balancer", rates.LOAD_BALANCER.per_hour, rates.LOAD_BALANCER),
         Item(f"{addresses} public addresses", addresses * rates.PUBLIC_IP.per_hour, rates.PUBLIC_IP),
-        Item("control plane, Free tier", rates.CONTROL_PLANE.per_hour, rates.CONTROL_PLANE),
-    ), note)
+        *control_plane,
+    ), " ".join(notes))
 
 
 def _made(cluster: Mapping[str, Any]) -> datetime | None:

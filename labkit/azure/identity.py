@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,12 +82,13 @@ def kind_of(name: str | None = None) -> str:
 
 
 def credential(kind: str, where: Cloud) -> Callable[[], Any]:
-    """What makes a credential.
+    """What makes a credential; always the same one, so that a code is asked for once and not by each client.
 
     Args:
         kind: as `kind_of` gives it.
         where: the cloud whose authority is asked.
     """
+    @functools.cache
     def make() -> Any:
         from azure import identity
 

@@ -47,6 +47,12 @@ def test_the_meter_runs_since_the_cluster_was_made(since):
     assert meter.dollars == pytest.approx(3 * 0.281, abs=0.01)
 
 
+def test_a_control_plane_that_costs_money_is_said():
+    paid = cost.meter(cluster(sku={"name": "Base", "tier": "Standard"}), NOW).cost
+    assert "tier Standard: that costs money" in str(paid)
+    assert "Free tier" not in str(paid)
+
+
 def test_what_is_not_known_is_said():
     said = str(cost.meter(cluster(), NOW))
     assert "not known" in said

@@ -6,8 +6,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+from starlette.responses import JSONResponse
 
-from labkit.azure import sdk, steps
+from labkit.azure import following, sdk, steps
 from labkit.azure.journal import Journal, Operation
 from labkit.errors import AzureError, OperationInterruptedError
 from labkit.local.arm import ClusterError
@@ -158,6 +159,20 @@ def test_retry_after_is_honoured_and_said(azures, settings):
     assert [e.status for e in asked] == [429, 429, 201]
     assert all(later.at - before.at >= 0.95 for before, later in itertools.pairwise(asked))
     assert "Azure answers 429; asked again in 1 s" in azures.text
+
+
+def test_operations_are_asked_about_as_seldom_as_azure_wishes_and_tell_how_they_stand(azures, settings, monkeypatch):
+    azures.arm.make_group()
+    monkeypatch.setattr(following, "_HEARTBEAT", 0.5)
+    under_way = JSONResponse({"name": "x", "status": "InProgress"}, headers={"Retry-After": "1"})
+    azures.wire.add("GET", OPERATION, times=3, answer=under_way)
+    azures.open().create_cluster(settings, azures.say)
+    asked = azures.wire.asked("GET", OPERATION)
+    assert all(later.at - before.at >= 0.95 for before, later in itertools.pairwise(asked[:4]))
+    told = [line for line in azures.log if line.startswith("create cluster MyCalicoCluster: InProgress for")]
+    assert len(told) >= 3
+    assert all("on AKS usually 4 to 10 min" in line for line in told)
+    assert "its nodes: nodepool1 Succeeded" in told[-1]
 
 
 def test_a_deletion_that_was_begun_before_is_followed(azures, settings, monkeypatch):

@@ -37,7 +37,9 @@ def test_credentials(name, kind, kubelogin, monkeypatch):
     if name:
         monkeypatch.setenv("LABKIT_CREDENTIAL", name)
     chosen = identity.kind_of()
-    made = identity.credential(chosen, identity.cloud())()
+    make = identity.credential(chosen, identity.cloud())
+    made = make()
+    assert make() is made, "who types a code types it once"
     assert type(made) is getattr(sdk, kind)
     assert identity.kubelogin(chosen) == kubelogin
     made.close()
