@@ -99,6 +99,12 @@ def assemble(question: Question, captures: Sequence[Capture], tables: Sequence[T
     syns = _sightings(captures, lambda p: p.flags == "S" and p.seq == start)
     backend = _backend(question, syns)
     if backend is None:
+        if not answered.error and {pod.address for pod in question.backends} & {n.address for n in question.nodes}:
+            raise LabError(
+                f"The connection to {question.asked} was answered, but no capture shows by which pod.",
+                f"pods of {question.service} use their node's network, and a node rewrites the address of what is for"
+                " itself behind the place where packets are captured.",
+                "trace from a pod on another node, or to a service whose pods have a network of their own.")
         raise LabError(
             f"The connection to {question.asked} reached no pod of {question.service}.",
             answered.error or "no capture shows it with a pod's address.",

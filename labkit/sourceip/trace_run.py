@@ -158,6 +158,9 @@ def _client(kube: Kube, target: Target, client: str,
         names = sorted(n["metadata"]["name"] for n in kube.list("nodes") if is_ready(n))
         return Place("pod", "", next((n for n in names if n not in taken), names[0])), None
     if "/" not in client:
+        if kube.find("nodes", client):
+            raise LabError(f"{client} is a node.", "a trace follows a connection of a pod or of a client outside.",
+                           f"trace from a pod on it, or as {OWN_POD!r}.")
         who = target.client(client)
         return Place("client", who.name, "", who.address), who
     namespace, _, name = client.partition("/")

@@ -104,6 +104,7 @@ def test_a_pod_asks_its_own_way(traced) -> None:
     [
         ("carol", "front", "no outside client 'carol'"),
         ("alice", "none", "There is no service .*/none"),
+        ("a node", "inner", "is a node"),
         ("alice", "inner", "no address for clients outside"),
         ("alice", "nobody", "has no ready pod"),
         ("alice", "udp", "has no TCP port"),
@@ -112,6 +113,8 @@ def test_a_pod_asks_its_own_way(traced) -> None:
     ],
 )
 def test_what_cannot_be_traced_is_said_before_anything_is_made(traced, client, name, words) -> None:
+    if client == "a node":
+        client = traced[0].list("nodes")[0]["metadata"]["name"]
     with pytest.raises((LabError, TargetError), match=words) as caught:
         sent(traced, client, name)
     assert caught.value.fix

@@ -212,6 +212,19 @@ def test_a_connection_that_reaches_no_pod_says_so() -> None:
         told(raw)
 
 
+def test_a_pod_on_its_nodes_network_is_told_from_one_that_was_not_reached() -> None:
+    """What a node rewrites for itself is seen by no capture: the connection came and went, with nothing of the pod."""
+    raw = document("iptables-local")
+    raw["question"]["backends"][0]["address"] = raw["question"]["nodes"][0]["address"]
+    raw["question"]["backend_port"] = 8088
+    with pytest.raises(LabError, match="no capture shows by which pod") as caught:
+        told(raw)
+    assert "use their node's network" in str(caught.value)
+    raw["answered"]["error"] = "no answer within 3 s"
+    with pytest.raises(LabError, match="reached no pod"):
+        told(raw)
+
+
 def test_a_client_whose_address_nobody_knew_is_the_client_where_no_node_has_it() -> None:
     raw = document("ebpf-detour")
     raw["question"]["client"]["address"] = ""
