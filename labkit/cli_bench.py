@@ -18,7 +18,7 @@ __all__ = ["bench"]
 
 _SUITES = ("article", "scale", "latency", "knb")
 _HEADLINES = ("gbit_per_s", "node_percent_per_10_gbit", "requests_per_s", "connections_per_s", "cpu_us_per_request",
-              "cpu_us_per_connection", "p50_us", "p90_us", "p99_us", "node_percent")
+              "cpu_us_per_connection", "p50_us", "p90_us", "p99_us", "seconds_to_answer", "node_percent")
 _SHOWN = 3
 _FILE = click.Path(path_type=Path)
 

@@ -17,6 +17,7 @@ from labkit.bench.results import Run
 from labkit.bench.stats import CLAIM_ROUNDS
 from labkit.bench.suite import Arm, Task, conduct, orders, seconds_of
 from labkit.bench.watch import Progress, Watch
+from labkit.errors import KubeconfigError
 from labkit.kube import Kube, kubeconfig
 
 Provenance = Callable[[], dict[str, Any]]
@@ -93,7 +94,12 @@ class Bench:
             KubeconfigError: the file cannot be used.
             MeasurementError: there are no two such nodes.
         """
-        kube = Kube(kubeconfig.load(Path(path)), context)
+        config = kubeconfig.load(Path(path))
+        contexts = [found["name"] for found in config.get("contexts", ())]
+        if (context or config.get("current-context")) not in contexts:
+            raise KubeconfigError(f"{path} has no context {context or 'that is current'}.", "",
+                                  f"name one of it: {', '.join(contexts) or 'it has none'}.")
+        kube = Kube(config, context)
         workload.place(kube, client_node, server_node)
         return cls(kube, lambda: name, lambda: {"kubernetes": kube.version(), "node_count": len(kube.list("nodes")),
                                                 "api": kube.host}, nodes=(client_node, server_node))

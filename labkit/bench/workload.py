@@ -79,7 +79,8 @@ def place(kube: Kube, client_node: str | None = None, server_node: str | None = 
                                    f"the nodes that do are {', '.join(nodes)}.")
     if len(nodes) < 2 or (client_node and client_node == server_node):
         raise MeasurementError(
-            "Client and server must be on two nodes, and there is only one.",
+            "Client and server must be on two nodes, and "
+            + (f"both are to be on {client_node}." if len(nodes) > 1 else "there is only one."),
             "between pods of one node no packet takes the way that is to be measured",
             "name another node." if len(nodes) > 1 else "give the cluster a second node: "
             "`az aks scale --node-count 2 …`, or create it with `node_count=2`.")

@@ -5,7 +5,7 @@ import pytest
 from labkit.bench import Bench, budget, question, workload
 from labkit.bench.budget import forecast
 from labkit.bench.results import Run, Sample
-from labkit.errors import MeasurementError
+from labkit.errors import KubeconfigError, MeasurementError
 
 
 class Nodes:
@@ -67,7 +67,7 @@ def test_an_option_that_no_suite_takes_is_refused_by_all():
     (bench("n0"), "there is only one", "az aks scale"),
     (bench(), "No node is ready", "diagnose"),
     (bench("n0", "n1", nodes=("n7", None)), "no node n7", "n0, n1"),
-    (bench("n0", "n1", nodes=("n1", "n1")), "must be on two nodes", "another node"),
+    (bench("n0", "n1", nodes=("n1", "n1")), "both are to be on n1", "another node"),
 ])
 def test_nodes_are_looked_at_before_anything_is_created(found, said, cure):
     with pytest.raises(MeasurementError) as error:
@@ -85,6 +85,15 @@ def test_pods_are_placed_on_two_nodes(wanted, placed):
 
 def test_a_node_that_takes_no_pods_is_none():
     assert workload.place(Nodes("a", "b", "c", taint="a")) == ("b", "c")
+
+
+@pytest.mark.parametrize(("context", "said"), [("c9", "no context c9"), (None, "no context that is current")])
+def test_a_context_that_is_not_in_a_kubeconfig_is_answered_with_those_that_are(tmp_path, context, said):
+    path = tmp_path / "k"
+    path.write_text("apiVersion: v1\nkind: Config\nclusters: []\nusers: []\ncontexts: [{name: c1, context: {}}]\n")
+    with pytest.raises(KubeconfigError, match=said) as error:
+        Bench.for_cluster(path, context)
+    assert "c1" in error.value.fix
 
 
 class Failing:
