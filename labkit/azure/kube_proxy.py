@@ -51,15 +51,23 @@ class KubeProxySwitch:
         self.azure.switch_kube_proxy(self.group, self.name, enabled, log)
 
     def command(self, enabled: bool) -> str:
-        """The same by `az`; it takes the extension aks-preview.
+        """The same by `az`."""
+        return command(self.group, self.name, enabled)
 
-        Args:
-            enabled: whether kube-proxy shall run.
-        """
-        return ("az extension add --name aks-preview\n"
-                f"echo '{json.dumps({'enabled': enabled})}' > kube-proxy.json\n"
-                f"az aks update --resource-group {self.group} --name {self.name} "
-                "--kube-proxy-config kube-proxy.json")
+
+def command(group: str, name: str, enabled: bool) -> str:
+    """The switch by `az`; it takes the extension aks-preview, of 0.5.117 or later.
+
+    The file and the option are as learn.microsoft.com/azure/aks/configure-kube-proxy has them.
+
+    Args:
+        group: the cluster's resource group.
+        name: the cluster.
+        enabled: whether kube-proxy shall run.
+    """
+    return ("az extension add --upgrade --name aks-preview\n"
+            f"echo '{json.dumps({'enabled': enabled})}' > kube-proxy.json\n"
+            f"az aks update --resource-group {group} --name {name} --kube-proxy-config kube-proxy.json")
 
 
 def body(cluster: Resource, *, enabled: bool) -> Resource:

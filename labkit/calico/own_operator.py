@@ -116,11 +116,17 @@ def _installation(facts: ClusterFacts, kube: Kube, lane: str) -> Step:
             return Evidence(False, "the operator has not made the FelixConfiguration yet")
         return Evidence(found.settled, f"calico-node: {found.ready} of {found.desired} pods are ready")
 
+    overlay = lane == "C"
+
     def revert(log: Log) -> None:
+        if overlay:
+            _close_nodes(kube, log)
         kube.delete(INSTALLATIONS, "default")
         log("installation.operator.tigera.io/default deleted")
         wait_for("Calico is gone", gone, 180)
-        _sweep(kube, log)
+        _sweep(kube, log, overlay=overlay)
+        if overlay:
+            _open_nodes(kube, log)
 
     def gone() -> Evidence:
         left = kube.find("namespaces", CALICO_NAMESPACE) is not None or kube.find(INSTALLATIONS, "default")
@@ -138,44 +144,99 @@ def _installation(facts: ClusterFacts, kube: Kube, lane: str) -> Step:
                 f"kubectl wait --for=create --timeout=120s -n {CALICO_NAMESPACE} ds/calico-node\n"
                 f"kubectl rollout status -n {CALICO_NAMESPACE} ds/calico-node",
         apply=apply, verify=verify, revert=revert, reverted=gone,
-        revert_command="kubectl delete installation default\n"
+        revert_command=_CLOSE * overlay + "kubectl delete installation default\n"
                        f"kubectl wait --for=delete --timeout=120s namespace/{CALICO_NAMESPACE}\n"
-                       f"kubectl apply -f - <<'EOF'\n{yaml.safe_dump(_sweeper(), sort_keys=False)}EOF\n"
+                       f"kubectl apply -f - <<'EOF'\n{yaml.safe_dump(_sweeper(overlay), sort_keys=False)}EOF\n"
                        f"kubectl rollout status -n kube-system ds/{CLEANER}\n"
-                       f"kubectl delete -n kube-system ds/{CLEANER}",
+                       f"kubectl delete -n kube-system ds/{CLEANER}" + _OPEN * overlay,
         timeout=600, hint="Read what the operator says: `kubectl get tigerastatus calico -o yaml`.",
     )
+
+
+# The way back from a network of Calico's own: nodes are as they were before they had one, and so are their pods. A pod
+# goes while Calico's plugin is there to take its address back, and where it comes again it waits. Otherwise its address
+# would belong to another node's block as soon as somebody installs Calico anew.
+_LINUX = "kubernetes.io/os=linux"
+_OWN_NETWORK = "spec.hostNetwork=false"
+_CLOSE = (f"kubectl cordon --selector={_LINUX}\n"
+          "# A pod that no deployment or the like makes anew is gone for good.\n"
+          f"kubectl delete pods -A --field-selector={_OWN_NETWORK}\n")
+_OPEN = (f"\nkubectl uncordon --selector={_LINUX}\n"
+         "# Cluster DNS and the like, which a cordon does not stop.\n"
+         f"kubectl delete pods -A --field-selector={_OWN_NETWORK} --wait=false")
+
+
+def _close_nodes(kube: Kube, log: Log) -> None:
+    """Take the pods that have an address of Calico's off the nodes, and let no new ones there."""
+    _cordon(kube, True, log)
+    found = _networked(kube)
+    going = {pod["metadata"]["uid"] for pod in found}
+    for pod in found:
+        kube.delete("pods", pod["metadata"]["name"], pod["metadata"]["namespace"])
+
+    def gone() -> Evidence:
+        left = [pod for pod in _networked(kube) if pod["metadata"]["uid"] in going]
+        return Evidence(not left, f"{len(left)} pods still have an address of Calico's")
+
+    wait_for("pods with an address of Calico's are gone", gone, 120)
+    log("pods with an address of Calico's are deleted; those that somebody makes anew wait for a network")
+
+
+def _open_nodes(kube: Kube, log: Log) -> None:
+    """Let pods onto the nodes again; what a cordon did not stop, as cluster DNS, came back by Calico and goes again."""
+    _cordon(kube, False, log)
+    for pod in _networked(kube):
+        kube.delete("pods", pod["metadata"]["name"], pod["metadata"]["namespace"])
+
+
+def _networked(kube: Kube) -> list[Obj]:
+    return [pod for pod in kube.list("pods", field_selector=_OWN_NETWORK) if pod["spec"].get("nodeName")]
+
+
+def _cordon(kube: Kube, closed: bool, log: Log) -> None:
+    for node in kube.list("nodes", label_selector=_LINUX):
+        kube.patch("nodes", node["metadata"]["name"], {"spec": {"unschedulable": closed or None}})
+    log(f"nodes {'cordoned' if closed else 'uncordoned'}")
 
 
 _SWEEP = """
 iptables-save -c | grep -vE 'cali[-:]' | iptables-restore -c
 for set in $(ipset list -n | grep ^cali); do ipset destroy "$set"; done
-touch /tmp/swept
-exec sleep infinity
 """
 """What Calico leaves on a node when it goes, taken away: its chains, the rules that lead there, its sets."""
+_SWEEP_OVERLAY = """\
+ip link delete vxlan.calico
+ip route flush proto 80
+rm -f /host/etc/cni/net.d/10-calico.conflist /host/etc/cni/net.d/calico-kubeconfig
+"""
+"""Likewise of a network of Calico's: tunnel, routes, and the plugin's configuration, which says that there is one."""
 
 
-def _sweeper() -> Obj:
+def _sweeper(overlay: bool) -> Obj:
     """A pod on each node that removes what Calico left, of an image that the nodes have."""
     labels = {"app": CLEANER}
-    container = {"name": "sweep", "image": f"quay.io/calico/node:{CALICO_RELEASE}", "command": ["sh", "-c", _SWEEP],
-                 "securityContext": {"privileged": True},
-                 "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/swept"]}, "periodSeconds": 1}}
-    pod = {"hostNetwork": True, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0,
+    script = f"{_SWEEP}{_SWEEP_OVERLAY * overlay}touch /tmp/swept\nexec sleep infinity\n"
+    container: Obj = {
+        "name": "sweep", "image": f"quay.io/calico/node:{CALICO_RELEASE}", "command": ["sh", "-c", script],
+        "securityContext": {"privileged": True},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/swept"]}, "periodSeconds": 1}}
+    pod: Obj = {"hostNetwork": True, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0,
            "containers": [container]}
+    if overlay:
+        container["volumeMounts"] = [{"name": "cni", "mountPath": "/host/etc/cni/net.d"}]
+        pod["volumes"] = [{"name": "cni", "hostPath": {"path": "/etc/cni/net.d", "type": "DirectoryOrCreate"}}]
     return {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": CLEANER, "namespace": "kube-system"},
             "spec": {"selector": {"matchLabels": labels},
                      "template": {"metadata": {"labels": labels}, "spec": pod}}}
 
 
-def _sweep(kube: Kube, log: Log) -> None:
-    """Take Calico's rules off every node.
+def _sweep(kube: Kube, log: Log, *, overlay: bool) -> None:
+    """Take what Calico left off every node.
 
     A Calico that is uninstalled leaves its chains, and the last rule for an interface that they do not know is to
     drop: pods that start afterwards would have no network.
     """
-    kube.apply(_sweeper())
+    kube.apply(_sweeper(overlay))
 
     def swept() -> Evidence:
         found = daemon_set(kube.find("daemonsets.apps", CLEANER, "kube-system"))
@@ -183,10 +244,10 @@ def _sweep(kube: Kube, log: Log) -> None:
         return Evidence(done, f"{found.ready if found else 0} nodes are swept")
 
     try:
-        wait_for("Calico's rules are off every node", swept, 120)
+        wait_for("what Calico left is off every node", swept, 120)
     finally:
         kube.delete("daemonsets.apps", CLEANER, "kube-system")
-    log("Calico's chains and sets are off every node")
+    log("what Calico left is off every node")
 
 
 def documents(file: str) -> Iterator[Obj]:

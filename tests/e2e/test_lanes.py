@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -274,13 +275,56 @@ def ready(cluster: TestCluster) -> dict[str, str]:
             for n in cluster.core.list_node().items}
 
 
-def test_the_lane_of_a_cluster_that_brings_its_own_network(bare):
-    """Not ready; Calico's network in iptables; eBPF; kube-proxy off; and back, with every flow at each station."""
-    assert all("NetworkPluginNotReady" in message for message in ready(bare).values())
+def az_in(folder: Path, cluster: TestCluster) -> None:
+    """An az with the extension aks-preview, which is not on PyPI: it does what its file says by the lab's API."""
+    stub = folder / "az"
+    stub.write_text("\n".join((
+        f"#!{sys.executable}", "import json, os, sys", "from labkit import Lab",
+        f"os.environ['LABKIT_HOME'] = {str(cluster.paths.home)!r}",
+        "if sys.argv[1:3] == ['aks', 'update']:",
+        "    said = dict(zip(sys.argv[3::2], sys.argv[4::2]))",
+        "    config = json.load(open(said['--kube-proxy-config']))",
+        "    assert list(config) == ['enabled']",
+        "    lab = Lab.open('local')",
+        "    lab.azure.switch_kube_proxy(said['--resource-group'], said['--name'], config['enabled'], print)",
+        "    lab.close()",
+        "else:", "    assert sys.argv[1:] == ['extension', 'add', '--upgrade', '--name', 'aks-preview'], sys.argv")))
+    stub.chmod(0o755)
+
+
+def walk(cluster: TestCluster, steps: tuple[plans.Step, ...], pasted: bool) -> None:
+    """Do steps, by their commands or by the library, and see each hold."""
+    for step in steps:
+        if pasted:
+            paste(cluster, step.command)
+            wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds", 60)
+        else:
+            assert (done := plans.run_step(step)).ok, done.error
+
+
+def without_network(cluster: TestCluster) -> bool:
+    pods = cluster.core.list_pod_for_all_namespaces().items
+    return (all("NetworkPluginNotReady" in message for message in ready(cluster).values())
+            and not any(n.spec.unschedulable for n in cluster.core.list_node().items)
+            and not any(p.status.pod_ip for p in pods if not p.spec.host_network))
+
+
+def unwell(lab: Lab) -> list[str]:
+    return [str(f) for f in lab.diagnose().findings if f.level != "ok"]
+
+
+@pytest.mark.parametrize("pasted", [True, False], ids=["pasted", "library"])
+def test_the_lane_of_a_cluster_that_brings_its_own_network(bare, tmp_path, monkeypatch, pasted):
+    """Not ready; Calico's network in iptables; eBPF; kube-proxy off; and back to no network, with every flow at each
+    station. What the first round leaves is what the second begins with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    az_in(tmp_path, bare)
+    wait_for(lambda: without_network(bare), "no node has a network", 30)
     with lab_of(bare) as lab:
         plan = lab.enable_ebpf()
         assert [s.id for s in plan.steps] == [*OWN, "proxy-off", "take-over"]
-        lab.run(plans.Plan("network", "", plan.steps[:2]))
+        walk(bare, plan.steps[:2], pasted)
         wait_for(bare.system_ready, "all pods are ready", 60)
         assert set(ready(bare).values()) == {"kubelet is posting ready status"}
         with bare.namespace() as namespace:
@@ -288,15 +332,25 @@ def test_the_lane_of_a_cluster_that_brings_its_own_network(bare):
             pods = bare.core.list_namespaced_pod(namespace).items
             assert all(p.status.pod_ip.startswith("192.168.") for p in pods)
             wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables", 20)
-            result = plans.run(plan)
-            assert result.ok, result.steps[-1].error
+            walk(bare, plan.steps[2:], pasted)
             assert planes.data_planes(bare) == {"Calico eBPF"}
             assert lab.kube.find("daemonsets.apps", "kube-proxy", "kube-system") is None
             wait_for(lambda: flows(bare, namespace, address) == WORKING, "every flow works without kube-proxy", 20)
             wait_for(lambda: not rules(bare, "KUBE-SVC"), "Felix has cleared up after kube-proxy", 20)
             assert {plans.run_step(s).state for s in lab.enable_ebpf().steps} == {plans.State.ALREADY_DONE}
+            wait_for(lambda: not unwell(lab), "the doctor finds nothing", 30, 1)
 
-            lab.run(lab.disable_ebpf())
+            walk(bare, lab.disable_ebpf().steps, pasted)
             assert planes.data_planes(bare) == {"Calico iptables"}
             wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables", 20)
             assert ALICE not in flows(bare, namespace, address)["outside"]
+            wait_for(lambda: not unwell(lab), "the doctor finds nothing", 30, 1)
+        plan = lab.enable_ebpf()
+        if pasted:
+            walk(bare, plans.revert_plan(plan).steps[-2:], pasted)
+        else:
+            undone = plans.revert(plan)  # all of it; of most steps there is nothing left to undo
+            assert undone.ok, undone.steps[-1].error
+    wait_for(lambda: without_network(bare), "no node has a network", 30)
+    assert planes.data_planes(bare) == {"kube-proxy only"}
+    assert not rules(bare, "cali-", "cali40")

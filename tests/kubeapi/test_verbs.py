@@ -213,5 +213,7 @@ def test_selectors(api: Api) -> None:
     assert names(field="spec.nodeName=n1") == "ab"
     assert names("app=x", "spec.nodeName!=n1") == ""
     assert names(field="metadata.name=c") == "c"
+    assert names(field="spec.hostNetwork=true") == ""
+    assert names(field="spec.hostNetwork=false") == names(), "what is not written down is false"
     assert refusal(api.list, "pods", field_selector="spec.foo=1").message == "field label not supported: spec.foo"
     assert refusal(api.list, "pods", label_selector="a=b=c").reason == "BadRequest"

@@ -55,14 +55,14 @@ def parse_labels(text: str) -> tuple[Requirement, ...]:
 
 
 def field_value(obj: Obj, path: tuple[str, ...]) -> str:
-    """A field as field selectors compare it: text, and empty where it is missing."""
+    """A field as field selectors compare it: text, and where it is missing empty, or "false" for a boolean one."""
     value: Any = obj
     for part in path:
         if not isinstance(value, dict):
             return ""
         value = value.get(part)
     if value is None:
-        return ""
+        return "false" if path in (("spec", "hostNetwork"), ("spec", "unschedulable")) else ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if path == ("source",):

@@ -306,7 +306,7 @@ class Kubelet:
                 self._renew(found)
                 conditions = (found.get("status") or {}).get("conditions") or ()
                 ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-                if beats % _STATUS_EVERY == 0 or not ready:
+                if beats % _STATUS_EVERY == 0 or not ready or self._not_ready():
                     self._write_status(found)
                 await self._refresh_volumes()
             except ApiError as error:
