@@ -60,13 +60,20 @@ def endpoint_step(facts: ClusterFacts, kube: Kube, *, also_wait: bool) -> Step:
             "balancer, which `kubectl cluster-info` shows.",
         without="as soon as kube-proxy is gone, calico-node waits for the API through an address that only "
                 "it could provide. It loses the API, for good.",
-        command=f"kubectl cluster-info | grep -i kubernetes\n"
+        command=f"{_who_is_the_server(facts)}\n"
                 f"kubectl apply -f - <<'EOF'\nkind: ConfigMap\napiVersion: v1\nmetadata:\n"
                 f"  name: {ENDPOINT_CONFIGMAP}\n  namespace: {OPERATOR_NAMESPACE}\ndata:\n{data}\nEOF",
         apply=lambda log: _applied(kube, manifest, log), verify=verify,
         revert=lambda log: _deleted(kube, log),
         revert_command=f"kubectl delete configmap -n {OPERATOR_NAMESPACE} {ENDPOINT_CONFIGMAP}",
     )
+
+
+def _who_is_the_server(facts: ClusterFacts) -> str:
+    """The command that shows what the ConfigMap names."""
+    if facts.api_host.replace(".", "").isdigit():  # an address: `cluster-info` may show this machine's
+        return "kubectl get endpointslices -n default -l kubernetes.io/service-name=kubernetes"
+    return "kubectl cluster-info | grep -i kubernetes"
 
 
 def endpoint_in_use(facts: ClusterFacts, kube: Kube) -> Evidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,7 @@ class ClusterFacts:
     Args:
         version: Kubernetes' version, such as "v1.20.2".
         nodes: names of its nodes.
-        api_host: the API server's name, as its kubeconfig has it.
+        api_host: the API server's name, as its kubeconfig has it; its address where that is only for this machine.
         api_port: its port.
         operator_version: tigera-operator's image tag, or None without an operator.
         calico_version: calico-node's image tag, or None without Calico.
@@ -203,7 +204,7 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
         endpoint = pool.submit(kube.find, "configmaps", ENDPOINT_CONFIGMAP, OPERATOR_NAMESPACE)
         statuses = pool.submit(_list, kube, STATUSES)
         felix = pool.submit(_felix, kube)
-        url = urlsplit(kube.host)
+        api_host, api_port = _api_server(kube)
         felix_group, felix_object = felix.result()
         annotations = (felix_object or {}).get("metadata", {}).get("annotations") or {}
         owner = installation.result() or {}
@@ -215,7 +216,7 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
         return ClusterFacts(
             version=version.result(),
             nodes=tuple(n["metadata"]["name"] for n in nodes.result()),
-            api_host=url.hostname or "", api_port=url.port or 443,
+            api_host=api_host, api_port=api_port,
             operator_version=_tag(_image(operator.result())),
             calico_version=_tag(calico_node.image) if calico_node else None,
             provider=provider,
@@ -234,6 +235,32 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
             bootstrap=calico.get("bpfNetworkBootstrap"), proxy_management=calico.get("kubeProxyManagement"),
             without_operator=other.result() is not None,
         )
+
+
+def _api_server(kube: Kube) -> tuple[str, int]:
+    """The API server as nodes reach it.
+
+    That is as the kubeconfig has it, but for a loopback address, which is another one on each node: kind forwards a
+    port of this machine to the control plane's container. What the API server says of itself is in its own service.
+    """
+    url = urlsplit(kube.host)
+    host, port = url.hostname or "", url.port or 443
+    if not is_loopback(host):
+        return host, port
+    for item in kube.list("endpointslices.discovery.k8s.io", "default",
+                          label_selector="kubernetes.io/service-name=kubernetes"):
+        for address in (a for endpoint in item.get("endpoints") or () for a in endpoint.get("addresses") or ()):
+            return str(address), int(item["ports"][0]["port"])
+    return host, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine itself, wherever it is asked for."""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return found.is_loopback or found.is_unspecified
 
 
 def lacks_network(node: Obj) -> bool:
