@@ -1,6 +1,6 @@
-"""`calico-node -bpf …`: what is in the eBPF maps, in Calico's own words.
+"""`calico-node -bpf …`: what is in the eBPF maps, line by line as felix/cmd/calico-bpf/commands of Calico prints it.
 
-nat dump, nat aff, conntrack dump, routes dump, ifstate dump, counters dump, ipsets dump, policy dump IFACE all.
+nat dump, nat aff, conntrack dump, routes dump, ifstate dump, counters dump, ipsets dump, policy dump IFACE HOOK.
 """
 
 from __future__ import annotations
@@ -38,19 +38,22 @@ class Pins:
 
 
 def nat_dump(pins: Pins) -> _Lines:
-    """Frontends, each with its backends."""
+    """Frontends, each with its backends. One with source ranges is there for each of them, and for nobody else."""
+    sets = _ip_sets(pins)
     backends = {struct.unpack("=II", key): value for key, value in pins.entries("cali_v4_nat_be")}
     for key, value in sorted(pins.entries("cali_v4_nat_fe")):
-        service, count, local, _, flags, _ = struct.unpack("=IHHIII", value)
+        service, count, local, _, flags, ranges = struct.unpack("=IHHIII", value)
         names = [name for bit, name in ((maps.FE_EXTERNAL_LOCAL, "external-local"),
-                                        (maps.FE_INTERNAL_LOCAL, "internal-local"),
-                                        (maps.FE_SOURCE_RANGES, "source-ranges")) if flags & bit]
+                                        (maps.FE_INTERNAL_LOCAL, "internal-local")) if flags & bit]
         suffix = f" flags {', '.join(names)}" if names else ""
-        yield (f"{inet_ntoa(key[:4])} port {_port(key[4:6])} proto {key[6]} id {service} count {count} "
-               f"local {local}{suffix}")
-        for index in range(count):
-            backend = backends.get((service, index))
-            yield f"\t{service}:{index}\t {_end(backend) if backend else 'is missing'}"
+        front = f"{inet_ntoa(key[:4])} port {_port(key[4:6])} proto {key[6]} id {service}"
+        for source in [f" src {net}" for net in sets.get(ranges, ())] or [""]:
+            yield f"{front} count {count} local {local}{suffix}{source}"
+            for index in range(count):
+                backend = backends.get((service, index))
+                yield f"\t{service}:{index}\t {_end(backend) if backend else 'is missing'}"
+        if flags & maps.FE_SOURCE_RANGES:
+            yield f"{front} count -1 local 0"
 
 
 def nat_aff(pins: Pins) -> _Lines:
@@ -65,6 +68,7 @@ def nat_aff(pins: Pins) -> _Lines:
         service = f"proto {frontend[6]} {_end(frontend)}" if frontend else "deleted"
         age = now - struct.unpack_from("=Q", value)[0]
         yield f"client {name} svc {service} -> {_end(value[12:])} ts {_duration(age)}"
+    yield ""
 
 
 def conntrack_dump(pins: Pins) -> _Lines:
@@ -76,7 +80,7 @@ def conntrack_dump(pins: Pins) -> _Lines:
         replies = entries.get(back)
         if not _forward(flow, entry, replies):
             continue
-        text = f"{maps.PROTOCOL_NAMES.get(flow.protocol, 'UNKNOWN')} {flow.saddr}:{flow.sport} -> "
+        text = f"{_protocol(flow.protocol)} {flow.saddr}:{flow.sport} -> "
         text += f"{flow.daddr}:{flow.dport} "
         if entry.to != flow:
             text += f"-> {entry.to.daddr}:{entry.to.dport} "
@@ -114,16 +118,20 @@ def routes_dump(pins: Pins) -> _Lines:
 
 
 def ifstate_dump(pins: Pins) -> _Lines:
-    """The workloads' interfaces and the ids of their policies; 0 allows everything."""
+    """The workloads' interfaces and the ids of their policies; 0 allows everything, and -1 is of a kind not used here.
+
+    The policy at an interface's ingress hook is about what comes in there: the pod's egress.
+    """
     names = dict(socket.if_nameindex())
     for key, value in sorted(pins.entries("cali_iface")):
         ifindex = int.from_bytes(key, "little")
         ingress, egress = struct.unpack("=II", value)
-        yield (f"{ifindex:>5} : {{flags: workload,ready, IngressPolicyV4: {ingress}, EgressPolicyV4: {egress}, "
-               f"name: {names.get(ifindex, '?')}}}")
+        yield (f"{ifindex:>5} : {{flags: workload,ready, XDPPolicyV4: -1, IngressPolicyV4: {egress}, "
+               f"EgressPolicyV4: {ingress}, XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, "
+               f"IngressFilter: -1, EgressFilter: -1, name: {names.get(ifindex, '?')}}}")
 
 
-def counters_dump(pins: Pins) -> _Lines:
+def counters_dump(pins: Pins, interface: str = "") -> _Lines:
     """What became of packets, by interface: all but those of established connections, which are not counted."""
     names = dict(socket.if_nameindex())
     sums: dict[int, list[list[int]]] = {}
@@ -132,22 +140,27 @@ def counters_dump(pins: Pins) -> _Lines:
         per_cpu = struct.unpack(f"={possible_cpus() * len(maps.COUNTERS)}Q", value)
         totals = [sum(per_cpu[i::len(maps.COUNTERS)]) for i in range(len(maps.COUNTERS))]
         sums.setdefault(ifindex, [[0] * len(maps.COUNTERS)] * 2)[hook] = totals
-    width = max(map(len, maps.COUNTERS))
-    line = f"+-{'-' * width}-+---------+--------+"
+    width = max(len(caption) for _, caption in maps.COUNTERS)
+    line = f"+----------+-{'-' * width}-+---------+--------+-----+"
     for ifindex, (ingress, egress) in sorted(sums.items()):
-        if ifindex not in names:
+        if ifindex not in names or interface not in ("", names[ifindex]):
             continue
-        yield f"Interface: {names[ifindex]}"
         yield line
-        yield f"| {'TYPE':<{width}} | INGRESS | EGRESS |"
+        yield f"| CATEGORY | {'TYPE':<{width}} | INGRESS | EGRESS | XDP |"
         yield line
-        for name, there, back in zip(maps.COUNTERS, ingress, egress, strict=True):
-            yield f"| {name:<{width}} | {there:>7} | {back:>6} |"
+        above = ""
+        for (category, caption), there, back in sorted(zip(maps.COUNTERS, ingress, egress, strict=True)):
+            name, above = "" if category == above else category, category
+            yield f"| {name:<8} | {caption:<{width}} | {there:>7} | {back:>6} | N/A |"
         yield line
+        yield f"dumped {names[ifindex]} counters."
 
 
-def policy_dump(pins: Pins, interface: str) -> _Lines:
-    """The rules of an interface, in the order in which the programs ask them."""
+def policy_dump(pins: Pins, interface: str, direction: str) -> _Lines:
+    """The rules of an interface, in the order in which the programs ask them. The map has no names of policies.
+
+    A pod's ingress policy stands at the egress hook of its interface on the node, where packets leave for it.
+    """
     ifaces = {int.from_bytes(key, "little"): struct.unpack("=II", value)
               for key, value in pins.entries("cali_iface")}
     try:
@@ -157,19 +170,31 @@ def policy_dump(pins: Pins, interface: str) -> _Lines:
         raise LookupError(f"no policy of {interface!r}; interfaces: {', '.join(known) or 'none'}") from None
     sets = _ip_sets(pins)
     rules = {struct.unpack("=II", key): value for key, value in pins.entries("cali_policy")}
-    for direction, policy in zip(("ingress", "egress"), lists, strict=True):
-        yield f"{interface} {direction}: {_policy(policy)}"
+    for own, hook, policy in zip(("ingress", "egress"), ("egress", "ingress"), lists, strict=True):
+        if direction not in (own, "all"):
+            continue
+        yield f"IfaceName: {interface}"
+        yield f"Hook: tc {hook}"
+        if not policy:
+            yield "      Rule: 0  Action: allow"
         index = 0
         while (raw := rules.get((policy, index))) is not None:
-            yield f"  {index}: {_rule(raw, direction, sets)}"
+            action, match = _rule(raw, "src" if own == "ingress" else "dst", sets)
+            yield f"      Rule: {index}  Action: {action}"
+            if match:
+                yield f"      Match: {match}"
             index += 1
 
 
 def ipsets_dump(pins: Pins) -> _Lines:
     """The sets of addresses that rules and source ranges name."""
-    for ip_set, nets in sorted(_ip_sets(pins).items()):
-        yield f"IP set {ip_set:#010x}"
-        yield from (f"   {net}" for net in nets)
+    sets = _ip_sets(pins)
+    for ip_set, nets in sorted(sets.items()):
+        yield f"IP set {ip_set:#x}"
+        yield from (f"   {net}" for net in sorted(nets))
+        yield ""
+    if not sets:
+        yield "No IP sets found."
 
 
 def _ip_sets(pins: Pins) -> dict[int, list[str]]:
@@ -180,24 +205,17 @@ def _ip_sets(pins: Pins) -> dict[int, list[str]]:
     return sets
 
 
-def _rule(raw: bytes, direction: str, sets: dict[int, list[str]]) -> str:
+def _rule(raw: bytes, end: str, sets: dict[int, list[str]]) -> tuple[str, str]:
+    """What a rule does, and what it is about; "" for everything."""
     action, protocol, count, nets, not_nets, *flat = struct.unpack(f"=BBBxII{2 * maps.MAX_PORTS}H", raw)
-    words = [{maps.RULE_ALLOW: "allow", maps.RULE_LOG: "log"}.get(action, "deny")]
-    if protocol:
-        words.append(maps.PROTOCOL_NAMES.get(protocol, str(protocol)).lower())
-    end = "from" if direction == "ingress" else "to"
-    if nets:
-        words.append(f"{end} {_members(sets.get(nets, []))}")
-    if not_nets:
-        words.append(f"not {end} {_members(sets.get(not_nets, []))}")
-    ranges = [flat[i:i + 2] for i in range(0, 2 * count, 2)]
-    if ranges:
-        words.append("port " + ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges))
-    return " ".join(words)
-
-
-def _members(nets: list[str]) -> str:
-    return "{" + ", ".join(nets[:8]) + (f", … {len(nets)} in all" if len(nets) > 8 else "") + "}"
+    words = [f"proto={maps.PROTOCOL_NAMES.get(protocol, str(protocol)).lower()}"] if protocol else []
+    for sign, named in (("", nets), ("!", not_nets)):
+        if named:
+            words.append(f"{sign}{end}={{{','.join(sets.get(named, [hex(named)]))}}}")
+    if ranges := [flat[i:i + 2] for i in range(0, 2 * count, 2)]:
+        ports = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+        words.append(f"dports={{{ports}}}")
+    return {maps.RULE_ALLOW: "allow", maps.RULE_LOG: "log"}.get(action, "deny"), " ".join(words)
 
 
 def _forward(flow: maps.Flow, entry: maps.Connection, replies: maps.Connection | None) -> bool:
@@ -215,15 +233,15 @@ def _forward(flow: maps.Flow, entry: maps.Connection, replies: maps.Connection |
 
 
 def _tcp_state(there: int, back: int) -> str:
-    if (there | back) & maps.TCP_RST:
-        return "RESET"
     if there & back & maps.TCP_FIN:
         return "CLOSED"
+    if (there | back) & maps.TCP_RST:
+        return "RESET"
     return "ESTABLISHED" if there & back & maps.TCP_ACK else "SYN-SENT"
 
 
-def _policy(policy: int) -> str:
-    return str(policy) if policy else "allow all"
+def _protocol(number: int) -> str:
+    return {1: "ICMP", 6: "TCP", 17: "UDP"}.get(number, f"Proto-{number}")
 
 
 def _port(raw: bytes) -> int:
@@ -247,6 +265,7 @@ def _duration(nanoseconds: int) -> str:
     return f"{nanoseconds}ns"
 
 
+_DIRECTIONS = ("ingress", "egress", "xdp", "all")        # what Calico's usage calls <hook>
 _COMMANDS: dict[tuple[str, ...], Callable[[Pins], _Lines]] = {
     ("nat", "dump"): nat_dump, ("nat", "aff"): nat_aff, ("conntrack", "dump"): conntrack_dump,
     ("conntrack", "dump", "--raw"): conntrack_raw, ("routes", "dump"): routes_dump,
@@ -259,13 +278,16 @@ def main(arguments: Sequence[str], bpffs: Path | None = None) -> int:
     words = tuple(arguments)
     pins = Pins(bpffs or Path(os.environ.get("LABKIT_BPFFS", "/sys/fs/bpf/tc/globals")))
     try:
-        if words[:2] == ("policy", "dump") and len(words) > 2:
-            lines = policy_dump(pins, words[2])
+        if words[:2] == ("policy", "dump") and len(words) == 4 and words[3] in _DIRECTIONS:
+            lines = policy_dump(pins, words[2], words[3])
+        elif words[:2] == ("counters", "dump") and len(words) == 3 and words[2].startswith("--iface="):
+            lines = counters_dump(pins, words[2].removeprefix("--iface="))
         elif command := _COMMANDS.get(words):
             lines = command(pins)
         else:
             commands = ["  calico-node -bpf " + " ".join(known) for known in _COMMANDS]
-            print("\n".join(["Usage:", *commands, "  calico-node -bpf policy dump <interface> all"]),
+            print("\n".join(["Usage:", *commands, "  calico-node -bpf policy dump <interface> <hook>",
+                             "", "hook - can be 'ingress', 'egress', 'xdp' or 'all'."]),
                   file=sys.stderr)
             return 2
         for line in lines:

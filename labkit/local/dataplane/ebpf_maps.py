@@ -17,9 +17,11 @@ MAX_RULES, MAX_PORTS = 256, 8
 CONFIG_DSR, CONFIG_DRAIN, CONFIG_CONNECT_UDP, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG, CONFIG_OVERLAY = 1, 2, 4, 8, 16, 32
 PATH_STACK, PATH_LOCAL, PATH_OUT, PATH_TUNNEL, PATH_HOST = range(5)
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
-COUNTERS = ("new connections", "translated", "sent through a tunnel", "fell through to the host's stack",
-            "dropped by policy", "dropped, no backend", "dropped, source not allowed", "dropped, TTL exceeded",
-            "dropped, too big for the tunnel", "dropped, error")
+COUNTERS = (("Accepted", "by policy"), ("Other", "connections to services"), ("Other", "connections by the tunnel"),
+            ("Other", "packets of connections that the host knows"), ("Dropped", "by policy"),
+            ("Dropped", "service without a back end"), ("Dropped", "packets with unknown source"),
+            ("Dropped", "TTL exceeded"), ("Dropped", "too big for the tunnel"), ("Dropped", "error"))
+"""Calico's categories and, where it counts the same, its captions; in the order of maps.h."""
 
 MAPS = ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_nat_aff", "cali_v4_ct", "cali_v4_frags",
         "cali_v4_ct_nats", "cali_v4_routes", "cali_v4_ip_sets", "cali_policy", "cali_iface", "cali_config",
