@@ -311,7 +311,7 @@ class Bench:
         with Recording(self._run(kind, title, arms, parameters, str(expected)), path) as recording:
             watch.progress(Progress(0, len(todo), str(expected), expected.seconds))
             try:
-                return conduct(todo, recording, watch, seconds=budget)
+                return conduct(todo, recording, watch, seconds=budget, strict=strict)
             finally:
                 if sides and before in self._sides and self._dataplane() != before:
                     self._sides[before].enter()

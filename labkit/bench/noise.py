@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from labkit.bench.results import Sample
@@ -13,6 +13,8 @@ BUSY_PERCENT = 40.0
 """Of a node, while nothing is measured. Agents and the local lab itself need a few percent."""
 STEAL_PERCENT = 10.0
 """Of the time, that the hypervisor may give to others."""
+DISTURBED_SHARE = 0.2
+"""Of a run's samples, that may have been disturbed: medians bear so many, and not many more."""
 PATIENCE_SECONDS = 30.0
 
 
@@ -49,6 +51,32 @@ def loud(sample: Sample) -> str:
     return stolen(sample.metrics["steal_percent"])
 
 
+def check(samples: Sequence[Sample]) -> None:
+    """Look at what has been measured so far: steal shows only while a machine has work.
+
+    Args:
+        samples: of a run that is to support a claim.
+
+    Raises:
+        MeasurementError: too many were disturbed.
+    """
+    disturbed = [s.detail["noisy"] for s in samples if "noisy" in s.detail]
+    if len(disturbed) >= 3 and len(disturbed) > DISTURBED_SHARE * len(samples):
+        raise too_noisy(disturbed[-1], f"{len(disturbed)} of {len(samples)} samples were disturbed")
+
+
+def too_noisy(wrong: str, seen: str) -> MeasurementError:
+    """The error that ends a run.
+
+    Args:
+        wrong: what is wrong with the machine.
+        seen: how often it was.
+    """
+    return MeasurementError(
+        f"The machine is too noisy to measure on: {wrong}.", f"{seen}; a claim from it would be luck",
+        "stop what else runs there and go on; or look with fewer than five rounds, which claim nothing.")
+
+
 def rest(look: Callable[[], Sample], *, strict: bool, patience: float = PATIENCE_SECONDS) -> Sample:
     """An idle window, once the machine has come to rest. The windows before that stay in the sample's detail.
 
@@ -71,8 +99,5 @@ def rest(look: Callable[[], Sample], *, strict: bool, patience: float = PATIENCE
         if not strict:
             return replace(sample, detail={**sample.detail, "noisy": wrong})
         if time.monotonic() > deadline:
-            raise MeasurementError(
-                f"The machine is too noisy to measure on: {wrong}.",
-                f"it was looked at {len(before) + 1} times in {patience:.0f} s; a claim from it would be luck",
-                "stop what else runs there and go on; or look with fewer than five rounds, which claim nothing.")
+            raise too_noisy(wrong, f"it was looked at {len(before) + 1} times in {patience:.0f} s")
         before.append(sample.metrics["node_percent"])

@@ -96,7 +96,8 @@ def seconds_of(tasks: Sequence[Task]) -> float:
     return total
 
 
-def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, seconds: float | None = None) -> Run:
+def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, seconds: float | None = None,
+            strict: bool = False) -> Run:
     """Take all samples that the recording does not have.
 
     Args:
@@ -104,6 +105,7 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
         recording: keeps them.
         watch: hears of each, and may stop.
         seconds: the budget; a round that no longer fits is not begun.
+        strict: end the run when too many samples were disturbed.
 
     Returns:
         The run; without a time of finishing if it was stopped, so that it can go on.
@@ -115,6 +117,7 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
     begun, passed, expected = time.monotonic(), 0.0, seconds_of(open_)
     arm: Arm | None = None
     described: set[str] = set()
+    before = len(recording.run.samples)  # what an attempt before met is no reason to end this one
     for index, task in enumerate(open_):
         rest = seconds_of(open_[index:])
         elapsed = time.monotonic() - begun
@@ -139,6 +142,8 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
         sample = noise.marked(task.take())
         recording.add(sample)
         watch.sample(sample)
+        if strict:
+            noise.check(recording.run.samples[before:])
         passed = expected - seconds_of(open_[index + 1:])
     watch.progress(Progress(len(tasks), len(tasks), "done", 0.0))
     return _finish(recording)

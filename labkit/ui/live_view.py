@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from labkit.charts.chart import Interval
-from labkit.markup import STYLE, escape
+from labkit.markup import STYLE, details, escape, output
 
 if TYPE_CHECKING:
     from labkit.ui.live_chart import Live
@@ -28,12 +28,12 @@ class LiveView:
         self.figure = go.FigureWidget({**spec, "layout": {**spec["layout"], "autosize": True}})
         self.stop = widgets.Button(description="Stop", icon="stop", tooltip="Ends after the sample under way")
         self.stop.on_click(self._stop)
-        self.line = widgets.HTML()
+        self.line, self.words = widgets.HTML(), widgets.HTML()
 
     def show(self) -> None:
         """Display it under the cell."""
         self._say(self._live.said())
-        display(widgets.VBox([widgets.HBox([self.stop, self.line]), self.figure]))  # type: ignore[no-untyped-call]
+        display(widgets.VBox([widgets.HBox([self.stop, self.line]), self.figure, self.words]))  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
         """Say how far the run is; draw new samples, unless it was drawn a moment ago."""
@@ -50,6 +50,8 @@ class LiveView:
 
         if len(self._live) != self._samples:
             self._draw()
+        said = details("The same in words", output(self._live.chart(self._medians).text))
+        self.words.value = f'{STYLE}<div class="lk">{said}</div>'
         word = "Stopped" if self._live.stopped else "Ended"
         self._say(f"{word} after {spent(self._begun)}; {len(self._live)} samples are drawn.")
         self.stop.disabled = True

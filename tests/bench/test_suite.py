@@ -127,6 +127,31 @@ def test_a_sample_that_much_was_stolen_from_says_so():
     assert "noisy in 1 samples" in run.notes[-1]
 
 
+@pytest.mark.parametrize(("strict", "stolen", "kept"), [
+    (True, (50, 0, 50, 0, 0, 50, 0, 0), 6),      # the third of six is one too many
+    (True, (50, 50, 0, 0, 0, 0, 0, 0), 8),       # two may be chance
+    (False, (50,) * 8, 8),
+])
+def test_a_claim_ends_when_too_many_of_its_samples_were_disturbed(tmp_path, strict, stolen, kept):
+    def taker(number):
+        return lambda: Sample("vanilla", "a", number, {"steal_percent": float(stolen[number])})
+
+    todo = [Task(arm("vanilla"), "a", number, 1.0, taker(number)) for number in range(8)]
+    path = tmp_path / "run.json"
+    with recording(path) as kept_in:
+        if kept == 8:
+            conduct(todo, kept_in, Watch(), strict=strict)
+        else:
+            with pytest.raises(MeasurementError, match="too noisy to measure on: 50 % of the CPU time") as error:
+                conduct(todo, kept_in, Watch(), strict=strict)
+            assert "3 of 6 samples were disturbed" in error.value.why
+    assert len(Run.load(path).samples) == kept
+    if kept < 8:
+        stolen = (0,) * 8
+        with recording(path) as again:
+            assert len(conduct(todo, again, Watch(), strict=strict).samples) == 8, "a quiet machine goes on"
+
+
 def test_unproven_and_noisy_samples_are_in_the_notes():
     detail = {"proof": {"state": "not proven", "evidence": ["no shell"]}, "noisy": "12 % was stolen"}
     task = Task(arm("vanilla"), "a", 0, 1.0, lambda: Sample("vanilla", "a", 0, {"x": 1.0}, detail=detail))

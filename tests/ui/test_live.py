@@ -68,6 +68,8 @@ def test_it_grows_and_ends_with_every_sample(views: list[live_view.LiveView]) ->
     assert list(medians["Calico eBPF"].error_y.array) == pytest.approx([0.1, 0.1])
     assert view.stop.disabled
     assert "Ended after" in view.line.value
+    assert "pod to pod, UDP" in view.words.value
+    assert "5.1" in view.words.value
 
 
 def test_the_button_ends_the_suite_and_the_cell_has_its_run(views: list[live_view.LiveView]) -> None:
