@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import time
 from collections import Counter
@@ -95,6 +96,39 @@ def test_a_frontend_spreads_connections_and_keeps_the_clients_address(lab: Fabri
         with pytest.raises(TimeoutError):
             unanswered.connect(("192.0.2.20", 80))
     vnet.remove_frontend("192.0.2.20")
+
+
+def test_a_report_about_a_connection_by_a_frontend_reaches_its_node(lab: Fabric) -> None:
+    """Path MTU discovery: whatever node a connection is on, it hears that alice's network takes 1300 bytes."""
+    alice = lab.ensure_client("alice")
+    vnet = lab.ensure_vnet("c1", "192.0.2.10")
+    lab.ensure_vnet("c1", "192.0.2.10")         # as a daemon does that starts again
+    nodes = [vnet.add_node(f"node-{i}", i) for i in (0, 1)]
+    vnet.set_frontend("192.0.2.20", [node.ip for node in nodes])
+    lab.ensure_vnet("c1", "192.0.2.10")
+    servers = []
+    for node in nodes:
+        ns.ip(node.netns, ["addr replace 192.0.2.20/32 dev lo"])
+        servers.append(listen(lab, node.netns, ("192.0.2.20", 80)))
+    ns.ip(lab.internet, ["link set cl-alice mtu 1300"])
+    served: Counter[int] = Counter()
+    try:
+        while len(served) < 2:
+            with connect(lab, alice.netns, ("192.0.2.20", 80)) as client:
+                ready, _, _ = select.select(servers, [], [], 5)
+                server, _ = ready[0].accept()
+                served[servers.index(ready[0])] += 1
+                with server:
+                    server.sendall(bytes(20_000))
+                got = 0
+                while data := client.recv(65536):
+                    got += len(data)
+                assert got == 20_000
+    finally:
+        ns.ip(lab.internet, ["link set cl-alice mtu 1500"])
+        vnet.remove_frontend("192.0.2.20")
+        for server in servers:
+            server.close()
 
 
 def test_a_nodes_public_address_is_translated_both_ways(lab: Fabric) -> None:

@@ -122,7 +122,7 @@ class Fabric:
                 uplink, topology.GATEWAY_MAC, "eth0", topology.mac_of(outbound_ip), router, topology.POD_MTU)])
         netns.ip(self.internet, topology.towards_leaf(uplink, outbound_ip))
         netns.ip(router, topology.router_uplink(outbound_ip))
-        netns.nft(router, topology.router_rules(outbound_ip) + topology.node_nat_rules())
+        netns.nft(router, topology.router_rules(outbound_ip) + topology.node_nat_rules(outbound_ip))
         return Vnet(self._paths, cluster, outbound_ip)
 
     def socket_in(self, name: str, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM) -> socket.socket:
@@ -211,6 +211,8 @@ class Vnet:
         known = [node for node in node_ips if node in links]
         netns.ip(self._internet, [self._from_internet(ip)])
         netns.ip(self.netns, [topology.frontend_route(ip, known, [links[node] for node in known])])
+        with contextlib.suppress(netns.NetworkError):    # a kernel without nft_dup_ipv4 leaves reports to the hash
+            netns.nft(self.netns, topology.reports_to(links))
 
     def remove_frontend(self, ip: str) -> None:
         """Take a public address back."""

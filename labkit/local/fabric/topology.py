@@ -187,12 +187,14 @@ table ip labkit {{
 """
 
 
+REPORTS = "destination-unreachable, time-exceeded, parameter-problem"
+"""ICMP's errors, which quote the packet that they are about."""
 NODE_PUBLICS = "ip labkit_nodes node_of"
 """The router's map from nodes' public addresses to their own."""
 
 
-def node_nat_rules() -> str:
-    """The router's second table: nodes' public addresses, one to one and without state.
+def node_nat_rules(outbound_ip: str) -> str:
+    """The router's second table: nodes' public addresses, one to one and without state; and reports to frontends.
 
     It has a table of its own so that loading it again keeps what the maps hold. Only what comes from the
     internet is led to a node: what a pod sends to a node's public address goes out first, as in Azure.
@@ -201,6 +203,7 @@ def node_nat_rules() -> str:
 table ip labkit_nodes {{
   map node_of {{ type ipv4_addr : ipv4_addr; }}
   map public_of {{ type ipv4_addr : ipv4_addr; }}
+  chain reports {{ }}
   chain translate {{
     type filter hook prerouting priority raw - 1;
   }}
@@ -209,10 +212,24 @@ flush chain ip labkit_nodes translate
 table ip labkit_nodes {{
   chain translate {{
     iifname "eth0" ip daddr set ip daddr map @node_of
+    iifname "eth0" icmp type {{ {REPORTS} }} ip daddr != {{ {VNET}, {outbound_ip} }} goto reports
     iifname "node*" ip daddr != {{ {VNET}, {AZURE_RESOLVER} }} ip saddr set ip saddr map @public_of
   }}
 }}
 """
+
+
+def reports_to(links: Mapping[str, str]) -> str:
+    """Who gets an ICMP error that somebody outside has about a frontend's connection: every node.
+
+    The kernel's hash knows the error's own addresses, not those of the packet that it quotes, so it would lead it
+    to any node; and only the connection's node has a use for it. Else path MTU discovery would end here.
+
+    Args:
+        links: node address to the router's interface towards it.
+    """
+    copies = "".join(f'add rule ip labkit_nodes reports dup to {ip} device "{link}"\n' for ip, link in links.items())
+    return f"flush chain ip labkit_nodes reports\n{copies}" + "add rule ip labkit_nodes reports drop\n" * bool(links)
 
 
 def node_publics(addresses: Mapping[str, str]) -> str:
