@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from labkit.local.kubeapi import Api, User
+from labkit.local.server.upgrade import PromptProtocol
 
 TOKEN = "secret-token"
 
@@ -109,7 +110,7 @@ def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
     def main() -> None:
         async def go() -> None:
             api = make_api(tmp_path / "lab.db", version)
-            config = uvicorn.Config(api, log_level="error", http="httptools", ws="wsproto", lifespan="off",
+            config = uvicorn.Config(api, log_level="error", http=PromptProtocol, ws="wsproto", lifespan="off",
                                     access_log=False, timeout_graceful_shutdown=1,
                                     ssl_certfile=certificate, ssl_keyfile=certificate)
             server = uvicorn.Server(config)

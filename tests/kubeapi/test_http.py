@@ -211,7 +211,13 @@ def test_exec_speaks_every_channel_protocol(served: Served, protocol: str) -> No
     assert json.loads(heard[3])["status"] == "Success"
 
 
-def test_kubectl_exec_logs_and_port_forward(served: Served) -> None:
+@pytest.mark.parametrize("websockets", ["true", "false"], ids=["websocket", "spdy"])
+def test_kubectl_exec_logs_and_port_forward(
+    served: Served, monkeypatch: pytest.MonkeyPatch, websockets: str
+) -> None:
+    """By WebSocket, and by SPDY, which kubectl before 1.30 speaks."""
+    for variable in ("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "KUBECTL_PORT_FORWARD_WEBSOCKETS"):
+        monkeypatch.setenv(variable, websockets)
     run_a_pod(served)
     done = kubectl(served, "exec", "-i", "p", "--", "sh", "-c", "tr a-z A-Z; exit 3", stdin="abc")
     assert (done.stdout, done.returncode) == ("ABC", 3)

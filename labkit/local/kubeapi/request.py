@@ -42,6 +42,7 @@ class Request:
     headers: dict[bytes, bytes]
     subprotocols: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    spdy: bool = False
 
     @classmethod
     def of(cls, scope: Any) -> Request:
@@ -49,7 +50,7 @@ class Request:
         raw = scope["query_string"]
         pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True) if raw else []
         return cls(scope.get("method", "GET"), scope["path"], dict(pairs), pairs, dict(scope["headers"]),
-                   list(scope.get("subprotocols") or ()))
+                   list(scope.get("subprotocols") or ()), spdy="spdy" in (scope.get("extensions") or ()))
 
     @property
     def parts(self) -> list[str]:

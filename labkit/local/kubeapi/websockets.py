@@ -1,4 +1,4 @@
-"""exec, attach and port-forward over WebSocket, in Kubernetes' channel protocols.
+"""exec, attach and port-forward over WebSocket, in Kubernetes' channel protocols, and over SPDY.
 
 Every message's first byte is its channel: 0 stdin, 1 stdout, 2 stderr, 3 the outcome, 4 the terminal's
 size. Version 5 adds 255, which closes a channel; that is how a client ends stdin.
@@ -22,7 +22,7 @@ from .backend import NodeBackend, Process
 from .kinds import Served
 from .pod_logs import pick_container
 from .request import Receive, Request, Send, error_reply
-from .spdy import SPDY_PROTOCOL, SpdyPortForward
+from .spdy import PLAIN_PROTOCOL, SPDY_PROTOCOL, CommandStreams, SpdyPortForward
 
 if TYPE_CHECKING:
     from .api import Api
@@ -49,21 +49,26 @@ async def open_session(api: Api, request: Request, served: Served, namespace: st
     if not pod["spec"].get("nodeName") or backend is None:
         raise errors.bad_request(f"pod {name} does not have a host assigned")
     if sub == "portforward":
-        if SPDY_PROTOCOL in request.subprotocols:
-            return SpdyPortForward(backend, namespace, name)
+        if request.spdy or SPDY_PROTOCOL in request.subprotocols:
+            return SpdyPortForward(backend, namespace, name, PLAIN_PROTOCOL if request.spdy else SPDY_PROTOCOL)
         return _port_forward(backend, request, namespace, name)
     if (phase := pod.get("status", {}).get("phase")) in ("Succeeded", "Failed"):
         raise errors.bad_request(f"cannot {sub} into a container in a completed pod; current phase is {phase}")
     container = pick_container(pod, request.query.get("container", ""))
     protocol = next((p for p in request.subprotocols if p in _CHANNELS), None)
     stdin, tty = _flag(request, "stdin"), _flag(request, "tty")
+    streams = (stdin, _flag(request, "stdout"), _flag(request, "stderr") and not tty, True, tty)
+    wanted = {channel for channel, is_wanted in enumerate(streams) if is_wanted}
     argv = [v for k, v in request.query_lists if k == "command"]
     if sub == "exec" and not argv:
         raise errors.bad_request("you must specify at least 1 command for the container")
 
     async def session(receive: Receive, send: Send) -> None:
-        channels = Channels(receive, send, protocol)
-        await channels.accept()
+        channels = CommandStreams(receive, send, wanted) if request.spdy else Channels(receive, send, protocol)
+        try:
+            await channels.accept()
+        except ConnectionError:
+            return
         try:
             process = await (backend.attach(namespace, name, container, stdin=stdin, tty=tty) if sub == "attach"
                              else backend.exec(namespace, name, container, argv, stdin=stdin, tty=tty))
@@ -118,7 +123,7 @@ class Channels:
             await self._send({"type": "websocket.close", "code": 1000})
 
 
-async def _run(process: Process, channels: Channels, argv: list[str]) -> None:
+async def _run(process: Process, channels: Channels | CommandStreams, argv: list[str]) -> None:
     try:
         reader = asyncio.ensure_future(_feed(process, channels))
         writer = asyncio.ensure_future(_drain(process, channels))
@@ -138,7 +143,7 @@ async def _run(process: Process, channels: Channels, argv: list[str]) -> None:
         process.kill()
 
 
-async def _feed(process: Process, channels: Channels) -> None:
+async def _feed(process: Process, channels: Channels | CommandStreams) -> None:
     while (message := await channels.receive()) is not None:
         channel, data = message
         if channel == 0 and data:
@@ -151,7 +156,7 @@ async def _feed(process: Process, channels: Channels) -> None:
                 process.resize(size["Height"], size["Width"])
 
 
-async def _drain(process: Process, channels: Channels) -> None:
+async def _drain(process: Process, channels: Channels | CommandStreams) -> None:
     async for channel, data in process.output():
         if data:
             await channels.send(channel, data)

@@ -19,8 +19,9 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from .upgrade import PromptProtocol
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +32,6 @@ _TLS_HANDSHAKE = 0x16
 Application = Callable[..., Awaitable[None]]
 Dial = Callable[[str, str, int], Awaitable[socket.socket]]
 """(client's name, address, port) -> a socket that is connected from that outside client."""
-
-
-class PromptProtocol(HttpToolsProtocol):
-    """HTTP that acknowledges at once.
-
-    urllib3 leaves Nagle's algorithm on for connections through a proxy, which ours are, and sends a request's
-    head and body apart: each write would wait 40 ms for our delayed acknowledgement of the head.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        """Acknowledge what came, then handle it."""
-        if (connection := self.transport.get_extra_info("socket")) is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        super().data_received(data)
 
 
 class HttpService:
