@@ -148,6 +148,25 @@ def test_todays_operator_refuses_a_hand_set_field(today, todays_lab):
     wait_for(lambda: planes.data_planes(today) == {"Calico iptables"}, "Felix has gone back")
 
 
+def test_the_commands_of_todays_lane_work_when_pasted(today, todays_lab):
+    plan = todays_lab.enable_ebpf(recheck=3)
+    walk(today, plan.steps, pasted=True)
+    assert planes.data_planes(today) == {"Calico eBPF"}
+    walk(today, todays_lab.disable_ebpf().steps, pasted=True)
+    assert planes.data_planes(today) == {"Calico iptables"}
+
+
+def test_the_commands_of_the_articles_lane_work_when_pasted(cluster):
+    with lab_of(cluster) as lab:
+        lab.run(lab.disable_ebpf())
+        plan = lab.enable_ebpf()
+        assert [s.id for s in plan.steps] == ["node-address", "endpoint", "operator", "kube-proxy", "bpf"]
+        walk(cluster, plan.steps, pasted=True)
+        assert planes.data_planes(cluster) == {"Calico eBPF"}
+        walk(cluster, lab.disable_ebpf().steps, pasted=True)
+        assert planes.data_planes(cluster) == {"Calico iptables"}
+
+
 @pytest.fixture(scope="module")
 def plain(daemon, lab_paths, tmp_path_factory):
     """Azure CNI and no network policy: no Calico."""
@@ -163,6 +182,16 @@ def paste(cluster: TestCluster, command: str) -> None:
         ["bash", "-euo", "pipefail", "-c", command], text=True, capture_output=True, timeout=90, check=False,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": str(cluster.kubeconfig)})
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def walk(cluster: TestCluster, steps: tuple[plans.Step, ...], pasted: bool) -> None:
+    """Do steps, by their commands or by the library, and see each hold."""
+    for step in steps:
+        if pasted:
+            paste(cluster, step.command)
+            wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds", 60)
+        else:
+            assert (done := plans.run_step(step)).ok, done.error
 
 
 def rules(cluster: TestCluster, *parts: str) -> list[str]:
@@ -231,11 +260,7 @@ def test_the_lane_of_an_own_operator(plain, pasted):
         address = serve(plain, namespace)
         plan = lab.enable_ebpf()
         assert [step.id for step in plan.steps] == OWN
-        for step in plan.steps:
-            if pasted == "there":
-                paste(plain, step.command)
-                wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds", 60)
-        lab.run(plan)
+        walk(plain, plan.steps, pasted == "there")
         assert planes.data_planes(plain) == {"Calico eBPF"}
         wait_for(lambda: flows(plain, namespace, address) == WORKING, "every flow works", 20)
         assert rules(plain, "cali-")
@@ -246,13 +271,7 @@ def test_the_lane_of_an_own_operator(plain, pasted):
             assert planes.data_planes(plain) == {"Calico iptables"}
         plan = lab.enable_ebpf()
         assert [step.id for step in plan.steps] == OWN, "what the plan installed is still the plan's to remove"
-        for step in reversed(plan.steps):
-            if pasted == "back":
-                paste(plain, step.revert_command)
-            else:
-                assert plans.revert_step(step).ok
-            (undone,) = plans.revert_plan(plans.Plan("", "", (step,))).steps
-            wait_for(lambda undone=undone: plans.check_step(undone).ok, f"{step.id} is undone", 60)
+        walk(plain, plans.revert_plan(plan).steps, pasted == "back")
         assert planes.data_planes(plain) == {"kube-proxy only"}
         assert not rules(plain, "cali-", "cali40")
         seen = flows(plain, namespace, address)
@@ -290,16 +309,6 @@ def az_in(folder: Path, cluster: TestCluster) -> None:
         "    lab.close()",
         "else:", "    assert sys.argv[1:] == ['extension', 'add', '--upgrade', '--name', 'aks-preview'], sys.argv")))
     stub.chmod(0o755)
-
-
-def walk(cluster: TestCluster, steps: tuple[plans.Step, ...], pasted: bool) -> None:
-    """Do steps, by their commands or by the library, and see each hold."""
-    for step in steps:
-        if pasted:
-            paste(cluster, step.command)
-            wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds", 60)
-        else:
-            assert (done := plans.run_step(step)).ok, done.error
 
 
 def without_network(cluster: TestCluster) -> bool:
