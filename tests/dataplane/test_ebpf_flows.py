@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -241,6 +242,27 @@ def connection(lab: EbpfLab, space: str, ip: str, port: int) -> socket.socket:
 def says(sock: socket.socket) -> str:
     sock.sendall(b"hello")
     return str(json.loads(sock.recv(65536))["server"])
+
+
+def forwarded(lab: EbpfLab) -> list[int]:
+    """How many packets each node's stack has forwarded."""
+    counts = []
+    for node in lab.nodes.values():
+        text = netns.run_inside(node.netns, lambda: Path("/proc/thread-self/net/snmp").read_text())
+        names, values = (line.split() for line in text.splitlines() if line.startswith("Ip: "))
+        counts.append(int(values[names.index("ForwDatagrams")]))
+    return counts
+
+
+def test_the_hosts_stack_forwards_no_packet_of_a_connection(lab: EbpfLab) -> None:
+    for client, frontend, backend in (("a1", "", "a2"), ("a1", "", "b1"), ("a1", CLUSTER_IP, "b1"),
+                                      ("alice", FRONTEND, "a1"), ("alice", FRONTEND, "b1")):
+        service(lab, "tcp", backend)
+        space = lab.alice.netns if client == "alice" else lab.pods[client].netns
+        before = forwarded(lab)
+        with connection(lab, space, frontend or lab.pods[backend].ip, 80 if frontend else 8080) as sock:
+            assert {says(sock) for _ in range(20)} == {backend}
+        assert forwarded(lab) == before, (client, frontend, backend)
 
 
 IPTABLES = f"""
