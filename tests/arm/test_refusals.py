@@ -80,6 +80,10 @@ def test_groups(arm):
     ({"httpProxyConfig": {"httpProxy": "http://p"}}, "NotModelledByLocalLab", "a cluster's httpProxyConfig"),
     ({"agentPoolProfiles": [{"name": "p", "count": 1, "availabilityZones": ["1"]}]}, "NotModelledByLocalLab",
      "an agent pool's availabilityZones"),
+    ({"agentPoolProfiles": [{"name": "p", "count": 1, "scaleDownMode": "Deallocate"}]}, "NotModelledByLocalLab",
+     "kept deallocated"),
+    ({"networkProfile": {"loadBalancerProfile": {"managedOutboundIPs": {"count": 2}}}}, "NotModelledByLocalLab",
+     "more outbound addresses"),
     ({"agentPoolProfiles": [{"name": "p", "count": 1, "scaleSetPriority": "Spot"}]}, "NotModelledByLocalLab", "spot"),
     ({"networkProfile": {"networkPolicy": "cilium"}}, "NotModelledByLocalLab", "'cilium'"),
     ({"networkProfile": {"serviceCidr": "10.224.0.0/16", "dnsServiceIP": "10.224.0.10"}},
@@ -99,6 +103,53 @@ def test_clusters_that_cannot_be(arm, change, code, words):
     assert words in message
     assert "error" not in response.json(), "the AKS resource provider answers flat"
     assert arm.request("GET", f"{arm.sub}/{CLUSTER}").status_code == 404
+
+
+@pytest.mark.parametrize(("change", "code"), [
+    ({"identity": {"type": "UserAssigned", "userAssignedIdentities": {"/x": {}}}}, "NotModelledByLocalLab"),
+    ({"sku": {"tier": "Cheap"}}, "InvalidParameter"),
+])
+def test_what_a_cluster_cannot_have_beside_its_properties(arm, change, code):
+    arm.make_group()
+    assert refused(arm.request("PUT", f"{arm.sub}/{CLUSTER}", json={**ARTICLE, **change}))[:2] == (400, code)
+
+
+def objects(document, path=()):
+    """The places of a document whose kind the lab reads, with a value of another kind for each."""
+    for key, value in document.items() if isinstance(document, dict) else enumerate(document):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from objects(value, (*path, key))
+
+
+FULL = {**ARTICLE, "sku": {"name": "Base", "tier": "Free"}, "tags": {"a": "b"}, "properties": {
+    **ARTICLE["properties"], "servicePrincipalProfile": {"clientId": "msi"}, "addonProfiles": {"x": {"enabled": False}},
+    "disableLocalAccounts": False, "autoUpgradeProfile": {"upgradeChannel": "none"},
+    "agentPoolProfiles": [{**ARTICLE["properties"]["agentPoolProfiles"][0], "powerState": {"code": "Running"},
+                           "maxPods": 30, "osDiskSizeGB": 128, "osSKU": "Ubuntu", "nodeLabels": {"a": "b"},
+                           "nodeTaints": ["a=b:NoSchedule"], "scaleSetPriority": "Regular", "upgradeSettings": {}}],
+    "networkProfile": {**ARTICLE["properties"]["networkProfile"], "serviceCidr": "10.0.0.0/16",
+                       "dnsServiceIP": "10.0.0.10", "outboundType": "loadBalancer",
+                       "loadBalancerProfile": {"managedOutboundIPs": {"count": 1}},
+                       "kubeProxyConfig": {"enabled": True, "mode": "IPTABLES"}}}}
+
+
+def test_a_value_of_another_kind_is_the_clients_mistake_wherever_it_is(arm):
+    """Not the server's: each was a 500 or was taken once."""
+    arm.make_group()
+    url, preview = f"{arm.sub}/{CLUSTER}", "2026-08-02-preview"
+    answers = {}
+    for path in objects(FULL):
+        for wrong in ([[]], {"a": {}}, 1.5, True):
+            body = copy.deepcopy(FULL)
+            inner = body
+            for key in path[:-1]:
+                inner = inner[key]
+            if type(wrong) is not type(inner[path[-1]]):
+                inner[path[-1]] = wrong
+                answers[*path, str(wrong)] = arm.request("PUT", url, json=body, version=preview).status_code
+    assert {where: status for where, status in answers.items() if status != 400} == {}
+    assert arm.request("PUT", url, json=FULL, version=preview).status_code == 201
 
 
 def test_what_asks_for_nothing_is_no_wish(arm):

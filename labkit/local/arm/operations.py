@@ -13,8 +13,9 @@ from typing import Any
 
 from .clusters import ClusterError, Clusters
 from .identity import guid
+from .pools import pool_spec
 from .store import ArmStore, Operation, OperationKind
-from .validation import CLUSTER_TYPE, pool_spec, spec_of
+from .validation import CLUSTER_TYPE, spec_of
 
 log = logging.getLogger(__name__)
 

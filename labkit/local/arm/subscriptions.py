@@ -11,7 +11,8 @@ from starlette.responses import Response
 from . import catalogue
 from .errors import ArmError
 from .http import Context, answer
-from .validation import CLUSTER_TYPE, MAX_NODES
+from .pools import MAX_NODES
+from .validation import CLUSTER_TYPE
 
 NAME = "labkit local lab"
 

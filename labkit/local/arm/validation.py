@@ -11,35 +11,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import catalogue
-from .clusters import ClusterSpec, PoolSpec
+from . import catalogue, contents, pools
+from .clusters import ClusterSpec
 from .errors import ArmError, bad_request, not_in_the_lab, unsupported_version
 
 Json = dict[str, Any]
 
 CLUSTER_TYPE = "Microsoft.ContainerService/managedClusters"
 POOL_TYPE = "Microsoft.ContainerService/managedClusters/agentPools"
-MAX_NODES = 20
-"""How many nodes a lab's cluster may have: they share one machine."""
-
 KUBE_PROXY = "kubeProxyConfig"
 """The property of a network profile that only preview versions of the API know."""
 _RESERVED = ("169.254.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "192.0.2.0/24")
 """Ranges that AKS keeps for itself."""
 _CLUSTER_NAME = re.compile(r"^[a-zA-Z0-9]$|^[a-zA-Z0-9][-_a-zA-Z0-9]{0,61}[a-zA-Z0-9]$")
-_POOL_NAME = re.compile(r"^[a-z][a-z0-9]{0,11}$")
 _NOT_IN_GROUP_NAMES = re.compile(r"[^-\w.()]")
-_FIXED_IN_POOLS = ("vmSize", "maxPods", "enableNodePublicIP")
-"""What a pool keeps for its life, whatever later requests say."""
 _NOT_IN_CLUSTERS = ("windowsProfile", "diskEncryptionSetID", "httpProxyConfig", "podIdentityProfile", "ingressProfile",
                     "serviceMeshProfile", "azureMonitorProfile", "autoScalerProfile")
-_NOT_IN_POOLS = ("availabilityZones", "vnetSubnetID", "podSubnetID", "nodePublicIPPrefixID", "gpuInstanceProfile",
-                 "kubeletConfig", "linuxOSConfig", "hostGroupID", "proximityPlacementGroupID", "creationData",
-                 "capacityReservationGroupID", "enableEncryptionAtHost", "enableUltraSSD", "enableFIPS")
 """What Azure's API takes and the lab would only pretend to have."""
-_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
-_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _DNS_PREFIX = re.compile(r"^[a-zA-Z0-9]([-a-zA-Z0-9]{0,52}[a-zA-Z0-9])?$")
 
 
@@ -96,19 +84,6 @@ def tags_of(body: Json) -> Json:
     return {"tags": tags} if tags else {}
 
 
-def _properties(body: Json) -> Json:
-    """The `properties` of a request, as far as their shape is right; values are checked where they are used."""
-    asked: Any = body.get("properties") or {}
-    shaped = isinstance(asked, dict)
-    for key in ("networkProfile", "addonProfiles", "servicePrincipalProfile") if shaped else ():
-        shaped = shaped and isinstance(asked.get(key) or {}, dict)
-    pools = (asked.get("agentPoolProfiles") or []) if shaped else None
-    if not isinstance(pools, list) or not all(isinstance(pool, dict) for pool in pools):
-        raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
-                       "deserialized: 'properties' does not have the shape of this resource type's.")
-    return dict(asked)
-
-
 def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: str) -> Json:
     """The resource for a PUT of a cluster that is not there yet.
 
@@ -124,12 +99,13 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
                           "digits, '-' and '_', starting and ending with a letter or digit.",
                           "InvalidParameter")
     location = location_of(body, CLUSTER_TYPE)
-    asked = _properties(body)
+    contents.check(body, contents.CLUSTER)
+    asked: Json = dict(body.get("properties") or {})
     version = catalogue.resolve_version(asked.get("kubernetesVersion") or None)
     if version is None:
         raise unsupported_version(asked["kubernetesVersion"])
-    pools = [_pool(profile, version, location) for profile in asked.get("agentPoolProfiles") or ()]
-    _check_pools(pools)
+    profiles = [pools.profile(profile, version, location) for profile in asked.get("agentPoolProfiles") or ()]
+    pools.check(profiles)
     prefix = _dns_prefix(asked)
     fqdn = f"{prefix}-{fqdn_id}.hcp.{location}.azmk8s.io".lower()
     group = id.split("/")[4]
@@ -141,7 +117,7 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
         "dnsPrefix": prefix,
         "fqdn": fqdn,
         "azurePortalFQDN": fqdn.replace(".hcp.", ".portal.hcp."),
-        "agentPoolProfiles": pools,
+        "agentPoolProfiles": profiles,
         **{key: asked[key] for key in ("linuxProfile", "autoUpgradeProfile") if asked.get(key)},
         # `az aks update` reads "msi" here, and gives up without it; a secret is never shown again.
         "servicePrincipalProfile": {"clientId": (asked.get("servicePrincipalProfile") or {}).get("clientId")
@@ -158,25 +134,30 @@ def new_cluster(name: str, body: Json, *, id: str, fqdn_id: str, api_version: st
         "workloadAutoScalerProfile": {},
     }
     _check_modelled(asked)
+    identity = (body.get("identity") or {}).get("type") or "SystemAssigned"
+    if identity not in ("SystemAssigned", "None"):
+        raise not_in_the_lab(f"the identity '{identity}', only 'SystemAssigned' and 'None'")
     return {
         "id": id, "location": location, "name": name, "type": "Microsoft.ContainerService/ManagedClusters",
         **tags_of(body), "properties": properties,
-        "identity": {"type": (body.get("identity") or {}).get("type") or "SystemAssigned"},
-        "sku": {"name": "Base", "tier": (body.get("sku") or {}).get("tier") or "Free"},
+        "identity": {"type": identity},
+        "sku": {"name": "Base", "tier": _tier(body) or "Free"},
     }
 
 
-def _says(value: Any) -> bool:
-    """Whether a value asks for something: false, zero and nothing do not, wherever they are."""
-    if isinstance(value, dict):
-        return any(_says(entry) for entry in value.values())
-    return any(_says(entry) for entry in value) if isinstance(value, list) else bool(value)
+def _tier(body: Json) -> str | None:
+    """The tier of the control plane that a request names."""
+    tier: str | None = (body.get("sku") or {}).get("tier")
+    if tier and tier not in ("Free", "Standard", "Premium"):
+        raise bad_request(f"The value of parameter sku.tier is invalid: '{tier}' is none of Free, Standard, Premium.",
+                          "InvalidParameter", "sku.tier")
+    return tier
 
 
 def _check_modelled(asked: Json) -> None:
     if asked.get("aadProfile"):
         raise not_in_the_lab("Microsoft Entra integration (aadProfile)")
-    if wanted := next((key for key in _NOT_IN_CLUSTERS if _says(asked.get(key))), None):
+    if wanted := next((key for key in _NOT_IN_CLUSTERS if pools.says(asked.get(key))), None):
         raise not_in_the_lab(f"a cluster's {wanted}")
     if any((addon or {}).get("enabled") for addon in (asked.get("addonProfiles") or {}).values()):
         raise not_in_the_lab("add-ons (addonProfiles)")
@@ -190,7 +171,8 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
                        f"The resource '{old['name']}' already exists in location '{old['location']}' in "
                        f"resource group '{old['id'].split('/')[4]}'. A resource with the same name cannot be "
                        f"created in location '{location}'. Please select a new resource name.")
-    asked = _properties(body)
+    contents.check(body, contents.CLUSTER)
+    asked: Json = dict(body.get("properties") or {})
     was: Json = old["properties"]
     version = asked.get("kubernetesVersion")
     if version and catalogue.resolve_version(version) != was["currentKubernetesVersion"]:
@@ -202,25 +184,25 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
     network = _network(asked.get("networkProfile") or was["networkProfile"], old["name"], group, api_version)
     for key in ("networkPlugin", "networkPolicy", "serviceCidr", "dnsServiceIP", "podCidr"):
         _check_unchanged(f"networkProfile.{key}", was["networkProfile"].get(key), network.get(key))
-    pools = was["agentPoolProfiles"]
+    profiles = was["agentPoolProfiles"]
     if asked.get("agentPoolProfiles") is not None:
-        before = {p["name"]: p for p in was["agentPoolProfiles"]}
-        pools = [_pool({**_kept(before.get(p.get("name"), {})), **_given(p)}, was["currentKubernetesVersion"],
-                       location) for p in asked["agentPoolProfiles"]]
-        if {p["name"] for p in pools} != set(before):
+        before = {p["name"]: p for p in profiles}
+        profiles = [pools.profile({**pools.kept(before.get(p.get("name"), {})), **pools.given(p)},
+                                  was["currentKubernetesVersion"], location) for p in asked["agentPoolProfiles"]]
+        if {p["name"] for p in profiles} != set(before):
             raise bad_request("Adding or removing agent pools through the managed cluster is not allowed "
                               "once it exists. Use the agentPools resource.", "InvalidParameter")
-        for pool in pools:
-            for key in _FIXED_IN_POOLS:
-                _check_unchanged(f"agentPoolProfile.{key}", before[pool["name"]][key], pool[key])
-        _check_pools(pools)
+        for profile in profiles:
+            for key in pools.FIXED:
+                _check_unchanged(f"agentPoolProfile.{key}", before[profile["name"]][key], profile[key])
+        pools.check(profiles)
     _check_modelled(asked)
     local = asked.get("disableLocalAccounts")
-    tier = (body.get("sku") or {}).get("tier") or old["sku"]["tier"]
+    tier = _tier(body) or old["sku"]["tier"]
     kept = {**untagged(old), **tags_of(body)} if "tags" in body else old
     proxy = {KUBE_PROXY: network[KUBE_PROXY]} if KUBE_PROXY in network else {}
     return {**kept, "sku": {**old["sku"], "tier": tier},
-            "properties": {**was, "networkProfile": {**was["networkProfile"], **proxy}, "agentPoolProfiles": pools,
+            "properties": {**was, "networkProfile": {**was["networkProfile"], **proxy}, "agentPoolProfiles": profiles,
                            "provisioningState": "Updating",
                            "disableLocalAccounts": was["disableLocalAccounts"] if local is None else bool(local)}}
 
@@ -228,27 +210,17 @@ def changed_cluster(old: Json, body: Json, *, api_version: str) -> Json:
 def pool_profile(name: str, body: Json, cluster: Json) -> Json:
     """The pool profile for a PUT of an agent pool."""
     properties = cluster["properties"]
-    asked = _given(_properties(body))
+    contents.check(body, contents.POOL)
+    asked = pools.given(body.get("properties") or {})
     others = [p for p in properties["agentPoolProfiles"] if p["name"] != name]
     old: Json = next((p for p in properties["agentPoolProfiles"] if p["name"] == name), {})
-    profile = _pool({"mode": "User", **_kept(old), **asked, "name": name},
+    profile = pools.profile({"mode": "User", **pools.kept(old), **asked, "name": name},
                     properties["currentKubernetesVersion"], cluster["location"])
     if old:
-        for key in _FIXED_IN_POOLS:
+        for key in pools.FIXED:
             _check_unchanged(f"properties.{key}", old[key], profile[key])
-    _check_pools([*others, profile])
+    pools.check([*others, profile])
     return profile
-
-
-def _kept(profile: Json) -> Json:
-    """What a pool keeps where a request leaves it out."""
-    return {key: profile[key] for key in (*_FIXED_IN_POOLS, "mode", "count", "nodeLabels", "nodeTaints")
-            if key in profile}
-
-
-def _given(profile: Json) -> Json:
-    """What a request says about a pool: a null says nothing."""
-    return {key: value for key, value in profile.items() if value is not None}
 
 
 def spec_of(resource: Json, key: str) -> ClusterSpec:
@@ -261,99 +233,7 @@ def spec_of(resource: Json, key: str) -> ClusterSpec:
         network_policy=network["networkPolicy"], service_cidr=network["serviceCidr"],
         dns_service_ip=network["dnsServiceIP"], pod_cidr=network.get("podCidr") or "10.224.0.0/16",
         kube_proxy=(network.get(KUBE_PROXY) or {}).get("enabled") is not False, tags=resource.get("tags") or {},
-        pools=tuple(pool_spec(profile) for profile in properties["agentPoolProfiles"]))
-
-
-def pool_spec(profile: Json) -> PoolSpec:
-    """What to build for one agent pool, from its profile as it is stored."""
-    return PoolSpec(
-        profile["name"], profile["count"], profile["vmSize"], profile["mode"], profile["maxPods"],
-        profile.get("nodeLabels") or {}, tuple(profile.get("nodeTaints") or ()),
-        bool(profile.get("enableNodePublicIP")))
-
-
-def _pool(asked: Json, version: str, location: str) -> Json:
-    asked = _given(asked)
-    name = str(asked.get("name") or "")
-    if not _POOL_NAME.match(name):
-        raise bad_request("The value of parameter agentPoolProfile.name is invalid. Please see "
-                          "https://aka.ms/aks-naming-rules for more details.", "InvalidParameter",
-                          "agentPoolProfile.name")
-    pool_version = asked.get("orchestratorVersion")
-    resolved = catalogue.resolve_version(pool_version) if pool_version else version
-    if resolved is None:
-        raise unsupported_version(str(pool_version))
-    if resolved != version:
-        raise not_in_the_lab("agent pools of another Kubernetes version than the control plane's")
-    size = catalogue.VM_SIZES.get(str(asked.get("vmSize") or catalogue.DEFAULT_VM_SIZE).lower())
-    if size is None:
-        available = ",".join(size.name.lower() for size in catalogue.VM_SIZES.values())
-        raise bad_request(f"The VM size of {asked['vmSize']} is not allowed in your subscription in location "
-                          f"'{location}'. The available VM sizes are '{available}'. For more details, please "
-                          "visit https://aka.ms/aks/quotas-skus-regions")
-    count = asked.get("count", 1)
-    mode = asked.get("mode") or "System"
-    least = 1 if mode == "System" else 0
-    if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= 1000:
-        raise bad_request(
-            f"agentPoolProfile.count was {count}. It must be greater or equal to minCount:{least} and less "
-            "than or equal to maxCount:1000. If allowedMinCount was expected to be 0 but is 1: 1) The nodepool "
-            "is a VMAS pool. 2) api Version is less than 2020-03-01. 3) The node is a system pool.",
-            "InvalidParameter", "agentPoolProfile.count")
-    if (asked.get("osType") or "Linux") != "Linux":
-        raise not_in_the_lab("Windows nodes")
-    if asked.get("enableAutoScaling"):
-        raise not_in_the_lab("the cluster autoscaler")
-    if wanted := next((key for key in _NOT_IN_POOLS if _says(asked.get(key))), None):
-        raise not_in_the_lab(f"an agent pool's {wanted}")
-    if asked.get("scaleSetPriority") == "Spot":
-        raise not_in_the_lab("spot machines")
-    _check_marks(asked)
-    if (asked.get("powerState") or {}).get("code") == "Stopped":
-        raise not_in_the_lab("stopping one agent pool; scale it to 0, or stop the cluster")
-    return {
-        "name": name, "count": count, "vmSize": size.name, "osDiskSizeGB": asked.get("osDiskSizeGB") or 128,
-        "osDiskType": "Managed", "kubeletDiskType": "OS", "maxPods": asked.get("maxPods") or 30,
-        "type": "VirtualMachineScaleSets", "enableAutoScaling": False, "provisioningState": "Creating",
-        "powerState": {"code": "Running"}, "orchestratorVersion": pool_version or version,
-        "currentOrchestratorVersion": version, "enableNodePublicIP": bool(asked.get("enableNodePublicIP")),
-        "mode": mode, "enableEncryptionAtHost": False, "enableUltraSSD": False,
-        "osType": "Linux", "osSKU": asked.get("osSKU") or "Ubuntu", "nodeImageVersion": "labkit-local",
-        "upgradeSettings": asked.get("upgradeSettings") or {}, "enableFIPS": False,
-        **{key: asked[key] for key in ("tags", "nodeLabels", "nodeTaints") if asked.get(key)},
-    }
-
-
-def _check_marks(asked: Json) -> None:
-    """Refuse labels and taints that no node could have."""
-    labels, taints = asked.get("nodeLabels") or {}, asked.get("nodeTaints") or []
-    if not isinstance(labels, dict) or not isinstance(taints, list):
-        raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be "
-                       "deserialized: 'nodeLabels' must be an object and 'nodeTaints' a list.")
-    for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(str(value)):
-            raise bad_request(f"The value of parameter agentPoolProfile.nodeLabels is invalid: '{key}={value}' is no "
-                              "label of Kubernetes.", "InvalidParameter", "agentPoolProfile.nodeLabels")
-    for taint in taints:
-        key, _, value = str(taint).rpartition(":")[0].partition("=")
-        if (str(taint).rpartition(":")[2] not in _EFFECTS or not _LABEL_KEY.fullmatch(key)
-                or not _LABEL_VALUE.fullmatch(value)):
-            raise bad_request(f"The value of parameter agentPoolProfile.nodeTaints is invalid: '{taint}' is not "
-                              f"key=value:effect with one of {', '.join(_EFFECTS)}.", "InvalidParameter",
-                              "agentPoolProfile.nodeTaints")
-
-
-def _check_pools(pools: list[Json]) -> None:
-    if not any(pool["mode"] == "System" and pool["count"] > 0 for pool in pools):
-        raise bad_request("Must define at least one system pool with at least one node.", "InvalidParameter")
-    names = [pool["name"] for pool in pools]
-    if len(set(names)) != len(names):
-        raise bad_request("Agent pool names must be unique.", "InvalidParameter")
-    total = sum(pool["count"] for pool in pools)
-    if total > MAX_NODES:
-        raise bad_request(f"Insufficient vcpu quota requested {2 * total}, remaining {2 * MAX_NODES} for the "
-                          f"local lab: its nodes share one machine, and a cluster may have {MAX_NODES}.",
-                          "ErrCode_InsufficientVCPUQuota")
+        pools=tuple(pools.pool_spec(profile) for profile in properties["agentPoolProfiles"]))
 
 
 def _dns_prefix(asked: Json) -> str:
@@ -398,6 +278,9 @@ def _network(asked: Mapping[str, Any], cluster: str, group: str, api_version: st
         raise not_in_the_lab("the basic load balancer")
     if (asked.get("outboundType") or "loadBalancer") != "loadBalancer":
         raise not_in_the_lab(f"outboundType '{asked['outboundType']}'")
+    outbound = (asked.get("loadBalancerProfile") or {}).get("managedOutboundIPs") or {}
+    if outbound.get("count") not in (None, 1):
+        raise not_in_the_lab("more outbound addresses than one")
     service_cidr, dns = asked.get("serviceCidr") or "10.0.0.0/16", asked.get("dnsServiceIP") or "10.0.0.10"
     _check_service_network(service_cidr, dns)
     return {
