@@ -22,7 +22,7 @@ class Lab:
     """One cluster with one node, without controllers: pods are bound by the tests."""
 
     def __init__(self, home: Path) -> None:
-        self.paths = LabPaths(home)
+        self.home, self.paths = home, LabPaths(home)
         self.fabric = Fabric(self.paths)
         self.fabric.ensure_internet()
         self.vnet = self.fabric.ensure_vnet("c1", "192.0.2.10")
@@ -87,8 +87,8 @@ class Lab:
         return printed
 
     async def run(self, name: str, argv: list[str], stdin: bytes | None = None, *,
-                  tty: bool = False) -> tuple[int, str]:
-        process = await self.nodes.exec("default", name, "main", argv, stdin=stdin is not None, tty=tty)
+                  container: str = "main", tty: bool = False) -> tuple[int, str]:
+        process = await self.nodes.exec("default", name, container, argv, stdin=stdin is not None, tty=tty)
         if stdin is not None:
             await process.write(stdin)
             await process.write(b"")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from labkit.local.client import ApiError
-from labkit.local.node import kubelet
+from labkit.local.client import ApiError, Obj
+from labkit.local.kubeapi import Api
+from labkit.local.node import Nodes, kubelet
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -419,5 +420,46 @@ def test_a_deleted_node_comes_back_when_its_kubelet_restarts_and_not_before(lab:
         assert owner["uid"] == node["metadata"]["uid"]
         lab.api.delete(leases, lab.net.name, "kube-node-lease")
         await lab.until(lambda: lab.api.list(leases, "kube-node-lease"))
+
+    asyncio.run(scenario())
+
+
+def test_an_ephemeral_container_runs_once_beside_the_others_and_sees_them(lab: Lab) -> None:
+    lab.api.close()
+    lab.api = Api(lab.home / "lab.db", "c1", version="v1.33.0")
+    lab.nodes = Nodes(lab.api)
+    lab.kubelet = lab.make_kubelet()
+
+    def debug(*containers: Obj) -> None:
+        lab.api.patch("pods", "steady", {"spec": {"ephemeralContainers": list(containers)}}, "default",
+                      type="strategic", subresource="ephemeralcontainers")
+
+    def ended(name: str) -> Obj:
+        found = {c["name"]: c for c in lab.status("steady").get("ephemeralContainerStatuses") or ()}
+        return found.get(name, {"state": {}})["state"].get("terminated") or {}
+
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("steady", "exec sleep 4321")
+        await lab.until(lambda: lab.ready("steady"))
+        look = {"name": "look", "image": "busybox", "targetContainerName": "main",
+                "command": ["sh", "-c", "ps; hostname; exit 3"]}
+        debug(look)
+        await lab.until(lambda: ended("look"))
+        assert ended("look")["exitCode"] == 3
+        printed = await lab.log("steady", "look")
+        assert "sleep 4321" in printed
+        assert printed.endswith("steady\n")
+        debug({"name": "stays", "image": "busybox", "command": ["sleep", "1000"]})
+        worker = lab.kubelet.worker("default", "steady")
+        await lab.until(lambda: "stays" in worker.running)
+        assert lab.ready("steady"), "what debugs does not count"
+        assert (await lab.run("steady", ["hostname"], container="stays"))[1] == "steady\n"
+        with pytest.raises(ApiError, match=r'existing ephemeral containers "look" may not be changed'):
+            debug({**look, "image": "nginx"})
+        with pytest.raises(ApiError, match=r"spec.ephemeralContainers\[\d\].name: Duplicate value"):
+            debug({"name": "main", "image": "busybox"})
+        lab.api.delete("pods", "steady", "default")
+        await lab.until(lambda: lab.gone("steady"))
 
     asyncio.run(scenario())

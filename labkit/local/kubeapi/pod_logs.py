@@ -83,7 +83,7 @@ def pick_container(pod: Obj, asked: str) -> str:
         ApiError: when that is not clear, or not there.
     """
     spec = pod["spec"]
-    every = [c["name"] for key in ("initContainers", "containers") for c in spec.get(key) or ()]
+    every = [c["name"] for key in ("initContainers", "containers", "ephemeralContainers") for c in spec.get(key) or ()]
     name = pod["metadata"]["name"]
     if asked:
         if asked not in every:

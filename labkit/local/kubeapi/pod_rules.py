@@ -170,3 +170,32 @@ def amount_of(quantity: Any) -> Decimal | None:
         return Decimal(found[1]) * _UNITS[found[2]]
     except InvalidOperation:
         return None
+
+
+_FORBIDDEN_TO_DEBUGGERS = ("ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle")
+
+
+def debugger_errors(new: Obj, old: Obj) -> list[FieldError]:
+    """What is wrong with a pod's ephemeral containers, or with their change: they are added, and then stay."""
+    before, after = old.get("ephemeralContainers") or [], new.get("ephemeralContainers") or []
+    path = "spec.ephemeralContainers"
+    named = {c.get("name"): c for c in after}
+    out = [errors.denied(path, "existing ephemeral containers "
+                         f"{errors.go_value(c['name'])} may not be {'changed' if c['name'] in named else 'removed'}\n")
+           for c in before if named.get(c["name"]) != c]
+    taken = {c["name"] for kind in ("containers", "initContainers") for c in old.get(kind) or ()}
+    for i, one in enumerate(after):
+        at, name = f"{path}[{i}]", one.get("name")
+        if not name:
+            out.append(errors.required(f"{at}.name"))
+        elif name in taken:
+            out.append(errors.duplicate(f"{at}.name", name))
+        taken.add(str(name))
+        if not one.get("image"):
+            out.append(errors.required(f"{at}.image"))
+        out += [errors.denied(f"{at}.{field}", "cannot be set for an Ephemeral Container")
+                for field in _FORBIDDEN_TO_DEBUGGERS if one.get(field)]
+        target = one.get("targetContainerName")
+        if target and target not in {c["name"] for c in old["containers"]}:
+            out.append(errors.missing_ref(f"{at}.targetContainerName", target))
+    return out

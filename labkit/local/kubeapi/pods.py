@@ -10,6 +10,7 @@ from labkit.local.client import Obj, copy_of
 from . import defaults, errors
 from .errors import FieldError
 from .kinds import Kind
+from .pod_rules import debugger_errors
 from .strategies import Strategy
 from .validation import pod_spec_errors
 
@@ -39,6 +40,8 @@ class PodStrategy(Strategy):
     def prepare_create(self, kind: Kind, obj: Obj) -> None:
         """What the admission plug-ins ServiceAccount, Priority and DefaultTolerationSeconds add."""
         spec = obj["spec"]
+        if self.api.minor < 23:
+            spec.pop("ephemeralContainers", None)
         if not spec.get("serviceAccountName"):
             spec["serviceAccountName"] = spec["serviceAccount"] = "default"
         self._admit_service_account(obj)
@@ -86,6 +89,12 @@ class PodStrategy(Strategy):
         """A kubelet's status update carries labels and annotations too."""
         if sub == "binding":
             return new
+        if sub == "ephemeralcontainers":
+            spec = {**old["spec"], "ephemeralContainers": new["spec"].get("ephemeralContainers") or []}
+            for container in spec["ephemeralContainers"]:
+                defaults.container(container)
+            return {**old, "metadata": {**old["metadata"], "managedFields": new["metadata"].get("managedFields")},
+                    "spec": spec}
         out = super().separate(kind, new, old, sub)
         if sub == "status":
             for key in ("labels", "annotations"):
@@ -96,7 +105,12 @@ class PodStrategy(Strategy):
     def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
         """A new pod's specification, or that a change keeps to what may change."""
         if old is None:
-            return pod_spec_errors(new.get("spec") or {}, "spec")
+            found = pod_spec_errors(new.get("spec") or {}, "spec")
+            if (new.get("spec") or {}).get("ephemeralContainers"):
+                found.append(errors.denied("spec.ephemeralContainers", "cannot be set on create"))
+            return found
+        if sub == "ephemeralcontainers":
+            return debugger_errors(new["spec"], old["spec"])
         if sub is not None or new["spec"] == old["spec"]:
             return []
         return _change_errors(new["spec"], old["spec"])

@@ -57,20 +57,66 @@ _MESSAGES = {
     "PodTemplateSpec": f"{_META} spec:2=PodSpec",
     "PodSpec": "volumes:1=*Volume containers:2=*Container restartPolicy:3 terminationGracePeriodSeconds:4=int!"
                " activeDeadlineSeconds:5=int! dnsPolicy:6 nodeSelector:7=map serviceAccountName:8 serviceAccount:9"
-               " nodeName:10 hostNetwork:11=bool hostPID:12=bool hostIPC:13=bool securityContext:14=Empty"
+               " nodeName:10 hostNetwork:11=bool hostPID:12=bool hostIPC:13=bool securityContext:14=PodSecurityContext"
                " imagePullSecrets:15=*LocalObjectReference hostname:16 subdomain:17 schedulerName:19"
                " initContainers:20=*Container automountServiceAccountToken:21=bool! tolerations:22=*Toleration"
-               " priorityClassName:24 priority:25=int! enableServiceLinks:30=bool! preemptionPolicy:31",
+               " hostAliases:23=*HostAlias priorityClassName:24 priority:25=int! dnsConfig:26=DNSConfig"
+               " shareProcessNamespace:27=bool! readinessGates:28=*ReadinessGate enableServiceLinks:30=bool!"
+               " preemptionPolicy:31 ephemeralContainers:34=*EphemeralContainer",
+    "PodSecurityContext": "seLinuxOptions:1=Empty runAsUser:2=int! runAsNonRoot:3=bool! supplementalGroups:4=*int"
+                          " fsGroup:5=int! runAsGroup:6=int! fsGroupChangePolicy:9 seccompProfile:10=SeccompProfile",
+    "SeccompProfile": "type:1 localhostProfile:2",
+    "HostAlias": "ip:1 hostnames:2=*string",
+    "DNSConfig": "nameservers:1=*string searches:2=*string options:3=*DNSOption",
+    "DNSOption": "name:1 value:2",
+    "ReadinessGate": "conditionType:1",
+    "EphemeralContainer": "ephemeralContainerCommon:1=Container targetContainerName:2",
+    "Pod": f"{_META} spec:2=PodSpec status:3=-",
     "Toleration": "key:1 operator:2 value:3 effect:4 tolerationSeconds:5=int!",
     "Container": "name:1 image:2 command:3=*string args:4=*string workingDir:5 ports:6=*ContainerPort env:7=*EnvVar"
-                 " resources:8=Resources volumeMounts:9=*VolumeMount terminationMessagePath:13 imagePullPolicy:14"
-                 " stdin:16=bool stdinOnce:17=bool tty:18=bool terminationMessagePolicy:20",
+                 " resources:8=Resources volumeMounts:9=*VolumeMount livenessProbe:10=Probe readinessProbe:11=Probe"
+                 " lifecycle:12=Lifecycle terminationMessagePath:13 imagePullPolicy:14"
+                 " securityContext:15=SecurityContext stdin:16=bool stdinOnce:17=bool tty:18=bool"
+                 " envFrom:19=*EnvFrom terminationMessagePolicy:20 startupProbe:22=Probe",
     "ContainerPort": "name:1 hostPort:2=int containerPort:3=int protocol:4 hostIP:5",
-    "EnvVar": "name:1 value:2",
+    "SecurityContext": "capabilities:1=Capabilities privileged:2=bool! seLinuxOptions:3=Empty runAsUser:4=int!"
+                       " runAsNonRoot:5=bool! readOnlyRootFilesystem:6=bool! allowPrivilegeEscalation:7=bool!"
+                       " runAsGroup:8=int! procMount:9 seccompProfile:10=SeccompProfile",
+    "Capabilities": "add:1=*string drop:2=*string",
+    "Probe": "handler:1=Handler initialDelaySeconds:2=int timeoutSeconds:3=int periodSeconds:4=int"
+             " successThreshold:5=int failureThreshold:6=int terminationGracePeriodSeconds:7=int!",
+    "Handler": "exec:1=Exec httpGet:2=HTTPGet tcpSocket:3=TCPSocket sleep:4=Sleep",
+    "Exec": "command:1=*string",
+    "HTTPGet": "path:1 port:2=IntOrString host:3 scheme:4 httpHeaders:5=*NameValue",
+    "NameValue": "name:1 value:2",
+    "TCPSocket": "port:1=IntOrString host:2",
+    "Sleep": "seconds:1=int",
+    "Lifecycle": "postStart:1=Handler preStop:2=Handler",
+    "EnvVar": "name:1 value:2 valueFrom:3=EnvVarSource",
+    "EnvVarSource": "fieldRef:1=FieldRef resourceFieldRef:2=ResourceRef configMapKeyRef:3=KeyRef secretKeyRef:4=KeyRef",
+    "FieldRef": "apiVersion:1 fieldPath:2",
+    "ResourceRef": "containerName:1 resource:2 divisor:3=quantity",
+    "KeyRef": "localObjectReference:1=LocalObjectReference key:2 optional:3=bool!",
+    "EnvFrom": "prefix:1 configMapRef:2=EnvFromRef secretRef:3=EnvFromRef",
+    "EnvFromRef": "localObjectReference:1=LocalObjectReference optional:2=bool!",
     "Resources": "limits:1=quantities requests:2=quantities",
     "Volume": "name:1 volumeSource:2=VolumeSource",
-    "VolumeSource": "emptyDir:2=Empty!",
-    "VolumeMount": "name:1 readOnly:2=bool mountPath:3 subPath:4",
+    "VolumeSource": "hostPath:1=HostPath emptyDir:2=EmptyDir! secret:6=SecretVolume persistentVolumeClaim:10=Claim"
+                    " downwardAPI:16=DownwardVolume configMap:19=ConfigMapVolume projected:26=Projected",
+    "HostPath": "path:1 type:2",
+    "EmptyDir": "medium:1 sizeLimit:2=quantity",
+    "SecretVolume": "secretName:1 items:2=*KeyToPath defaultMode:3=int! optional:4=bool!",
+    "ConfigMapVolume": "localObjectReference:1=LocalObjectReference items:2=*KeyToPath defaultMode:3=int!"
+                       " optional:4=bool!",
+    "KeyToPath": "key:1 path:2 mode:3=int!",
+    "Claim": "claimName:1 readOnly:2=bool",
+    "DownwardVolume": "items:1=*DownwardFile defaultMode:2=int!",
+    "DownwardFile": "path:1 fieldRef:2=FieldRef resourceFieldRef:3=ResourceRef mode:4=int!",
+    "Projected": "sources:1=*Projection defaultMode:2=int!",
+    "Projection": "secret:1=ConfigMapVolume downwardAPI:2=DownwardVolume configMap:3=ConfigMapVolume"
+                  " serviceAccountToken:4=TokenProjection",
+    "TokenProjection": "audience:1 expirationSeconds:2=int! path:3",
+    "VolumeMount": "name:1 readOnly:2=bool mountPath:3 subPath:4 mountPropagation:5 subPathExpr:6",
     "Empty": "",
     "Job": f"{_META} spec:2=JobSpec status:3=-",
     "JobSpec": "parallelism:1=int! completions:2=int! activeDeadlineSeconds:3=int! selector:4=LabelSelector"
@@ -124,7 +170,8 @@ _MESSAGES = {
     "IngressService": "name:1 port:2=IngressPort",
     "IngressPort": "name:1 number:2=int",
 }
-_INLINE = frozenset({"volumeSource", "ingressRuleValue"})
+_INLINE = frozenset({"volumeSource", "ingressRuleValue", "handler", "localObjectReference",
+                     "ephemeralContainerCommon"})
 """Go embeds these; in JSON their fields belong to the object around them."""
 
 
@@ -236,6 +283,8 @@ def _value(raw: Any, type_: str) -> Any:
             return {pair[1].decode(): value}
         case "time":
             return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(dict(_scan(raw)).get(1, 0)))
+        case "quantity":
+            return dict(_scan(raw)).get(1, b"").decode()
         case "IntOrString":
             parts = dict(_scan(raw))
             return parts.get(3, b"").decode() if parts.get(1) else parts.get(2, 0)

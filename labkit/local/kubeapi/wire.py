@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from labkit.local.client import Obj
@@ -12,7 +13,10 @@ EVENTS = "events.k8s.io/v1"
 
 
 def add_builtin_versions(registry: Registry, minor: int) -> None:
-    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices and disruption budgets at v1beta1."""
+    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices and disruption budgets at v1beta1.
+
+    Ephemeral containers came with 1.23.
+    """
     events = registry.kinds["events"]
     registry.served.setdefault(("events.k8s.io", "v1"), {})["events"] = Served(
         events, "events.k8s.io", "v1", _event_out, _event_in)
@@ -25,6 +29,9 @@ def add_builtin_versions(registry: Registry, minor: int) -> None:
             budgets, budgets.group, "v1beta1", _budget_out, _budget_in)
         if minor < 21:
             del registry.served[budgets.group, budgets.version]
+    if minor < 23:
+        pods = registry.kinds["pods"]
+        registry.add(replace(pods, subresources=tuple(s for s in pods.subresources if s != "ephemeralcontainers")))
     hpa = registry.kinds["horizontalpodautoscalers.autoscaling"]
     registry.served.setdefault((hpa.group, "v1"), {})[hpa.plural] = Served(hpa, hpa.group, "v1", _hpa_out, _hpa_in)
 

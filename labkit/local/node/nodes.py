@@ -13,6 +13,7 @@ from labkit.local.node.attach import Attached, ends_with_its_client
 from labkit.local.node.kubelet import Kubelet
 from labkit.local.node.podworker import PodWorker
 from labkit.local.node.runtime import SandboxError
+from labkit.local.node.status import containers
 from labkit.local.node.streams import Exec, read_log
 
 
@@ -97,7 +98,7 @@ class Nodes:
         if worker is None or name not in worker.running:
             raise ApiError(500, "InternalError", f'unable to upgrade connection: container {name} not found in pod '
                                                  f"{pod}_{namespace}")
-        spec: Obj = next((c for c in obj["spec"]["containers"] if c["name"] == name), {})
+        spec: Obj = next((c for c in containers(obj) if c["name"] == name), {})
         log = await self.logs(namespace, pod, name, follow=True, previous=False, since_seconds=None, timestamps=False,
                               tail=None if spec.get("stdinOnce") else 0, limit_bytes=None)
         writable = None
@@ -143,7 +144,7 @@ class Nodes:
 
     @staticmethod
     def _container(pod: Obj, container: str) -> str:
-        names = [c["name"] for c in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))]
+        names = [c["name"] for c in containers(pod)]
         if container and container not in names:
             raise ApiError(400, "BadRequest", f"container {container} is not valid for pod {pod['metadata']['name']}")
         return container or names[0]

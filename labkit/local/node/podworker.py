@@ -54,6 +54,7 @@ class PodWorker:
         self._started = pod.get("status", {}).get("startTime") or status.timestamp()
         self._found: dict[str, Running] = {}  # of a former daemon
         self.ended = False
+        self._serving = False              # whether its containers were started
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
@@ -71,6 +72,8 @@ class PodWorker:
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._stopping.set()
+        elif self._serving:
+            self._start_debuggers()
 
     def abandon(self) -> None:
         """Stop looking after the pod and leave it running."""
@@ -113,9 +116,11 @@ class PodWorker:
                 await self.sandbox.remove()
                 return
         self._initialised = True
-        for container in self.pod["spec"]["containers"]:
-            self._spawn(self._run_container(container))
-        await asyncio.gather(*self._tasks)
+        containers = [self._spawn(self._run_container(container)) for container in self.pod["spec"]["containers"]]
+        self._serving = True
+        self._start_debuggers()
+        await asyncio.gather(*containers)
+        self._serving = False
         await self.sandbox.remove()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -206,6 +211,18 @@ class PodWorker:
             if not status.should_restart(self._policy, ended.code):
                 return
             wait = await self._back_off(container, wait, ended)
+
+    def _start_debuggers(self) -> None:
+        """Ephemeral containers, which `kubectl debug` adds: each runs once, and nothing waits for it."""
+        for container in self.pod["spec"].get("ephemeralContainers") or ():
+            if container["name"] not in self.states:
+                self.states[container["name"]] = ContainerState(container["name"], container["image"])
+                self._recall(container, "ephemeralContainerStatuses")
+                self._spawn(self._run_debugger(container))
+
+    async def _run_debugger(self, container: Obj) -> None:
+        ended = await self._until_end(container["name"], await self._start_or_adopt(container))
+        self._set(self.states[container["name"]].terminated(ended))
 
     async def _back_off(self, container: Obj, wait: float, ended: Ended) -> float:
         """Wait until the container may start again; the first restart comes at once."""
@@ -347,7 +364,7 @@ class PodWorker:
         Raises:
             OSError: when nobody reads: the container ended, or its stdin did.
         """
-        container = next(c for c in self.pod["spec"]["containers"] if c["name"] == name)
+        container = next(c for c in status.containers(self.pod) if c["name"] == name)
         if container.get("tty"):
             terminal = attach.terminal_of(self.running[name].shim)
             os.set_blocking(terminal, False)
@@ -414,8 +431,7 @@ class PodWorker:
         Raises:
             SandboxError: when the container does not run, or the command is not there.
         """
-        containers = (*self.pod["spec"]["containers"], *(self.pod["spec"].get("initContainers") or ()))
-        container = next((entry for entry in containers if entry["name"] == name), None)
+        container = next((entry for entry in status.containers(self.pod) if entry["name"] == name), None)
         running = self.running.get(name)
         if container is None or running is None:
             raise SandboxError(f"container {name} is not running")
@@ -453,8 +469,7 @@ class PodWorker:
     async def _terminate(self) -> None:
         for task in list(self._tasks):
             task.cancel()
-        containers = {c["name"]: c for c in (*self.pod["spec"]["containers"],
-                                            *(self.pod["spec"].get("initContainers") or ()))}
+        containers = {c["name"]: c for c in status.containers(self.pod)}
         ending = dict(self.running)
         for name in ending:
             self._container_event(containers[name], "Killing", f"Stopping container {name}")
@@ -486,7 +501,9 @@ class PodWorker:
         spec = self.pod["spec"]
         new = status.pod_status(
             self.pod, init=[self.states[c["name"]] for c in spec.get("initContainers") or ()],
-            main=[self.states[c["name"]] for c in spec["containers"]], initialised=self._initialised,
+            main=[self.states[c["name"]] for c in spec["containers"]],
+            debuggers=[self.states[c["name"]] for c in spec.get("ephemeralContainers") or ()
+                       if c["name"] in self.states], initialised=self._initialised,
             host_ip=self._host.node.ip, pod_ip=self.sandbox.ip, start_time=self._started)
         if new == self._published:
             return
@@ -502,5 +519,6 @@ class PodWorker:
         self._host.recorder.record(self.pod, "Pod", reason, message, normal=normal, field=field)
 
     def _container_event(self, container: Obj, reason: str, message: str, *, normal: bool = True) -> None:
-        kind = "containers" if container in self.pod["spec"]["containers"] else "initContainers"
+        kind = next(kind for kind in status.KINDS if container["name"] in {
+            c["name"] for c in self.pod["spec"].get(kind) or ()})
         self._event(reason, message, normal=normal, field=f"spec.{kind}{{{container['name']}}}")

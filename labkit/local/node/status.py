@@ -10,6 +10,7 @@ from typing import Any, Literal
 from labkit.local.client import Obj
 
 Phase = Literal["waiting", "running", "terminated"]
+KINDS = ("containers", "initContainers", "ephemeralContainers")
 _BACKOFF_FIRST, _BACKOFF_MOST, _BACKOFF_FORGOTTEN = 10.0, 300.0, 600.0
 
 
@@ -170,8 +171,14 @@ def conditions(pod: Obj, pod_phase: str, initialised: bool, main: Sequence[Conta
     return result + [dict(condition) for kind, condition in old.items() if kind not in managed]
 
 
-def pod_status(pod: Obj, *, init: Sequence[ContainerState], main: Sequence[ContainerState], initialised: bool,
-               host_ip: str, pod_ip: str, start_time: str) -> Obj:
+def containers(pod: Obj) -> list[Obj]:
+    """All containers of a pod."""
+    return [container for kind in KINDS for container in pod["spec"].get(kind) or ()]
+
+
+def pod_status(pod: Obj, *, init: Sequence[ContainerState], main: Sequence[ContainerState],
+               debuggers: Sequence[ContainerState] = (), initialised: bool, host_ip: str, pod_ip: str,
+               start_time: str) -> Obj:
     """The whole status of a pod that its node looks after."""
     policy = pod["spec"].get("restartPolicy", "Always")
     pod_phase = phase(policy, init, main)
@@ -182,6 +189,8 @@ def pod_status(pod: Obj, *, init: Sequence[ContainerState], main: Sequence[Conta
     }
     if init:
         status["initContainerStatuses"] = [state.as_status() for state in init]
+    if debuggers:
+        status["ephemeralContainerStatuses"] = [state.as_status() for state in debuggers]
     if pod_ip:
         status |= {"podIP": pod_ip, "podIPs": [{"ip": pod_ip}]}
     return status
