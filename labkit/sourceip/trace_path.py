@@ -18,6 +18,10 @@ from labkit.sourceip.trace_packets import Packet
 _MODULO = 1 << 32
 
 
+class SentAgainError(LabError):
+    """The connection's first packet was sent again, and took another way: what was captured is of two ways."""
+
+
 @dataclass(frozen=True)
 class Question:
     """What was asked, and what the cluster said about itself before.
@@ -94,8 +98,17 @@ def assemble(question: Question, captures: Sequence[Capture], tables: Sequence[T
 
     Raises:
         LabError: the connection is not in the captures, or cannot be told from others.
+        SentAgainError: it came in by one node, got no answer, and came in by another.
     """
     start = _first_seq(question, captures, answered)
+    entered = {c.place for c in captures if c.place.kind == "node" for p in c.packets
+               if (p.flags, p.seq, p.direction, p.ends.destination, p.outer) == ("S", start, "In", question.asked, None)
+               and not p.interface.startswith("vxlan")}
+    if len(entered) > 1 and not answered.error:
+        raise SentAgainError(
+            f"The connection to {question.asked} came in by {len(entered)} nodes.",
+            "its first packet got no answer from one of them and was sent again: a node that has just heard of a"
+            " service has no rule for it yet.", "trace again in a few seconds.")
     syns = _sightings(captures, lambda p: p.flags == "S" and p.seq == start)
     backend = _backend(question, syns)
     if backend is None:

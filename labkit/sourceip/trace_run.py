@@ -12,14 +12,14 @@ from labkit.kube.wait import is_ready
 from labkit.sourceip import manifests, outside, trace_capture, trace_packets, trace_path
 from labkit.sourceip.trace_capture import Post, node_pod
 from labkit.sourceip.trace_model import Place, Trace
-from labkit.sourceip.trace_path import Answered, Capture, Question, Table
+from labkit.sourceip.trace_path import Answered, Capture, Question, SentAgainError, Table
 from labkit.targets import Target
 
 OWN_POD = "pod"
 """As a client: a pod that the trace makes for itself, on another node than the service's pod where there is one."""
 
 _TRIES = 8
-"""How many connections are sent in search of one with a detour: each has an even chance with two nodes."""
+"""How many connections are sent in search of one with a detour, or of one that need not be sent twice."""
 
 _VXLAN_PORT = 4789
 _END = re.compile(r"\[?(?:::ffff:)?([0-9a-fA-F.:]+?)\]?:(\d+)")
@@ -93,19 +93,23 @@ def _trace(kube: Kube, target: Target, client: str, service: str, port: int | No
         tcp = " or ".join(f"tcp port {number}" for number in sorted(ports))
         pods = tuple(_place(pod) for pod in found.pods)
         question = Question(who, service, asked, plane, pods, found.backend_port, nodes)
-        for _ in range(_TRIES if detour else 1):
+        for left in reversed(range(_TRIES)):
             with trace_capture.captures(kube, posts, f"{tcp} or udp port {_VXLAN_PORT}") as running:
                 answered = (_ask_from_pod(kube, at, asked, timeout) if at
                             else _ask_outside(outsider or target.client(client), asked, timeout))
                 seen = [Capture(place, trace_packets.parse(lines)) for place, lines in running.read()]
             tables, missing = _tables(kube, namespace, nodes, plane)
-            told = trace_path.assemble(question, seen, tables, answered, (*running.notes, *missing))
-            if told.detour or answered.error:  # what got no answer is sent again and again, and would be mixed in
+            try:
+                told = trace_path.assemble(question, seen, tables, answered, (*running.notes, *missing))
+            except SentAgainError:
+                if not left:
+                    raise
+                continue
+            # What got no answer is sent again and again, and would be mixed in.
+            if told.detour or not detour or answered.error:
                 return told
-    if detour:
-        note = f"None of {_TRIES} connections came in by another node than the pod's."
-        return replace(told, notes=(*told.notes, note))
-    return told
+    note = f"None of {_TRIES} connections came in by another node than the pod's."
+    return replace(told, notes=(*told.notes, note))
 
 
 # Whom and what

@@ -11,6 +11,7 @@ import pytest
 from labkit.errors import LabError
 from labkit.sourceip import Hop, Trace, trace_packets
 from labkit.sourceip.trace_model import Ends
+from labkit.sourceip.trace_path import SentAgainError
 from tests.sourceip.support import FOLDER, document, load, told
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
@@ -222,6 +223,19 @@ def test_a_pod_on_its_nodes_network_is_told_from_one_that_was_not_reached() -> N
     assert "use their node's network" in str(caught.value)
     raw["answered"]["error"] = "no answer within 3 s"
     with pytest.raises(LabError, match="reached no pod"):
+        told(raw)
+
+
+def test_a_first_packet_that_came_in_by_two_nodes_is_two_ways() -> None:
+    """The node without a rule for the service let it pass; sent again it came in by the other one, and was answered."""
+    raw = document("vanilla-detour")
+    nodes = [capture for capture in raw["captures"] if capture["place"]["kind"] == "node"]
+    asked = raw["question"]["asked"].replace(":", ".")
+    [first] = [line for node in nodes for line in node["lines"] if f"> {asked}: Flags [S]," in line and " In " in line]
+    for node in nodes:
+        if first not in node["lines"]:
+            node["lines"] = [first, first.replace(" In ", " Out "), *node["lines"]]
+    with pytest.raises(SentAgainError, match="came in by 2 nodes"):
         told(raw)
 
 
