@@ -132,3 +132,39 @@ def test_no_connection_is_lost_while_pods_are_replaced_and_a_node_leaves(three, 
         for answered, failed in (each.result() for each in calls):
             assert failed == []
             assert answered > 100
+
+
+def test_a_node_is_drained_debugged_deleted_and_comes_back(three):
+    cluster = three
+    scale(cluster, 3)
+    node = cluster.nodes()[1]
+    with cluster.namespace() as namespace:
+        budget = {"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget",
+                  "metadata": {"name": "web", "namespace": namespace},
+                  "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "web"}}}}
+        cluster.apply(deployment(namespace, 1), budget)
+        wait_for(lambda: node in rolled(cluster, namespace, 1), "pods on the node that will be drained")
+        wait_for(lambda: cluster.kubectl("get", "pdb", "-n", namespace, "web", "-o",
+                                         "jsonpath={.status.expectedPods}") == "6", "the budget is counted")
+        drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data")
+        refused = cluster.kubectl(*drain, "--timeout=3s", check=False)
+        assert "Cannot evict pod as it would violate the pod's disruption budget." in refused
+        cluster.kubectl("patch", "pdb", "-n", namespace, "web", "--type=merge", "-p", '{"spec":{"maxUnavailable":2}}')
+        assert f"node/{node} drained" in cluster.kubectl(*drain, "--timeout=50s")
+        assert node not in wait_for(lambda: rolled(cluster, namespace, 1), "six pods elsewhere")
+    cluster.kubectl("debug", f"node/{node}", "--profile=general", "--image=busybox", "--", "ip", "addr")
+    words = ("get", "pods", "-o", f"jsonpath={{.items[?(@.spec.nodeName=='{node}')].metadata.name}}")
+    debugger = next(name for name in cluster.kubectl(*words).split() if name.startswith("node-debugger"))
+    wait_for(lambda: "10.224." in cluster.kubectl("logs", debugger), "it saw the node's own network")
+    cluster.kubectl("delete", "pod", debugger, "--wait=false")
+
+    cluster.kubectl("delete", "node", node)
+    wait_for(lambda: not any(p.spec.node_name == node for p in cluster.core.list_pod_for_all_namespaces().items),
+             "its pods are forgotten")
+    assert node not in cluster.nodes()
+    profile = cluster.aks.managed_clusters.get(cluster.group, cluster.name)
+    cluster.aks.managed_clusters.begin_create_or_update(cluster.group, cluster.name, profile).result(60)
+    assert node in cluster.nodes()
+    wait_for(lambda: any(p.spec.node_name == node and planes.is_ready(p) for p in
+                         cluster.core.list_namespaced_pod("kube-system", label_selector="component=kube-proxy").items),
+             "kube-proxy runs there again", 60)
