@@ -47,7 +47,7 @@ class Answer:
 
 
 def time_to_answer(kube: Kube) -> Answer:
-    """How long a new service takes to answer in the client's pod. It stays there: see `forget`.
+    """How long a new service takes to answer in the client's pod. It stays there: see `settle`.
 
     The pod tries its address every few milliseconds while the service is created. The pod's clock is compared with
     ours beforehand; the error of that is half a round trip.
@@ -63,13 +63,12 @@ def time_to_answer(kube: Kube) -> Answer:
     # An address that is free: one that a service has just had.
     forget(kube)
     address = kube.create(manifest)["spec"]["clusterIP"]
-    forget(kube)
+    settle(kube, address)
     begin = time.time()
     theirs = float(workload.python(kube, "import time; print(time.time())"))
     offset = theirs - (begin + time.time()) / 2
     if abs(offset) < 0.2:
         offset = 0.0  # within what a process takes to start: the clocks agree as far as we can tell
-    _silent(kube, address)
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiter = pool.submit(workload.python, kube, _WAITER, address, timeout=70)
         time.sleep(0.5)  # the waiter has started; until the service exists it only fails
@@ -85,7 +84,7 @@ def time_to_answer(kube: Kube) -> Answer:
 
 
 def churn(kube: Kube, seconds: float, rate: float) -> tuple[int, str]:
-    """Let one service come and go; in the end it is there: see `forget`.
+    """Let one service come and go; in the end it is there: see `settle`.
 
     Args:
         kube: the cluster.
@@ -114,6 +113,20 @@ def churn(kube: Kube, seconds: float, rate: float) -> tuple[int, str]:
 def forget(kube: Kube) -> None:
     """Delete the service that changes."""
     kube.delete("services", CHANGING, NAMESPACE)
+
+
+def settle(kube: Kube, address: str) -> None:
+    """Delete the service that changes, and wait until that is programmed: what comes next begins at rest.
+
+    Args:
+        kube: the cluster.
+        address: of the service.
+
+    Raises:
+        WaitError: it goes on answering.
+    """
+    forget(kube)
+    _silent(kube, address)
 
 
 def _silent(kube: Kube, address: str) -> None:

@@ -241,7 +241,7 @@ def change(block: Block) -> Sample:
     block.begin()
     answer = changes.time_to_answer(block.arm.kube)
     detail = block.proven(CHANGE, {answer.address: [answer.port]})
-    changes.forget(block.arm.kube)
+    changes.settle(block.arm.kube, answer.address)
     return block.sample(CHANGE, {"seconds_to_answer": answer.seconds, "seconds_to_write": answer.write},
                         "create a service; connect every 5 ms until it answers", detail)
 
@@ -274,7 +274,8 @@ def phase(block: Block, kind: str, seconds: float, rate: float) -> Sample:
     witness.await_service(address, PORT)
     asked = _connects(workload.python(arm.kube, workload.script(probe), str(PORT), str(_PROVING_CONNECTS), address))
     detail = block.proven(kind, {address: asked[address]["ports"]})
-    changes.forget(arm.kube)
+    if rate:
+        changes.settle(arm.kube, address)
     usage = window.ends[0]
     metrics = {"node_percent": usage.percent, "node_cores": usage.cores, "steal_percent": usage.steal_percent,
                "changes_per_s": made / (_WARM + seconds), **window.by_node()}

@@ -42,6 +42,7 @@ _LABELS: Final = {
     "kube_proxy_iptables": "kube-proxy iptables",
     "azure_cni": "Azure CNI, kube-proxy",
     "ipvs": "kube-proxy IPVS",
+    "cilium": "Cilium",
     "p50": "kube-proxy iptables, median",
     "p99": "kube-proxy iptables, slowest of a hundred",
 }
