@@ -69,12 +69,16 @@ def test_routes_neighbours_and_links_come_back(lab: Lab, monkeypatch: pytest.Mon
             (f"link set {link} down", f"link {link} was down"),
             ("route del default", "route default by eth0 was missing"),
             ("link set eth0 down", "link eth0 was down"),
+            (f"link del {link}", f"link {link} was missing"),
         ]
+        space = lab.kubelet.worker("default", "web").sandbox.netns
         for command, said in took:
             netns.ip(lab.net.netns, [command])
             assert not whole() or events(), command
             told: Callable[[], bool] = lambda said=said: any(said in text for text in events())  # noqa: E731
             await lab.until(lambda told=told: whole() and told())
+        netns.ip(space, ["route del default"])
+        await lab.until(lambda: any(f"default route of pod {ip} was missing" in text for text in events()))
         code, _ = await lab.run("web", ["sh", "-c", f"ip route get {lab.net.ip}"])
         assert code == 0
         event = next(e for e in lab.api.list("events", "default") if e["reason"] == "DataPlaneRepaired")

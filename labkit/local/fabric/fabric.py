@@ -11,7 +11,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labkit.local.fabric import netns, survey, topology
@@ -185,22 +185,37 @@ class Vnet:
         """Disconnect a pod."""
         _remove_leaf(self.pod_netns(uid))
 
-    def repair_node(self, node: NodeNet, pods: Mapping[str, str]) -> list[str]:
+    def repair_node(self, node: NodeNet, pods: Sequence[PodNet]) -> list[str]:
         """Put back what somebody took from a node's links, routes and neighbours, and say what that was, in words.
 
         Args:
             node: which.
-            pods: its pods' interfaces and addresses.
+            pods: its pods'. One that has no way out at all gets its own back, too.
         """
+        seen = survey.look(node.netns)
         wanted = topology.node_uplink(node.index)
-        for link, ip in pods.items():
-            wanted += topology.towards_leaf(link, ip)
-        gone = survey.missing(survey.look(node.netns), wanted)
-        if gone:
+        gone = []
+        for pod in pods:
+            links = topology.towards_leaf(pod.host_interface, pod.ip)
+            with contextlib.suppress(netns.NetworkError, OSError):         # the pod has gone, and all of it
+                if pod.host_interface not in seen.up | seen.down:
+                    mtu = topology.OVERLAY_MTU if pod.host_interface.startswith("cali") else topology.POD_MTU
+                    netns.ip(node.netns, [topology.add_link(
+                        pod.host_interface, topology.GATEWAY_MAC, "eth0", topology.mac_of(pod.ip), pod.netns, mtu)])
+                    netns.ip(node.netns, links)
+                    gone.append(f"link {pod.host_interface} was missing")
+                    netns.ip(pod.netns, topology.leaf(pod.ip))
+                elif survey.is_cut_off(survey.look(pod.netns)):
+                    netns.ip(pod.netns, topology.leaf(pod.ip))
+                    gone.append(f"default route of pod {pod.ip} was missing")
+                wanted += links
+        missing = survey.missing(seen, wanted)
+        if missing:
             there = {name for _, name in netns.run_inside(node.netns, socket.if_nameindex)}
             netns.ip(node.netns, topology.node_uplink(node.index) + [
-                command for link, ip in pods.items() if link in there for command in topology.towards_leaf(link, ip)])
-        return gone
+                command for pod in pods if pod.host_interface in there
+                for command in topology.towards_leaf(pod.host_interface, pod.ip)])
+        return gone + missing
 
     def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
         """Send what arrives for a public address to these nodes, spread by connection.

@@ -45,6 +45,11 @@ def look(space: str) -> Links:
     return netns.run_inside(space, _look)
 
 
+def is_cut_off(there: Links) -> bool:
+    """Whether a pod reaches nobody: it has no default route. Pure."""
+    return not any(to == "0.0.0.0/0" for to, _, _ in there.routes)
+
+
 def missing(there: Links, commands: Sequence[str]) -> list[str]:
     """Of `ip` commands of `topology`, those whose effect is not there any more, in words. Pure.
 

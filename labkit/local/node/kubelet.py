@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
 from labkit.local.dataplane import repaired
-from labkit.local.fabric import NodeNet, Vnet
+from labkit.local.fabric import NodeNet, PodNet, Vnet
 from labkit.local.node import ipam, nodeobject, sandbox
 from labkit.local.node.podworker import PodWorker
 from labkit.local.node.runtime import Launcher, end_cgroup, kill_cgroup
@@ -330,8 +330,8 @@ class Kubelet:
         """
         while True:
             await asyncio.sleep(_LOOK)
-            pods = {worker.sandbox.host_interface: worker.sandbox.ip for worker in self._workers.values()
-                    if worker.sandbox.host_interface}
+            pods = [PodNet(box.netns, box.ip, box.host_interface)
+                    for box in (worker.sandbox for worker in self._workers.values()) if box.host_interface]
             try:
                 gone = await self.blocking(self.vnet.repair_node, self.node, pods)
             except OSError as error:      # the node is being removed, or the kernel refuses
