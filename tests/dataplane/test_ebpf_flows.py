@@ -201,8 +201,10 @@ def test_a_pod_cannot_lie_about_its_address(lab: EbpfLab, capsys: pytest.Capture
     assert re.search(r"\| packets with unknown source +\| +1 \| +0 \| N/A \|", counters)
 
 
-def test_large_transfers_and_datagrams_cross_the_tunnel(lab: EbpfLab) -> None:
-    lab.up(lab.service("b1"), lab.service("b1", protocol="UDP"))
+@pytest.mark.parametrize("mode", ["Tunnel", "DSR"])
+def test_large_transfers_and_datagrams_cross_the_tunnel(lab: EbpfLab, mode: str) -> None:
+    config = FelixConfig(bpf_external_service_mode=mode)
+    lab.up(lab.service("b1"), lab.service("b1", protocol="UDP"), config=config)
     answer = lab.ask(lab.alice.netns, "udp", FRONTEND, 80, payload="x" * 5000)      # four fragments
     assert (answer["server"], answer["size"]) == ("b1", 5000)
     size, got = 32 << 20, 0
@@ -212,7 +214,7 @@ def test_large_transfers_and_datagrams_cross_the_tunnel(lab: EbpfLab) -> None:
         listener.bind(("", 9999))
         listener.listen()
         lab.up(lab.service("b1", endpoints=tuple(
-            type(e)(e.ip, 9999, e.node) for e in lab.service("b1").endpoints)))
+            type(e)(e.ip, 9999, e.node) for e in lab.service("b1").endpoints)), config=config)
         client.settimeout(5)
         client.connect((FRONTEND, 80))
         server, peer = listener.accept()

@@ -95,7 +95,9 @@ def test_connections_spread_evenly(lab: ServiceLab, who: str, kind: str, ip: str
 STICKY = range(80, 112)     # ports that choose by themselves: all choose alike once in 2^32 times
 
 
-@pytest.mark.parametrize(("who", "kind", "ip"), [("a2", "tcp", "10.0.2.2"), ("alice", "tcp", "192.0.2.92")])
+@pytest.mark.parametrize(("who", "kind", "ip"), [
+    ("a2", "tcp", "10.0.2.2"), ("a2", "udp", "10.0.2.2"), ("node1", "tcp", "10.0.2.2"), ("alice", "tcp", "192.0.2.92"),
+    ("alice", "udp", "192.0.2.92")])
 def test_affinity_outlives_changes_and_ends_in_time(lab: ServiceLab, who: str, kind: str, ip: str) -> None:
     lab.vnet.set_frontend("192.0.2.92", [lab.nodes["node1"].ip])
     ports = {f"p{number}": (kind.upper(), 8080) for number in STICKY}
