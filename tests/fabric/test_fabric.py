@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 import time
 from collections import Counter
 
@@ -96,6 +97,32 @@ def test_a_frontend_spreads_connections_and_keeps_the_clients_address(lab: Fabri
         with pytest.raises(TimeoutError):
             unanswered.connect(("192.0.2.20", 80))
     vnet.remove_frontend("192.0.2.20")
+
+
+def test_the_same_addresses_and_ports_lead_to_the_same_node(lab: Fabric) -> None:
+    """Whatever number Linux gives the connection, and gives it anew when it sends a packet again."""
+    alice = lab.ensure_client("alice")
+    vnet = lab.ensure_vnet("c1", "192.0.2.10")
+    nodes = [vnet.add_node(f"node-{i}", i) for i in (0, 1)]
+    vnet.set_frontend("192.0.2.20", [node.ip for node in nodes])
+    for node in nodes:
+        ns.ip(node.netns, ["addr replace 192.0.2.20/32 dev lo"])
+    servers = [listen(lab, node.netns, ("192.0.2.20", 80)) for node in nodes]
+    found: dict[int, set[int]] = {port: set() for port in (41001, 41002, 41003)}
+    for port in [*found] * 10:
+        with lab.socket_in(alice.netns, socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))    # gone when closed
+            client.bind((alice.address, port))
+            client.settimeout(5)
+            client.connect(("192.0.2.20", 80))
+            ready, _, _ = select.select(servers, [], [], 5)
+            ready[0].accept()[0].close()
+            found[port].add(servers.index(ready[0]))
+    for server in servers:
+        server.close()
+    vnet.remove_frontend("192.0.2.20")
+    assert [len(nodes) for nodes in found.values()] == [1, 1, 1]
 
 
 def test_a_report_about_a_connection_by_a_frontend_reaches_its_node(lab: Fabric) -> None:

@@ -117,6 +117,8 @@ class Fabric:
         uplink = topology.short_link("vnet-", cluster)
         netns.create(router)
         netns.set_sysctls(router, topology.ROUTER)
+        with contextlib.suppress(OSError):      # an older Linux
+            netns.set_sysctls(router, topology.BY_FIVE)
         if not netns.has_link(self.internet, uplink):
             netns.ip(self.internet, [topology.add_link(
                 uplink, topology.GATEWAY_MAC, "eth0", topology.mac_of(outbound_ip), router, topology.POD_MTU)])

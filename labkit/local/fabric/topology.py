@@ -39,6 +39,10 @@ ROUTER = (
     *FORWARDING, ("ipv4/fib_multipath_hash_policy", "1"),
     ("ipv4/conf/all/accept_local", "1"),  # a pod that calls a node's public address: out, and in again
 )
+# By addresses, protocol and ports alone, since Linux 5.12. By policy 1 a sender's own number of the connection counts,
+# which Linux changes when it sends a packet again: the connection would go on to another node.
+BY_FIVE = (
+    ("ipv4/fib_multipath_hash_fields", str(0x1 | 0x2 | 0x4 | 0x10 | 0x20)), ("ipv4/fib_multipath_hash_policy", "3"))
 POD = (*HARMLESS, ("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647"))
 
 
