@@ -143,6 +143,16 @@ def test_no_listener_is_said_in_words() -> None:
         HttpClient(f"http://127.0.0.1:{port}").version()
 
 
+@pytest.mark.parametrize(("code", "why"), [(socket.EAI_AGAIN, "i/o timeout"), (socket.EAI_NONAME, "no such host")])
+def test_a_name_that_is_not_found_is_said_as_calicos_programs_say_it(monkeypatch, code: int, why: str) -> None:
+    def nobody(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(code, "said in C's words")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    with pytest.raises(Unreachable, match=rf"dial tcp: lookup api.example on \S+:53: {why}$"):
+        HttpClient("https://api.example").version()
+
+
 def test_watch_lists_then_follows(api: ScriptedApi) -> None:
     api.events = [[{"type": "MODIFIED", "object": service("a", 11)}, {"type": "DELETED", "object": service("b", 12)}]]
     seen: list[tuple[str, str]] = []

@@ -47,7 +47,8 @@ class Unreachable(ApiError):  # noqa: N818 - a state of the world, as Go's clien
     """The API did not answer: no route, no name, no listener, or no certificate to trust."""
 
     def __init__(self, url: str, error: Exception) -> None:
-        super().__init__(503, "ServiceUnavailable", f"failed to connect to API server {url}: {error}")
+        said = _lookup(url, error) if isinstance(error, socket.gaierror) else str(error)
+        super().__init__(503, "ServiceUnavailable", f"failed to connect to API server {url}: {said}")
 
 
 class HttpClient:
@@ -383,6 +384,16 @@ class Watch:
             self._handler(event, obj)
         except Exception:  # one object that a handler cannot digest must not end the watch of the rest
             log.exception("Handler of %s failed on %s %s", self._resource, event, meta.get("name"))
+
+
+def _lookup(url: str, error: socket.gaierror) -> str:
+    """A name that was not found in the words of Go's resolver, which logs of Calico's real programs have."""
+    with suppress(OSError, StopIteration):
+        lines = (line.split() for line in Path("/etc/resolv.conf").read_text().splitlines())
+        server = next(words[1] for words in lines if words[:1] == ["nameserver"])
+        why = "i/o timeout" if error.errno == socket.EAI_AGAIN else "no such host"
+        return f"dial tcp: lookup {urlsplit(url).hostname} on {server}:53: {why}"
+    return str(error)
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
