@@ -109,6 +109,7 @@ def rule(**given: object) -> dict:
     ({"doNotTrack": True, "preDNAT": True}, "preDNAT and doNotTrack cannot both be true"),
     ({"doNotTrack": True, "applyOnForward": True}, "spec.doNotTrack: Forbidden: is for host endpoints"),
     ({"preDNAT": True, "applyOnForward": True}, "spec.preDNAT: Forbidden: is for host endpoints"),
+    ({"tier": "security"}, "spec.tier: Forbidden: the lab has Calico's default tier alone, and no security."),
     ({"serviceAccountSelector": "a == 'b'"}, "spec.serviceAccountSelector: Forbidden"),
     ({"selector": "global()"}, "global() can only be used in an EntityRule namespaceSelector"),
     ({"namespaceSelector": "global()"}, "global() can only be used in an EntityRule namespaceSelector"),
@@ -141,7 +142,7 @@ def test_calico_refusals(calico: Api, spec: dict, words: str) -> None:
 
 def test_what_calico_takes_is_kept(calico: Api) -> None:
     spec = {"order": 10.5, "selector": "app == 'web'", "types": ["Ingress", "Egress"], "namespaceSelector": "has(a)",
-            "applyOnForward": True, "ingress": [
+            "tier": "default", "applyOnForward": True, "ingress": [
                 {"action": "Log"}, {"action": "Pass", "protocol": "SCTP"},
                 {"action": "Deny", "protocol": 6, "source": {"namespaceSelector": "global()"},
                  "destination": {"ports": [80, "8000:8100", "http"]}},
