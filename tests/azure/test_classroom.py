@@ -1,5 +1,6 @@
 """A class of fifty, within what AKS takes; who fails is named, and a second run finishes what is left."""
 
+import re
 import threading
 import time
 
@@ -102,6 +103,25 @@ def test_an_interrupt_says_what_is_under_way(azures, lines, monkeypatch):
     while sum(line == "done" for _, line in lines) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert clusters(azures) == {"MyCalicoCluster-01", "MyCalicoCluster-02"}, "Azure went on"
+
+
+def test_an_interrupt_says_that_what_is_done_costs_money_too(azures, lines, monkeypatch):
+    class Interrupted(classroom.queue.Queue):
+        got = 0
+
+        def get(self, *_):
+            self.got += 1
+            if self.got > 2:
+                raise KeyboardInterrupt
+            return super().get()
+
+    monkeypatch.setattr(classroom.queue, "Queue", Interrupted)
+    with pytest.raises(OperationInterruptedError, match="2 of 3 are done") as stopped:
+        room(azures, lines, STUDENTS[:3]).create()
+    assert re.search(r"costs money: CalicoDemoRG-0\d, and so do those that are done", stopped.value.why)
+    deadline = time.monotonic() + 20
+    while sum(line.startswith(("done", "failed")) for _, line in lines) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def test_the_pace_lets_some_go_at_once_and_the_rest_in_line():
