@@ -168,8 +168,8 @@ def _calico_errors(spec: Obj) -> Iterator[FieldError]:
     elif untracked:
         yield errors.denied(f"spec.{untracked[0]}", _UNTRACKED)
     if (tier := spec.get("tier") or "default") != "default":
-        yield errors.denied("spec.tier", f"the lab has Calico's default tier alone, and no {tier}. Leave it out, and give"
-                            " the policy a low order to have it asked early")
+        yield errors.denied("spec.tier", f"the lab has Calico's default tier alone, and no {tier}. Leave it out, and"
+                            " give the policy a low order to have it asked early")
     if spec.get("serviceAccountSelector"):
         yield errors.denied("spec.serviceAccountSelector", _LAB)
     for key in ("selector", "namespaceSelector"):
