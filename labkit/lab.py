@@ -380,7 +380,7 @@ class Lab:
         """Faults to find, each a plan that breaks something and mends it again."""
         from labkit.doctor import Faults
 
-        return Faults(self.kube)
+        return Faults(self.kube, self._network())
 
     @property
     def course(self) -> Any:

@@ -34,7 +34,8 @@ def nodes(s: Snapshot) -> Seen:
 def no_cni(s: Snapshot) -> Seen:
     """Nodes that wait for a network plugin."""
     waiting = [n["metadata"]["name"] for n in s.nodes if lacks_network(n)]
-    return problem(", ".join(waiting), "labkit plan enable-ebpf") if waiting else ok("no node waits for one")
+    where = " --resource-group {} --cluster {}".format(*s.names) if s.names else ""
+    return problem(", ".join(waiting), f"labkit plan enable-ebpf{where}") if waiting else ok("no node waits for one")
 
 
 @check("wrong-image", GROUP, "Images",

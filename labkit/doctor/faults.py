@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from labkit.calico import ClusterFacts, DataPlane, choose_lane, observe
+from labkit.calico import ClusterFacts, DataPlane, NetworkProfile, choose_lane, observe
 from labkit.doctor import fault_steps as steps
 from labkit.doctor.fault_steps import NAMESPACE, WebApplication
 from labkit.errors import NotSupportedError
@@ -47,11 +47,11 @@ FAULTS: Mapping[str, tuple[Fault, Maker]] = {fault.name: (fault, make) for fault
      steps.kube_proxy_away),
     (Fault("op-addr", "Changes of Calico's Installation no longer take effect."), steps.two_methods),
     (Fault("op-refuse", "Somebody followed an old article, and now the operator is Degraded.", needs="iptables",
-           lanes=("A", "B")), steps.hand_set),
+           lanes=("A", "B", "C")), steps.hand_set),
     (Fault("ep-missing", "All works, but the next restart of calico-node may be its last.", needs="ebpf",
-           lanes=("article",)), steps.endpoint_missing),
+           lanes=("article", "C")), steps.endpoint_missing),
     (Fault("ep-wrong", "calico-node rolls out since a while ago, and does not come to an end.", needs="ebpf",
-           lanes=("A", "B")), steps.endpoint_wrong),
+           lanes=("A", "B", "C")), steps.endpoint_wrong),
     (Fault("kp-fight", "All answers, but calico-node and kube-proxy are busy though nothing changes.", needs="ebpf",
            lanes=("A", "B")), steps.fight),
     (Fault("kp-healthz", "calico-node's log fills with one error, every ten seconds.", needs="ebpf", lanes=("A", "B")),
@@ -68,10 +68,14 @@ class Faults:
 
     Args:
         kube: the cluster.
+        network: what Azure says about its network, where there is Azure: it says which lane the cluster is of.
     """
 
-    def __init__(self, kube: Kube) -> None:
-        self._kube = kube
+    def __init__(self, kube: Kube, network: NetworkProfile | None = None) -> None:
+        self._kube, self._network = kube, network
+
+    def _observed(self) -> ClusterFacts:
+        return observe(self._kube, self._network)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,7 +84,7 @@ class Faults:
 
     def possible(self) -> tuple[Fault, ...]:
         """The faults that this cluster can have in the state that it is in."""
-        facts = observe(self._kube)
+        facts = self._observed()
         return tuple(fault for fault, _ in FAULTS.values() if not _obstacle(fault, facts))
 
     def inject(self, name: str) -> Plan:
@@ -93,7 +97,7 @@ class Faults:
             NotSupportedError: there is no such fault, or the cluster is not in the state for it.
         """
         fault, make = self._find(name)
-        facts = observe(self._kube)
+        facts = self._observed()
         if obstacle := _obstacle(fault, facts):
             raise NotSupportedError(f"The fault {name} is not possible here.", obstacle,
                                     f'`lab.ensure("{fault.needs or "cluster"}")` first.')
@@ -105,7 +109,7 @@ class Faults:
         Args:
             name: of the fault.
         """
-        return revert_plan(self._plan(*self._find(name), observe(self._kube)))
+        return revert_plan(self._plan(*self._find(name), self._observed()))
 
     def remove(self) -> None:
         """Delete the web application that the faults are shown on, and wait until it has gone."""

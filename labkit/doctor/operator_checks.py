@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+from labkit.azure import kube_proxy
 from labkit.calico import ClusterFacts, effects
 from labkit.calico.facts import BPF_ANNOTATION, ENDPOINT_CONFIGMAP, INSTALLATIONS, OPERATOR_NAMESPACE, version_key
 from labkit.doctor.rows import Seen, check, ok, problem, unknown, warning
@@ -18,6 +20,7 @@ _NO_METHOD = r"nodeAddressAutodetectionV4 is required for the BPF dataplane"
 _BOTH = r"bpfNetworkBootstrap is Enabled but the requirements are not met"
 _UNMANAGED = r"DaemonSet is likely managed by another source|failed to retrieve kube-proxy DaemonSet"
 _LOOKUP = r"lookup \S+ on \S+:53: .*(no such host|i/o timeout|server misbehaving)|lookup \S+: i/o timeout"
+_RESTART = f"kubectl delete pod -n {OPERATOR_NAMESPACE} -l k8s-app=tigera-operator"
 _SPECIAL = "|".join((_REFUSED, _TWO_METHODS, _NO_METHOD, _BOTH, _UNMANAGED))
 
 
@@ -43,11 +46,16 @@ def felix_patch(facts: ClusterFacts, spec: dict[str, object]) -> str:
     return f"kubectl patch {facts.felix_resource} default --type=merge -p '{json.dumps({'spec': spec})}'"
 
 
+def azures_proxy(s: Snapshot) -> str:
+    """The command that has Azure bring kube-proxy back, where there is none; "" where there is no Azure to ask."""
+    return kube_proxy.command(*s.names, enabled=True) if s.names and s.facts.kube_proxy is None else ""
+
+
 def _endpoint_command(facts: ClusterFacts) -> str:
     apply = f"kubectl apply -f - <<'EOF'\n{json.dumps(effects.endpoint_manifest(facts))}\nEOF"
     if version_key(facts.operator_version) >= _WATCHES_ENDPOINT:
         return apply
-    return f"{apply}\nkubectl delete pod -n {OPERATOR_NAMESPACE} -l k8s-app=tigera-operator"
+    return f"{apply}\n{_RESTART}"
 
 
 @check("ep-missing", GROUP, "The API server's address for Calico",
@@ -93,8 +101,9 @@ def ep_wrong(s: Snapshot) -> Seen:
        symptom="the operator's log says `lookup … on 10.0.0.10:53: no such host`, and nothing gets installed.",
        cause="the operator and calico-node ask cluster DNS for the API's name, and cluster DNS needs the network that "
              "they are to make.",
-       cure="create the cluster with kube-proxy, install Calico, then the ConfigMap, then eBPF, and only then disable "
-            "kube-proxy. On a cluster that hangs: let the operator ask the node's resolver.",
+       cure="the order that does without: kube-proxy, Calico, the ConfigMap, eBPF, and only then kube-proxy off. On a "
+            "cluster that hangs: let kube-proxy carry the API's service address again, and take the ConfigMap away "
+            "until Calico runs; then follow the plan.",
        source="tigera/operator#1746, #4325, #3615; projectcalico/calico#10683, #9536")
 def ep_dns_deadlock(s: Snapshot) -> Seen:
     """The operator cannot resolve the name that it needs to make the network."""
@@ -104,10 +113,15 @@ def ep_dns_deadlock(s: Snapshot) -> Seen:
         return ok("calico-node runs, so names were found")
     if s.operator_log is None:
         return unknown("the operator's log cannot be read")
-    line = last_line(_LOOKUP, s.operator_log)
-    return problem(line[:300], "kubectl patch deployment -n tigera-operator tigera-operator -p "
-                   "'{\"spec\":{\"template\":{\"spec\":{\"dnsPolicy\":\"Default\"}}}}'") if line else ok(
-        "its log has no failed look-up")
+    found = re.search(_LOOKUP, last_line(_LOOKUP, s.operator_log))
+    if not found:
+        return ok("its log has no failed look-up")
+    if not s.proxy_runs and not azures_proxy(s):
+        return problem(found[0], "kubectl patch deployment -n tigera-operator tigera-operator -p "
+                       "'{\"spec\":{\"template\":{\"spec\":{\"dnsPolicy\":\"Default\"}}}}'")
+    return problem(found[0], "\n".join(filter(None, (
+        azures_proxy(s), f"kubectl delete configmap -n {OPERATOR_NAMESPACE} {ENDPOINT_CONFIGMAP} --ignore-not-found",
+        _RESTART))))
 
 
 @check("ep-both", GROUP, "One source for the API's address",

@@ -7,7 +7,7 @@ import re
 
 from labkit.calico.facts import version_key
 from labkit.calico.lanes import OWNS_BPF_ENABLED, healthz_port
-from labkit.doctor.operator_checks import felix_patch
+from labkit.doctor.operator_checks import azures_proxy, felix_patch
 from labkit.doctor.rows import Seen, check, ok, problem, unknown, warning
 from labkit.doctor.snapshot import Snapshot
 
@@ -27,14 +27,15 @@ def _selector(value: str | None) -> str:
 @check("kube-proxy-gone", GROUP, "Who handles services",
        symptom="new services never answer; old ones keep pods that are long gone as back ends.",
        cause="kube-proxy was taken off the nodes and Calico's eBPF mode is off: the rules in the kernel are the last "
-             "that kube-proxy wrote.",
-       cure="let kube-proxy back on the nodes, or turn eBPF on.", source=_EBPF_DOCS)
+             "that kube-proxy wrote, and a node that is new has none.",
+       cure="let kube-proxy back on the nodes, or turn eBPF on.",
+       source=f"{_EBPF_DOCS}; learn.microsoft.com/azure/aks/configure-kube-proxy")
 def kube_proxy_gone(s: Snapshot) -> Seen:
     """Neither kube-proxy nor eBPF handles services."""
     proxy = s.facts.kube_proxy
     said = (f"{proxy.ready} of {proxy.desired} kube-proxy pods" if proxy else "no kube-proxy") + (
         f"; eBPF is {'on' if s.bpf else 'off'}")
-    return ok(said) if s.bpf or s.proxy_runs else problem(said, _selector(None) if proxy else "")
+    return ok(said) if s.bpf or s.proxy_runs else problem(said, _selector(None) if proxy else azures_proxy(s))
 
 
 @check("kp-back", GROUP, "Whether the patch of kube-proxy stays",

@@ -19,15 +19,16 @@ _PROBE_PATH = "service.beta.kubernetes.io/azure-load-balancer-health-probe-reque
 
 @check("no-endpoints", GROUP, "Services without back ends",
        symptom="connections are refused or time out, though pods run.",
-       cause="the service's selector matches no pod that is ready.",
-       cure="compare `kubectl get pods --show-labels` with the service's selector, and mend one of them.",
+       cause="the service's selector matches no pod, or none that is ready.",
+       cure="compare `kubectl get pods --show-labels` with the service's selector, and mend one of them; where it "
+            "matches pods, see why they are not ready.",
        source="kubernetes.io/docs/tasks/debug/debug-application/debug-service")
 def no_endpoints(s: Snapshot) -> Seen:
     """Services whose selector finds no ready pod."""
     bad = [v for v in s.services if v["spec"].get("selector") and v["spec"].get("type") != "ExternalName"
            and not any(True for _ in _ready(s, v))]
     said = "; ".join(f"{_name(v)} selects {_pairs(v['spec']['selector'])}" for v in bad[:5])
-    commands = [command for v in bad if (command := _mended_selector(s, v))]
+    commands = [command for v in bad if (command := _unready(s, v) or _mended_selector(s, v))]
     return problem(said, "\n".join(commands)) if bad else ok("none")
 
 
@@ -86,10 +87,10 @@ def lb_probe(s: Snapshot) -> Seen:
         return ok("Azure was not asked") if not s.on_azure else unknown("Azure was not asked for the probe's mode")
     profile = (s.azure.get("properties", {}).get("networkProfile") or {}).get("loadBalancerProfile") or {}
     mode = profile.get("clusterServiceLoadBalancerHealthProbeMode") or "ServiceNodePort"
-    if mode == "Shared" and not s.proxy_runs:
-        group = s.azure.get("id", "////").split("/")[4]
+    if mode == "Shared" and not s.proxy_runs and s.names:
+        group, name = s.names
         return problem("the mode is Shared, and kube-proxy does not run",
-                       f"az aks update -g {group} -n {s.azure.get('name')} "
+                       f"az aks update -g {group} -n {name} "
                        "--cluster-service-load-balancer-health-probe-mode ServiceNodePort")
     return ok(f"the mode is {mode}")
 
@@ -154,6 +155,12 @@ def _chosen(s: Snapshot, service: Obj) -> list[Obj]:
     selector = service["spec"].get("selector") or {}
     return [p for p in s.pods if selector and p["metadata"]["namespace"] == service["metadata"]["namespace"]
             and selector.items() <= _labels(p).items()]
+
+
+def _unready(s: Snapshot, service: Obj) -> str:
+    """The command that shows the pods that a service selects; where there are some, its selector is right."""
+    return (f"kubectl describe pods -n {service['metadata']['namespace']} -l {_pairs(service['spec']['selector'])}"
+            if _chosen(s, service) else "")
 
 
 def _mended_selector(s: Snapshot, service: Obj) -> str:

@@ -69,6 +69,11 @@ class Snapshot:
         return self.facts.provider == "AKS" or self.azure is not None or any(i.startswith("azure:") for i in ids)
 
     @property
+    def names(self) -> tuple[str, str] | None:
+        """The cluster's resource group and its name in Azure, where Azure was asked."""
+        return (self.azure["id"].split("/")[4], self.azure["name"]) if self.azure else None
+
+    @property
     def proxy_runs(self) -> bool:
         """Whether kube-proxy should run on nodes."""
         return self.facts.kube_proxy is not None and self.facts.kube_proxy.desired > 0

@@ -97,6 +97,10 @@ NO_CNI = {"metadata": {"name": "aks-9"}, "status": {"conditions": [{
 ARTICLE = {"operator": "v1.13.5", "calico": "v3.17.2"}
 SHARED = {"properties": {"networkProfile": {"loadBalancerProfile": {
     "clusterServiceLoadBalancerHealthProbeMode": "Shared"}}}, "id": "/subscriptions/s/resourceGroups/g/x", "name": "c"}
+OWN = {"properties": {"networkProfile": {"networkPlugin": "none"}}, "id": "/subscriptions/s/resourceGroups/g/x",
+       "name": "c"}
+SWITCH_ON = ("echo '{\"enabled\": true}' > kube-proxy.json\naz aks update --resource-group g --name c "
+             "--kube-proxy-config kube-proxy.json")
 NO_HTTP = {"annotations": {"service.beta.kubernetes.io/azure-load-balancer-health-probe-request-path": "/ok"}}
 
 # id, the cluster, what is broken, the level, a part of the evidence, a part of the command
@@ -104,6 +108,7 @@ FIRES = [
     ("nodes", {}, replace("nodes", {"metadata": {"name": "aks-9"}, "status": {}}), "problem", "aks-9", "describe node"),
     ("nodes", {}, replace("nodes"), "problem", "no node", ""),
     ("no-cni", {}, replace("nodes", NO_CNI), "problem", "aks-9", "labkit plan enable-ebpf"),
+    ("no-cni", {"azure": OWN}, replace("nodes", NO_CNI), "problem", "aks-9", "--resource-group g --cluster c"),
     ("wrong-image", {}, add("pods", pod("new", "shop", owner="web-5f7", status=waiting("ErrImagePull"))), "problem",
      "an/image:1", "kubectl rollout undo -n shop deployment/web"),
     ("wrong-image", {}, add("pods", pod("new", "shop", status=waiting("ImagePullBackOff"))), "problem", "shop",
@@ -121,9 +126,14 @@ FIRES = [
      "problem", "6443", '"443"'),
     ("ep-dns-deadlock", {"ebpf": False}, both(
         without("daemonsets.apps", "calico-node"), lambda kube: kube.texts.update({"operator-1": LOOKUP})), "problem",
-     "no such host", "dnsPolicy"),
-    ("ep-dns-deadlock", {"ebpf": False}, both(without("daemonsets.apps", "calico-node"), lambda kube: kube.texts.update(
-        {"operator-1": f"dial tcp: lookup {FQDN}: i/o timeout"})), "problem", "i/o timeout", "dnsPolicy"),
+     "no such host", "kubectl delete configmap -n tigera-operator kubernetes-services-endpoint"),
+    ("ep-dns-deadlock", {"ebpf": False}, both(
+        without("daemonsets.apps", "calico-node"), without("daemonsets.apps", "kube-proxy"), lambda kube:
+        kube.texts.update({"operator-1": f"dial tcp: lookup {FQDN}: i/o timeout"})), "problem", "i/o timeout",
+     "dnsPolicy"),
+    ("ep-dns-deadlock", {"ebpf": False, "azure": OWN}, both(
+        without("daemonsets.apps", "calico-node"), without("daemonsets.apps", "kube-proxy"),
+        lambda kube: kube.texts.update({"operator-1": LOOKUP})), "problem", "no such host", SWITCH_ON),
     ("ep-both", {}, status("calico", "ResourceValidationError", "bpfNetworkBootstrap is Enabled but the requirements "
                            "are not met: kubernetes service endpoint is defined by the kubernetes-service-endpoints "
                            "ConfigMap"), "problem", "requirements", '"bpfNetworkBootstrap": "Disabled"'),
@@ -144,6 +154,8 @@ FIRES = [
     ("operator", {}, replace("tigerastatuses.operator.tigera.io"), "warning", "not reported", "tigerastatus"),
     ("calico-node", {}, calico(ready=1), "problem", "1 of 2", "kubectl logs"),
     ("kube-proxy-gone", {**ARTICLE, "ebpf": False}, proxy(desired=0), "problem", "0 of 0", '"non-calico": null'),
+    ("kube-proxy-gone", {"ebpf": False, "azure": OWN}, without("daemonsets.apps", "kube-proxy"), "problem",
+     "no kube-proxy; eBPF is off", SWITCH_ON),
     ("kp-back", {}, proxy(desired=0, selector={"non-calico": "true"}), "problem", "add-on manager", "null"),
     ("kp-fight", {}, felix(bpfKubeProxyIptablesCleanupEnabled=None), "problem", "removes",
      '"bpfKubeProxyIptablesCleanupEnabled": false'),
@@ -178,7 +190,8 @@ FIRES = [
     ("wg", {}, felix(wireguardEnabled=True), "warning", "wireguardEnabled", "false"),
     ("no-endpoints", {}, both(replace("endpointslices.discovery.k8s.io"), replace(
         "services", service("web", selector={"app": "webb"}))), "problem", "app=webb", '{"app": "web"}'),
-    ("no-endpoints", {}, replace("endpointslices.discovery.k8s.io", slice_of("web")), "problem", "shop/web", ""),
+    ("no-endpoints", {}, replace("endpointslices.discovery.k8s.io", slice_of("web")), "problem", "shop/web",
+     "kubectl describe pods -n shop -l app=web"),
     ("policy-denies", {}, add("networkpolicies.networking.k8s.io", policy("hardening")), "problem", "shop/hardening",
      "kubectl delete networkpolicy -n shop hardening"),
     ("lb-local", {}, both(balanced(externalTrafficPolicy="Local"), replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 ARTICLE = {"iptables": ("kube-proxy-gone", "op-addr"),
            "ebpf": ("wrong-image", "no-endpoints", "policy-denies", "ep-missing", "lb-ranges", "lb-local")}
+OWN_NETWORK = ("ep-missing", "ep-wrong")
 TODAY = {"iptables": ("op-refuse", "kp-back"), "ebpf": ("op-addr", "ep-wrong", "kp-fight", "kp-healthz")}
 
 
@@ -103,6 +105,50 @@ def test_faults_of_todays_cluster(today, plane, tmp_path):
 def test_no_false_alarm_without_calico(vanilla):
     well(vanilla, "no false alarm")
     assert {fault.name for fault in vanilla.faults.possible()} == {"wrong-image", "no-endpoints", "policy-denies"}
+
+
+@pytest.fixture
+def bare(daemon, lab_paths, tmp_path_factory):
+    yield from opened(support.create_cluster(daemon, lab_paths, tmp_path_factory.mktemp("bare"), policy="none",
+                                             version="1.36.2", plugin="none"))
+
+
+def flush(lab: Lab, prefix: str) -> None:
+    """Take kube-proxy's rules off the nodes: a node that comes after kube-proxy went never had them."""
+    for space in Path("/run/netns").iterdir():
+        if space.name.startswith(prefix) and space.name.endswith(lab.facts().nodes):
+            for table in ("nat", "filter", "mangle"):
+                subprocess.run(["nsenter", f"--net={space}", "iptables-legacy", "-t", table, "-F"], check=True)
+
+
+def test_a_cluster_that_brings_its_own_network(bare, lab_paths, tmp_path):
+    """Without a network; without kube-proxy too early, so that nobody finds the API's name; and with all in order."""
+    wait_for(lambda: {f.split("[")[-1].split("]")[0] for f in unwell(bare)} == {"no-cni", "no-endpoints"},
+             "the doctor says that there is no network", 30, 1)
+    switch = bare._around(0).proxy
+    switch.set(False, print)
+    flush(bare, lab_paths.prefix)
+    plan = bare.enable_ebpf()
+    for name in ("install-operator", "endpoint", "installation"):  # the ConfigMap comes too early
+        plan[name].apply(print)
+
+    def stuck():
+        report = bare.diagnose()
+        assert report["kube-proxy-gone"].command == switch.command(True)
+        return report["ep-dns-deadlock"] if report["ep-dns-deadlock"].level == "problem" else None
+
+    found = wait_for(stuck, "the doctor names the deadlock", 60, 1)
+    assert f"lookup {bare.facts().api_host} on 10.0.0.10:53: i/o timeout" in found.evidence
+    assert found.command.startswith(switch.command(True))
+    switch.set(True, print)  # what az does by an extension that is not on PyPI
+    pasted(bare, found.command.removeprefix(switch.command(True)), tmp_path)
+    well(bare, "the operator has made the network")
+
+    bare.run(bare.enable_ebpf())
+    well(bare, "no false alarm")
+    assert not {"kp-fight", "kp-healthz", "kp-back"} & {fault.name for fault in bare.faults.possible()}
+    for name in OWN_NETWORK:
+        broken_named_and_mended(bare, name, tmp_path)
 
 
 def test_every_fault_is_tried():
