@@ -56,7 +56,8 @@ def _proxy_off(kube: Kube, switch: ProxySwitch) -> Step:
         command=switch.command(False), apply=lambda log: switch.set(False, log), verify=verify, revert=revert,
         reverted=lambda: effects.kube_proxy_runs(kube), revert_command=switch.command(True), timeout=600,
         hint="Where Azure says that the feature is not registered: `az feature register --namespace "
-             "Microsoft.ContainerService --name KubeProxyConfigurationPreview`, and a quarter of an hour's patience.",
+             "Microsoft.ContainerService --name KubeProxyConfigurationPreview`, a quarter of an hour's patience until "
+             "`az feature show` says Registered, and `az provider register --namespace Microsoft.ContainerService`.",
     )
 
 
