@@ -164,9 +164,7 @@ def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, lo
     if not traffic.service:
         return Verdict("proven", tuple(said))
     key = f"{traffic.service} {traffic.protocol} {traffic.port}"
-    if key not in after.services:
-        return Verdict("not proven", (*said, "kube-proxy has no iptables rule for the service: is it in another mode?"))
-    taken = after.services[key] - before.services.get(key, 0)
+    taken = after.services.get(key, 0) - before.services.get(key, 0)  # no rule: kube-proxy may be in another mode
     if taken >= traffic.enough:
         return Verdict("proven", (*said, f"the service's rule in KUBE-SERVICES took {taken} new connections"))
     # kube-proxy writes its rules anew whenever anything changes, and then they count from zero.
@@ -176,9 +174,10 @@ def _judge_rules(traffic: Traffic, before: Rules | None, after: Rules | None, lo
              if ends <= (words := set(line.split())) and words & mine]
     if len(lines) >= traffic.enough:
         return Verdict("proven", (*said, f"translated by netfilter{_of(lines, traffic)}: {' '.join(lines[0].split())}"))
-    anew = any(after.services.get(name, 0) < count for name, count in before.services.items())
-    if anew or look.connections is None:
-        return Verdict("not proven", (*said, "the service's rule was perhaps written anew, and counts from zero"))
+    anew = any(after.services.get(name, count) < count for name, count in before.services.items())
+    if look.connections is None or anew:
+        why = "was perhaps written anew, and counts from zero" if key in after.services else "is not there"
+        return Verdict("not proven", (*said, f"the service's rule {why}"))
     if taken > 0 or lines:
         found = f"the service's rule took {taken} of {len(traffic.ports)} connections, netfilter shows {len(lines)}"
         return Verdict("not proven", (*said, found))

@@ -38,7 +38,7 @@ def test_rules_are_read_by_chain():
     (1_100_000, 2, SERVICE, "proven"),
     (1_100_000, 0, SERVICE, "refuted"),          # it went to the service past kube-proxy's rule
     (40_000, 2, SERVICE, "refuted"),             # its packets went past netfilter
-    (1_100_000, 2, "10.0.0.99", "not proven"),   # kube-proxy is in another mode
+    (1_100_000, 2, "10.0.0.99", "refuted"),      # nobody has a rule for it, and netfilter translated nothing
     (-40_000, 2, SERVICE, "not proven"),         # the counters began anew
 ])
 @pytest.mark.parametrize("plane", ["vanilla", "iptables"])
@@ -61,6 +61,12 @@ TRANSLATED = (f"tcp 6 119 TIME_WAIT src=10.224.0.7 dst={SERVICE} sport=32776 dpo
 def test_a_rule_that_was_written_anew_counts_from_zero_so_the_table_is_asked(connections, before, state):
     found = judge("iptables", traffic(SERVICE), Look(rules(0, before)), Look(rules(1_100_000, 0), connections))
     assert found.state == state
+
+
+@pytest.mark.parametrize(("connections", "state"), [(TRANSLATED, "proven"), ("", "refuted"), (None, "not proven")])
+def test_without_a_rule_for_the_service_its_table_is_asked_as_in_kube_proxys_other_modes(connections, state):
+    before = Rules(0, {f"{SERVICE} tcp 5201": 3})
+    assert judge("iptables", traffic(SERVICE), Look(before), Look(Rules(1_100_000, {}), connections)).state == state
 
 
 def test_what_agents_do_not_show_proves_nothing_and_says_why():
