@@ -375,3 +375,18 @@ def test_udp_follows_its_service_to_new_backends(lab: EbpfLab) -> None:
         assert says(client) == "b1"
         service(lab, "udp", "a1")
         assert says(client) == "a1"
+
+
+def test_a_pods_interface_that_was_made_again_is_served_at_the_next_look(lab: EbpfLab) -> None:
+    lab.up()
+    pod, node = lab.pods["a1"], lab.nodes["node1"]
+
+    def programs() -> str:
+        return lab.run(node.netns, ["tc", "filter", "show", "dev", pod.host_interface, "ingress"])
+    assert "from_workload" in programs()
+    netns.ip(node.netns, [f"link del {pod.host_interface}"])
+    lab.vnet.repair_node(node, [pod])
+    assert "from_workload" not in programs()
+    lab.on("node1", "repair")
+    assert "from_workload" in programs()
+    assert lab.from_pod("a1", "tcp", lab.pods["b1"].ip, 8080)["server"] == "b1"

@@ -172,6 +172,10 @@ class EbpfDataplane:
             self._finish_detach()
             return
         ebpf_connections.collect_garbage(self._state.loaded.maps["cali_v4_ct"], _now())
+        self._follow_interfaces()
+
+    def _follow_interfaces(self) -> None:
+        """Serve pods' interfaces that came late, or anew: the kubelet makes one again that somebody deleted."""
         if any(_ifindex(name) != self._interfaces.get(name, 0) for name in self._routes[1].values()):
             self.apply_policy(self._endpoints)
             self.apply_routes(*self._routes, self._own)
@@ -211,6 +215,7 @@ class EbpfDataplane:
             if not _ifindex(VXLAN):
                 repaired.append(f"device {VXLAN} was missing")
             self.attach(self._config)
+        self._follow_interfaces()
         return repaired + self._repair_hooks(loaded) + self._repair_connect(self._config, loaded)
 
     def _repair_hooks(self, loaded: Loaded) -> list[str]:
