@@ -1,5 +1,7 @@
 """The overlay of a cluster that brings its own network, as data: blocks, routes, neighbours."""
 
+import subprocess
+
 import pytest
 
 from labkit.local.bootstrap import published
@@ -46,3 +48,10 @@ def test_each_node_takes_a_block_of_the_pool_and_keeps_it(api):
     assert {ipam.block_of(api, "c"), ipam.block_of(api, "d")} == {"192.168.0.128/26", "192.168.0.192/26"}
     with pytest.raises(ipam.NetworkNotReadyError):
         ipam.block_of(api, "e")
+
+
+@pytest.mark.kernel
+def test_what_is_taken_of_an_overlay_is_named_and_comes_back():
+    done = subprocess.run(["unshare", "-n", "python", "-m", "tests.dataplane.overlay_taken"], capture_output=True,
+                          text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "back\n"), done.stderr

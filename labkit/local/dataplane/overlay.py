@@ -111,6 +111,14 @@ class OverlayRoutes:
                                        "COMMIT\n")
             self._iptables.ensure_rule("nat", "POSTROUTING", ("-j", "cali-nat-outgoing"))
 
+    def missing(self, overlay: Overlay, vni: int) -> list[str]:
+        """Which routes and neighbours somebody took away, in words; with the device all of them go."""
+        shown = subprocess.run(["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"], text=True,
+                               capture_output=True, timeout=30, check=False).stdout
+        known = {line.split()[0] for line in shown.splitlines()}
+        return [f"route {to} was missing" for to in sorted(routes(overlay, vni).keys() - self._there())] + [
+            f"neighbour {tunnel} on {DEVICE} was missing" for tunnel in neighbours(overlay) if tunnel not in known]
+
     def _there(self) -> set[str]:
         done = subprocess.run(["ip", "route", "show", "proto", str(_PROTOCOL)], text=True, capture_output=True,
                               timeout=30, check=False)

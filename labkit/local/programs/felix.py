@@ -246,6 +246,10 @@ class Felix:
         try:
             if self.mode == "bpf" and self._ebpf and (repaired := self._ebpf.repair()):
                 self._say("BPF data plane", repaired)
+            overlay = self._overlay_written
+            if overlay and (gone := self._overlay_routes.missing(overlay, self.config.vxlan_vni)):
+                self._overlay_routes.apply(overlay, vni=self.config.vxlan_vni, port=self.config.vxlan_port)
+                self._say("overlay", gone)
             if self._chains is not None:
                 self._write_chains(self._chains, compare=True)
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
