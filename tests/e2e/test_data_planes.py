@@ -91,6 +91,27 @@ def test_pod_to_service(plane, name, server):
     wait_for(lambda: ask_udp(cluster, namespace, address, 81).strip() == server, "UDP to the service", 10)
 
 
+@pytest.mark.parametrize("label", ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"])
+def test_a_service_that_somebody_else_serves_is_left_alone(plane, label):
+    """Kubernetes' own network tests ask for it: kube-proxy does not see what carries one of these labels."""
+    _, cluster, namespace = plane
+    cluster.apply(service("elsewhere", namespace, app="server-1", ports=(("TCP", 80, 8080),)))
+    address = cluster.core.read_namespaced_service("elsewhere", namespace).spec.cluster_ip
+
+    def served() -> bool:
+        script = f"curl -s -m 1 http://{address}/hostname || true"
+        return "server-1" in cluster.kubectl("exec", "-n", namespace, "caller", "--", "sh", "-c", script)
+
+    try:
+        wait_for(served, "it is served", 10)
+        cluster.kubectl("label", "service", "-n", namespace, "elsewhere", f"{label}=another")
+        wait_for(lambda: not served(), "it is served no more", 10)
+        cluster.kubectl("label", "service", "-n", namespace, "elsewhere", f"{label}-")
+        wait_for(served, "it is served again", 10)
+    finally:
+        cluster.kubectl("delete", "service", "-n", namespace, "elsewhere", "--wait=false")
+
+
 def test_names_resolve(plane):
     _, cluster, namespace = plane
     wait_for(

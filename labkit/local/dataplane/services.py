@@ -90,6 +90,10 @@ class _Slice:
     addresses: tuple[tuple[str, str, bool, bool, bool], ...]  # ip, node, ready, serving, terminating
 
 
+OURS = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"
+"""The label selector of services and slices that kube-proxy and Felix serve: others have a proxy of their own."""
+
+
 class ServiceTable:
     """The services of a cluster, kept up to date from watch events. Not thread-safe: give it one thread."""
 

@@ -34,7 +34,7 @@ from labkit.local.dataplane.iptables_guard import Guard, SetGuard
 from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.dataplane.overlay import Overlay, OverlayRoutes
 from labkit.local.dataplane.policy_table import PolicyTable
-from labkit.local.dataplane.services import ServiceTable
+from labkit.local.dataplane.services import OURS, ServiceTable
 from labkit.local.programs.events import Events
 from labkit.local.programs.httphealth import HealthServers, ServiceHealth, proxy_health
 
@@ -105,8 +105,8 @@ class Felix:
         events.watch("nodes", self._on_node)
         events.watch("namespaces", self.policies.on_namespace)
         events.watch("pods", self._on_pod)
-        events.watch("services", self.services.on_service)
-        events.watch("endpointslices.discovery.k8s.io", self.services.on_slice)
+        events.watch("services", self.services.on_service, label_selector=OURS)
+        events.watch("endpointslices.discovery.k8s.io", self.services.on_slice, label_selector=OURS)
         for resource, kind, version in _POLICIES:
             def on_policy(event: str, obj: Obj, kind: str = kind, version: str = version) -> None:
                 self.policies.on_policy(event, {**obj, "kind": kind, "apiVersion": version})

@@ -26,7 +26,7 @@ from labkit.local.dataplane.calico_iptables import BPF_MODE
 from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
 from labkit.local.dataplane.iptables_guard import Guard
 from labkit.local.dataplane.kubeproxy import CANARY, JUMPS, SERVICE_CHAINS, ProxyConfig, build
-from labkit.local.dataplane.services import Key, ServicePort, ServiceTable
+from labkit.local.dataplane.services import OURS, Key, ServicePort, ServiceTable
 from labkit.local.programs import logs
 from labkit.local.programs.events import Events
 from labkit.local.programs.httphealth import HealthServers, Reply, ServiceHealth, proxy_health
@@ -203,9 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     _route_localnet()
     proxier = Proxier(config, iptables, partial=minor >= 28)
     servers = _serve(proxier, options, today=minor >= 28)
-    events.watch("services", proxier.table.on_service,
-                 label_selector="!service.kubernetes.io/service-proxy-name")
-    events.watch("endpointslices.discovery.k8s.io", proxier.table.on_slice)
+    events.watch("services", proxier.table.on_service, label_selector=OURS)
+    events.watch("endpointslices.discovery.k8s.io", proxier.table.on_slice, label_selector=OURS)
     health = ServiceHealth(servers, lambda: proxier.healthy, today=minor >= 28)
     report = Repairs(client, "kube-proxy", config.node_name)
     _run(proxier, events, health, Pace(options.iptables_min_sync_period), stop, report)
