@@ -195,7 +195,7 @@ class Lab:
             network_policy: "calico" or "none".
             network_plugin: "azure", or "none" for a cluster that brings its own network.
             pod_cidr: where pods' addresses are from, where the plugin is "none".
-            tags: on the group and the cluster; None means labkit's own (run, owner, expiry).
+            tags: on the group and the cluster, beside labkit's own (run, owner, expiry).
             hours: after which the lab counts as forgotten, for `labkit gc`.
 
         Raises:

@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from labkit.azure import states
 from labkit.azure.arm import Azure, Resource
 from labkit.azure.cost import estimate, meter
 from labkit.azure.gc import gone
-from labkit.azure.names import node_group
+from labkit.azure.names import STUDENT, node_group
 from labkit.azure.refusals import local_accounts_disabled
 from labkit.azure.settings import ClusterSettings
-from labkit.azure.tags import EXPIRY_TAG, HOURS, RUN_TAG, expired, tags
+from labkit.azure.tags import EXPIRY_TAG, HOURS, OWNER_TAG, OWNER_VARIABLE, RUN_TAG, expired, owner, tags
 from labkit.errors import AzureError, OperationInterruptedError
 from labkit.kube import kubeconfig, kubelogin
 from labkit.plan import Evidence, Log, Plan, Step
@@ -25,11 +26,11 @@ def create(azure: Azure, settings: ClusterSettings, version: str | None = None, 
 
     Args:
         azure: the subscription.
-        settings: what to create; without tags it gets the usual ones.
+        settings: what to create; its tags come on top of the usual ones.
         version: the version that will be chosen, for the twin; None where it is not known yet.
         hours: after which the lab counts as forgotten.
     """
-    tagged = settings if settings.tags else replace(settings, tags=tags(hours))
+    tagged = replace(settings, tags=MappingProxyType({**tags(hours), **settings.tags}))
     policy = ("`--network-policy calico` lets Calico decide about the cluster's traffic; AKS installs it by "
               "its operator, in the iptables data plane." if settings.network_policy == "calico" else
               "Without a network policy there is no Calico: what remains is Azure CNI and kube-proxy.")
@@ -42,7 +43,7 @@ def create(azure: Azure, settings: ClusterSettings, version: str | None = None, 
             command=tagged.command(version),
             apply=lambda log: _create_cluster(azure, tagged, log),
             verify=lambda: cluster_is_up(azure.cluster(settings.resource_group, settings.name), settings),
-            revert=lambda log: azure.delete_cluster(settings.resource_group, settings.name, log),
+            revert=lambda log: _delete_cluster(azure, settings, log),
             revert_command=f"az aks delete --name {settings.name} "
                            f"--resource-group {settings.resource_group} --yes",
             hint="Azure says what is wrong in its message; `lab.preflight()` checks what it can beforehand.",
@@ -308,7 +309,33 @@ def _create_cluster(azure: Azure, settings: ClusterSettings, log: Log) -> None:
         azure.create_cluster(settings, log)
 
 
+def _check_ours(found: Resource | None, said: str, by_hand: str) -> None:
+    """Refuse to delete what does not carry our tag, or carries somebody else's name.
+
+    Args:
+        found: the resource, as Azure describes it; None where there is none.
+        said: what to call it.
+        by_hand: the command that deletes it all the same.
+
+    Raises:
+        AzureError: it is not ours.
+    """
+    marks = (found or {}).get("tags") or {}
+    if found is None or (RUN_TAG in marks and marks.get(OWNER_TAG, owner()) == owner()):
+        return
+    if RUN_TAG not in marks:
+        raise AzureError(f"{said} is not labkit's.", f"it does not carry the tag {RUN_TAG}.",
+                         f"delete it by hand, if you mean it: `{by_hand}`.", code="NotOurs")
+    whose = marks[OWNER_TAG]
+    raise AzureError(f"{said} is {whose}'s.", f"its tag {OWNER_TAG} says so, and you are {owner()}.",
+                     f"leave it to them. If that is you on another machine, set {OWNER_VARIABLE}={whose} and run this "
+                     f"again; two people in one subscription choose names of their own by {STUDENT}.", code="NotYours")
+
+
 def _delete_cluster(azure: Azure, settings: ClusterSettings, log: Log) -> None:
+    group, name = settings.resource_group, settings.name
+    _check_ours(azure.cluster(group, name), f"The cluster {name}",
+                f"az aks delete --name {name} --resource-group {group}")
     with naming_what_stays(azure, settings.resource_group):
         azure.delete_cluster(settings.resource_group, settings.name, log)
 
@@ -327,12 +354,7 @@ def _cluster_gone(azure: Azure, settings: ClusterSettings) -> Evidence:
 
 
 def _delete_group(azure: Azure, group: str, log: Log) -> None:
-    """Delete a group only if it carries our tag: a learner's own group of the same name is not ours."""
-    found = azure.group(group)
-    if found is not None and RUN_TAG not in (found.get("tags") or {}):
-        raise AzureError(f"The resource group {group} is not labkit's.",
-                         f"it does not carry the tag {RUN_TAG}.",
-                         "delete it by hand, if you mean it: `az group delete`.", code="NotOurs")
+    _check_ours(azure.group(group), f"The resource group {group}", f"az group delete --resource-group {group}")
     with naming_what_stays(azure, group):
         azure.delete_group(group, log)
 

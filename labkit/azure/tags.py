@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 RUN_TAG, OWNER_TAG, EXPIRY_TAG = "labkit-run", "owner", "expires-at"
+OWNER_VARIABLE = "LABKIT_OWNER"
 HOURS = 8.0
 """After how many hours a lab counts as forgotten, where nobody says otherwise."""
 
@@ -37,7 +38,7 @@ class Mark:
 
 def owner() -> str:
     """Who we are, for the tag: LABKIT_OWNER, else the user, with the machine where the user's name says nothing."""
-    if given := os.environ.get("LABKIT_OWNER"):
+    if given := os.environ.get(OWNER_VARIABLE):
         return given
     user = os.environ.get("SUDO_USER") or getpass.getuser()
     return f"{user}@{platform.node()}" if user in _EVERYBODY else user

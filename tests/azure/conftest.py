@@ -9,6 +9,7 @@ import pytest
 
 from labkit.azure import Azure, ClusterSettings
 from labkit.azure.sdk import Patience
+from labkit.azure.tags import owner
 from tests.arm import shapes
 from tests.arm.conftest import SUBSCRIPTION, Arm, arm, certificate
 from tests.arm.wire import Wire
@@ -62,5 +63,5 @@ def azures(arm: Arm, tmp_path: Path) -> Iterator[Azures]:
 
 @pytest.fixture
 def settings() -> ClusterSettings:
-    return ClusterSettings(tags=MappingProxyType({"labkit-run": "20261127-080000", "owner": "me",
+    return ClusterSettings(tags=MappingProxyType({"labkit-run": "20261127-080000", "owner": owner(),
                                                   "expires-at": "2099-01-01T00:00:00+00:00"}))

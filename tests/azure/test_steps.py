@@ -95,7 +95,35 @@ def test_a_group_of_somebody_elses_is_used_as_it_is_and_never_deleted(azures, se
     assert azure.group("CalicoDemoRG")["tags"] == {"team": "x"}
     result = run(steps.delete(azure, (settings,), None))
     assert "is not labkit's" in str(result["group"].error)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None, "what is ours in it goes"
     assert azure.group("CalicoDemoRG") is not None
+
+
+@pytest.mark.parametrize(("marks", "words"), [
+    ({}, "does not carry the tag labkit-run"),
+    ({"labkit-run": "20261127-090000", "owner": "bob"}, "LABKIT_OWNER=bob"),
+])
+def test_a_cluster_of_somebody_elses_is_never_deleted(azures, settings, marks, words):
+    """Two people with the default names in one subscription; or one who made the cluster with the article's az."""
+    azure = azures.open()
+    azure.create_group("CalicoDemoRG", "canadaeast", marks)
+    azure.create_cluster(replace(settings, tags=MappingProxyType(marks)), azures.say)
+    for plan, step in ((steps.delete(azure, (settings,), None), "cluster-MyCalicoCluster"),
+                       (plans.revert_plan(steps.create(azure, settings)), "undo-cluster")):
+        assert words in str(run(plan)[step].error)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is not None
+    assert azure.group("CalicoDemoRG") is not None
+
+
+def test_whose_cluster_it_is_may_be_oneself_on_another_machine(azures, settings, monkeypatch):
+    azure = azures.open()
+    with monkeypatch.context() as there:
+        there.setenv("LABKIT_OWNER", "me@laptop")
+        run(steps.create(azure, ClusterSettings())).raise_for_failure()
+    assert not run(steps.delete(azure, (settings,), None)).ok
+    monkeypatch.setenv("LABKIT_OWNER", "me@laptop")
+    run(steps.delete(azure, (settings,), None)).raise_for_failure()
+    assert azure.groups() == []
 
 
 def test_deleting_sees_that_cluster_group_and_machines_are_gone(azures, settings):
