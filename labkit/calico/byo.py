@@ -69,7 +69,11 @@ def _take_over(facts: ClusterFacts, kube: Kube) -> Step:
     def verify() -> Evidence:
         spec = effects.felix_spec(kube, facts)
         said = {name: spec.get(name) for name in wanted}
-        return Evidence(said == wanted, f"FelixConfiguration has {json.dumps(said)}")
+        if said != wanted:
+            return Evidence(False, f"FelixConfiguration has {json.dumps(said)}")
+        left = effects.old_rules(kube)
+        return Evidence(not left, f"kube-proxy's rules are still on {', '.join(left)}" if left else
+                        f"FelixConfiguration has {json.dumps(said)}, and no node has rules of kube-proxy's")
 
     def command(spec: dict[str, Any]) -> str:
         return f"kubectl patch felixconfiguration default --type=merge -p '{json.dumps({'spec': spec})}'"
@@ -78,7 +82,8 @@ def _take_over(facts: ClusterFacts, kube: Kube) -> Step:
         id="take-over", title="Let Felix clear up after kube-proxy",
         why="The rules that kube-proxy wrote are still on the nodes; Felix may remove them now. And the port of its "
             "health server is Felix's, so that load balancers that probe it find somebody.",
-        without="old rules stay, and packets that Calico leaves to the host still walk through them.",
+        without="old rules stay, and a node's own packets still walk through them: to cluster DNS they lead where it "
+                "was when kube-proxy went, so that calico-node does not find the API server at its next start.",
         command=command(wanted), apply=lambda log: effects.patch_felix(kube, facts, wanted, log), verify=verify,
         revert=lambda log: effects.patch_felix(kube, facts, back, log), revert_command=command(back),
     )

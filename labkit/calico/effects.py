@@ -12,6 +12,7 @@ from labkit.calico.facts import (
     OPERATOR_NAMESPACE,
     STATUSES,
     ClusterFacts,
+    ask_nodes,
     daemon_set,
     service_tables,
 )
@@ -169,6 +170,12 @@ def kube_proxy_runs(kube: Kube) -> Evidence:
     if found is None:
         return Evidence(False, "there is no DaemonSet kube-proxy")
     return Evidence(found.desired > 0 and found.settled, f"kube-proxy: {found.ready} of {found.desired} pods")
+
+
+def old_rules(kube: Kube) -> list[str]:
+    """The nodes on which rules of kube-proxy for services are left; a packet of the node itself still meets them."""
+    return [node for node, rules in ask_nodes(kube, "iptables-save", "-t", "nat").items()
+            if "-A KUBE-SERVICES" in rules]
 
 
 def restart_operator(kube: Kube, log: Log) -> None:

@@ -281,15 +281,25 @@ def service_tables(kube: Kube) -> dict[str, str]:
     Args:
         kube: the cluster.
     """
+    return ask_nodes(kube, "calico-node", "-bpf", "nat", "dump")
+
+
+def ask_nodes(kube: Kube, *argv: str) -> dict[str, str]:
+    """What a command prints in each node's calico-node, by node; "" where it fails.
+
+    Args:
+        kube: the cluster.
+        argv: the command.
+    """
     pods = kube.list("pods", CALICO_NAMESPACE, label_selector="k8s-app=calico-node")
     running = [p for p in pods if p.get("status", {}).get("phase") == "Running"
                and not p["metadata"].get("deletionTimestamp")]
-    tables = {}
+    said = {}
     for pod in running:
-        output = kube.exec(pod["metadata"]["name"], CALICO_NAMESPACE, ["calico-node", "-bpf", "nat", "dump"],
-                           container="calico-node", check=False, timeout=30)
-        tables[pod["spec"].get("nodeName", "?")] = "" if output.exit_code else output.stdout.strip()
-    return tables
+        output = kube.exec(pod["metadata"]["name"], CALICO_NAMESPACE, list(argv), container="calico-node", check=False,
+                           timeout=30)
+        said[pod["spec"].get("nodeName", "?")] = "" if output.exit_code else output.stdout.strip()
+    return said
 
 
 def daemon_set(obj: Obj | None) -> DaemonSetFacts | None:

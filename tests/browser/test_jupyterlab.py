@@ -41,7 +41,7 @@ def shots(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("daemon")
 def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, page: Page, shots: Path) -> None:
     run_all(page, jupyter.format("03_enable_ebpf.ipynb"))
-    page.wait_for_selector(".lk-step", timeout=90_000)
+    page.wait_for_selector(".lk-step", timeout=180_000)
     cards = page.locator(".lk-step")
     assert cards.count() >= 3
     cards.first.scroll_into_view_if_needed()

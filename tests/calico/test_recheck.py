@@ -27,14 +27,15 @@ def since(seconds: float, available: str = "True") -> FakeKube:
     return kube
 
 
-@pytest.mark.parametrize(("kube", "stands", "so", "said"), [
-    (since(400), True, True, "all of it stands, 40"),
-    (since(400), False, False, "Ask for it: it was taken back"),
-    (since(200), True, False, "300 s are to pass"),
-    (since(400, "False"), True, False, "does not say that Calico is available"),
-    (FakeKube(), True, False, "does not say that Calico is available"),
+@pytest.mark.parametrize(("seconds", "available", "stands", "so", "said"), [
+    (400, "True", True, True, "all of it stands, 40"),
+    (400, "True", False, False, "Ask for it: it was taken back"),
+    (200, "True", True, False, "300 s are to pass"),
+    (400, "False", True, False, "does not say that Calico is available"),
+    (None, "", True, False, "does not say that Calico is available"),
 ])
-def test_what_it_sees(kube, stands, so, said):
+def test_what_it_sees(seconds, available, stands, so, said):
+    kube = FakeKube() if seconds is None else since(seconds, available)
     seen = recheck((step("First", [True]), step("Ask for it", [stands])), kube, 300).verify()
     assert (seen.ok, said in seen.text) == (so, True), seen.text
 

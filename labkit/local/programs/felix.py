@@ -231,6 +231,8 @@ class Felix:
         self.disturbed_at = 0.0
         self.look_after()                        # first: what is missing is said there, not only put back
         try:
+            if self.mode == "bpf" and not self.handing_over:
+                self._clean_up_kube_proxy()      # one that was leaving may have written once more
             if self.mode and self._calico.hook():
                 log.warning("Detected out-of-sync inserts, resyncing: our chains were not the first")
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -278,7 +280,6 @@ class Felix:
             if self._ebpf:
                 self._ebpf.tick()
             if self.mode == "bpf" and not self.handing_over:
-                self._clean_up_kube_proxy()
                 self._serve_proxy_health()
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Housekeeping failed, will retry: %s", error)
@@ -336,6 +337,8 @@ class Felix:
         if everything or self.config != self._attached_config:
             bpf.attach(self.config)
             self._attached_config = self.config
+            if not everything and not self.handing_over:
+                self._clean_up_kube_proxy()      # it may have been asked for just now
         if everything:
             # Only now does iptables let go: the programs are attached and their maps are full.
             self._write_chains(build_bpf_mode(interface_prefix=self.config.interface_prefix,
