@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Row
-from labkit.bench import services, stats, workload
+from labkit.bench import services, stats
 from labkit.bench.workload import NAMESPACE
 from labkit.kube import kubeconfig
 from labkit.lab import Lab
@@ -120,7 +120,7 @@ class _Bench:
     @contextlib.contextmanager
     def traffic(self) -> Iterator[None]:
         """One service whose endpoint moves between two servers, and who asks it all the time."""
-        workload.ensure(self._kube)
+        self._kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         services.ensure_backend(self._kube, self._node)
         self._kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "moves", "namespace": NAMESPACE},
                           "spec": {"ports": [{"port": 80, "targetPort": _PORTS[0]}]}})

@@ -45,6 +45,11 @@ JUMPS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
 """Table, built-in chain and rule of every way into our chains; each is inserted at its chain's top."""
 
 
+MANY_ENDPOINTS = 1000
+"""With more endpoints than that in the cluster, the chains of services have no comments: a third less text to write
+(pkg/proxy/iptables/proxier.go, `endpointChainsNumberThreshold`; today `largeClusterEndpointsThreshold`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """Of kube-proxy's configuration, what its rules depend on."""
@@ -85,21 +90,25 @@ def build(ports: Iterable[ServicePort], config: ProxyConfig, known: Collection[s
         changed: services whose own chains are written; None for all of them. kube-proxy writes everything at
             each sync until 1.25, and since 1.28 only what changed (KUBE-SERVICES is always written in full).
     """
-    w = _Writer(config)
+    ports = tuple(ports)
+    w = _Writer(config, comments=sum(len(port.endpoints) for port in ports) <= MANY_ENDPOINTS)
     for port in ports:
         w.service_port(port, changed is None or port.key in changed or w.is_new(port, known))
     return RuleSet(w.text(known), w.active)
 
 
 class _Writer:
-    def __init__(self, config: ProxyConfig) -> None:
-        self.config = config
+    def __init__(self, config: ProxyConfig, *, comments: bool) -> None:
+        self.config, self._comments = config, comments
         self.active: set[str] = set()
         self.written: list[str] = []       # nat chains
         self.nat: list[str] = []           # nat rules, the chains of services
         self.services: list[str] = []      # nat, KUBE-SERVICES
         self.node_ports: list[str] = []    # nat, KUBE-NODEPORTS
         self.filter: list[str] = []
+
+    def _comment(self, text: str) -> str:
+        return f' -m comment --comment "{text}"' if self._comments else ""
 
     @staticmethod
     def is_new(port: ServicePort, known: Collection[str]) -> bool:
@@ -124,8 +133,9 @@ class _Writer:
                 sep = chain_name("KUBE-SEP-", name, protocol, f"{endpoint.ip}:{endpoint.port}")
                 chains.append(sep)
                 recent = f" -m recent --name {sep} --set" if p.affinity_seconds else ""
-                nat.append(f'-A {sep} -m comment --comment "{name}" -s {endpoint.ip}/32 -j KUBE-MARK-MASQ\n'
-                           f'-A {sep} -m comment --comment "{name}"{recent} -m {protocol} -p {protocol}'
+                comment = self._comment(name)
+                nat.append(f'-A {sep}{comment} -s {endpoint.ip}/32 -j KUBE-MARK-MASQ\n'
+                           f'-A {sep}{comment}{recent} -m {protocol} -p {protocol}'
                            f' -j DNAT --to-destination {endpoint.ip}:{endpoint.port}')
             self._cluster_ip(p, name, protocol, svc, nat, chains)
             entry = svc
@@ -222,18 +232,17 @@ class _Writer:
         seps = [chain_name("KUBE-SEP-", name, p.protocol.lower(), f"{e.ip}:{e.port}") for e in here]
         self._balance(nat, chain, name, here, seps, p.affinity_seconds, numbered=True)
 
-    @staticmethod
-    def _balance(nat: list[str], chain: str, name: str, endpoints: tuple[Endpoint, ...], seps: list[str],
+    def _balance(self, nat: list[str], chain: str, name: str, endpoints: tuple[Endpoint, ...], seps: list[str],
                  affinity: int, *, numbered: bool = False) -> None:
         if affinity:
-            nat += [f'-A {chain} -m comment --comment "{name}" -m recent --name {sep} --rcheck'
+            nat += [f'-A {chain}{self._comment(name)} -m recent --name {sep} --rcheck'
                     f' --seconds {affinity} --reap -j {sep}' for sep in seps]
         left = len(endpoints)
         for i, sep in enumerate(seps):
             # Each takes 1/n of what comes this far, n counting down: so all get the same share.
             chance = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""
-            comment = f"Balancing rule {i} for {name}" if numbered else name
-            nat.append(f'-A {chain} -m comment --comment "{comment}"{chance} -j {sep}')
+            comment = f' -m comment --comment "Balancing rule {i} for {name}"' if numbered else self._comment(name)
+            nat.append(f"-A {chain}{comment}{chance} -j {sep}")
             left -= 1
 
     def text(self, known: Collection[str]) -> str:
