@@ -120,7 +120,8 @@ def test_chains_out_of_use_are_deleted_and_a_partial_sync_writes_only_changes():
 @pytest.mark.parametrize(("endpoints", "said"), [(1000, True), (1001, False)])
 def test_with_more_than_a_thousand_endpoints_the_chains_of_services_have_no_comments(endpoints, said):
     """kube-proxy's own limit; what leads to the chains keeps them, so that the doctor and people find a service."""
-    ports = [port(Endpoint(f"10.{i >> 8}.{i & 255}.9", 80, "n1"), name=f"web{i}", affinity_seconds=60) for i in range(endpoints)]
+    pods = [Endpoint(f"10.{i >> 8}.{i & 255}.9", 80, "n1") for i in range(endpoints)]
+    ports = [port(pod, name=f"web{i}", affinity_seconds=60) for i, pod in enumerate(pods)]
     text = build(ports, CONFIG).text
     assert ("--comment" in next(r for r in text.splitlines() if r.startswith("-A KUBE-SEP-"))) is said
     assert ("--comment" in next(r for r in text.splitlines() if r.startswith("-A KUBE-SVC-"))) is said
