@@ -26,6 +26,7 @@ from labkit.local.server import lifecycle, report
 
 NODES, PODS, COUNTS, CHANGES = 20, 300, (10, 100, 1000, 10_000), 60
 _PORTS = (8080, 8081)
+_ROUND = 10.0  # seconds: whole rounds of what the nodes do every five and ten, while it changes and while it rests
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _change(kube: Kube, kernel: _Kernel, count: int, paths: LabPaths) -> _Change
                    NAMESPACE)
         kernel.wait(lambda port=port: kernel.send_to(frontend, maps.backend("10.224.0.99", port)))  # type: ignore[misc]
         took.append((time.perf_counter() - started) * 1000)
-        time.sleep(0.05)
+        time.sleep(max(0.05, began + (number + 1) * _ROUND / CHANGES - time.perf_counter()))
     spent = _cpu(paths) - before - quiet * (time.perf_counter() - began)
     return _Changes(count, tuple(took), spent * 1000 / CHANGES)
 
@@ -173,8 +174,8 @@ def _settled(paths: LabPaths) -> float:
     last = quiet = float("inf")
     while True:
         before = _cpu(paths)
-        time.sleep(5)
-        last, quiet = quiet, (_cpu(paths) - before) / 5
+        time.sleep(_ROUND)
+        last, quiet = quiet, (_cpu(paths) - before) / _ROUND
         if quiet < 0.5 and last - quiet < 0.03:
             return (last + quiet) / 2
         assert time.monotonic() < deadline, f"the nodes do not come to rest: {quiet:.2f} cores"

@@ -136,6 +136,7 @@ def test_no_connection_is_lost_while_pods_are_replaced_and_a_node_leaves(three, 
 
 def test_a_node_is_drained_debugged_deleted_and_comes_back(three):
     cluster = three
+    planes.switch(cluster, ebpf=False)  # whatever the tests before left: it looks for kube-proxy afterwards
     scale(cluster, 3)
     node = cluster.nodes()[1]
     with cluster.namespace() as namespace:
