@@ -71,9 +71,8 @@ def _take_over(facts: ClusterFacts, kube: Kube) -> Step:
         said = {name: spec.get(name) for name in wanted}
         if said != wanted:
             return Evidence(False, f"FelixConfiguration has {json.dumps(said)}")
-        left = effects.old_rules(kube)
-        return Evidence(not left, f"kube-proxy's rules are still on {', '.join(left)}" if left else
-                        f"FelixConfiguration has {json.dumps(said)}, and no node has rules of kube-proxy's")
+        seen = effects.no_old_rules(kube)
+        return Evidence(seen.ok, f"FelixConfiguration has {json.dumps(said)}; {seen.text}")
 
     def command(spec: dict[str, Any]) -> str:
         return f"kubectl patch felixconfiguration default --type=merge -p '{json.dumps({'spec': spec})}'"

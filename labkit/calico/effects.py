@@ -16,7 +16,7 @@ from labkit.calico.facts import (
     daemon_set,
     service_tables,
 )
-from labkit.errors import WaitError
+from labkit.errors import ExecError, WaitError
 from labkit.kube import Kube
 from labkit.kube.wait import wait_for
 from labkit.plan import Evidence, Log, Step
@@ -172,10 +172,20 @@ def kube_proxy_runs(kube: Kube) -> Evidence:
     return Evidence(found.desired > 0 and found.settled, f"kube-proxy: {found.ready} of {found.desired} pods")
 
 
-def old_rules(kube: Kube) -> list[str]:
-    """The nodes on which rules of kube-proxy for services are left; a packet of the node itself still meets them."""
-    return [node for node, rules in ask_nodes(kube, "iptables-save", "-t", "nat").items()
-            if "-A KUBE-SERVICES" in rules]
+def no_old_rules(kube: Kube) -> Evidence:
+    """Whether no node has rules of kube-proxy for services left: a node's own packets still meet them.
+
+    Where calico-node cannot show its node's rules there is nothing to wait for, and the evidence says so.
+    """
+    try:
+        shown = ask_nodes(kube, "iptables-save", "-t", "nat")
+    except ExecError as error:
+        return Evidence(True, f"whether nodes still have rules of kube-proxy's cannot be seen: {error}")
+    if left := [node for node, rules in shown.items() if "-A KUBE-SERVICES" in rules]:
+        return Evidence(False, f"kube-proxy's rules are still on {', '.join(left)}")
+    if unseen := [node for node, rules in shown.items() if not rules]:
+        return Evidence(True, f"whether {', '.join(unseen)} still have rules of kube-proxy's cannot be seen")
+    return Evidence(True, "no node has rules of kube-proxy's")
 
 
 def restart_operator(kube: Kube, log: Log) -> None:

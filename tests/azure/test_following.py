@@ -1,5 +1,6 @@
 """Long-running operations: followed, taken up again by another process, never begun twice, let go."""
 
+import contextlib
 import itertools
 import stat
 import threading
@@ -20,18 +21,24 @@ STOP = r"/MyCalicoCluster/stop$"
 CREATE = Operation("create", "CalicoDemoRG", "MyCalicoCluster")
 
 
-def interrupt(self, *_):
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def interrupted(monkeypatch):
+    """Somebody interrupts the kernel while the operation inside is waited for."""
+    def interrupt(self, *_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
+        with pytest.raises(OperationInterruptedError) as stopped:
+            yield stopped
 
 
 def begin(azures, settings, monkeypatch):
     """A kernel that begins a creation and is killed as soon as Azure has accepted it."""
     azures.arm.make_group()
     azures.arm.clusters.gate.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
-        with pytest.raises(OperationInterruptedError) as stopped:
-            azures.open().create_cluster(settings, azures.say)
+    with interrupted(monkeypatch) as stopped:
+        azures.open().create_cluster(settings, azures.say)
     return stopped.value
 
 
@@ -179,10 +186,8 @@ def test_a_deletion_that_was_begun_before_is_followed(azures, settings, monkeypa
     azures.arm.make_group()
     azure = azures.open()
     azure.create_cluster(settings, azures.say)
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
-        with pytest.raises(OperationInterruptedError) as stopped:
-            azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    with interrupted(monkeypatch) as stopped:
+        azure.delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
     assert "abort" not in stopped.value.fix
     azures.open().delete_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
     assert azure.cluster("CalicoDemoRG", "MyCalicoCluster") is None
@@ -264,10 +269,8 @@ def test_the_switch_of_kube_proxy_is_taken_up_by_a_kernel_that_was_restarted(azu
     azure, clusters = byo(azures, settings), azures.arm.clusters
     clusters.gate.clear()
     clusters.set_kube_proxy = lambda key, enabled: wait_for_the_gate(clusters, key, enabled)
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
-        with pytest.raises(OperationInterruptedError):
-            azure.switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", False, azures.say)
+    with interrupted(monkeypatch):
+        azure.switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", False, azures.say)
     let_go(azures)
     azures.open().switch_kube_proxy("CalicoDemoRG", "MyCalicoCluster", False, azures.say)
     assert "followed again" in azures.text
@@ -299,10 +302,8 @@ def test_what_an_earlier_operation_left_written_down_is_not_taken_for_a_new_one(
     azures.arm.make_group()
     azure = azures.open()
     azure.create_cluster(settings, azures.say)
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.Foreground, "to_the_end", interrupt)
-        with pytest.raises(OperationInterruptedError):
-            azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    with interrupted(monkeypatch):
+        azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
     assert azure._rest("CalicoDemoRG", "MyCalicoCluster", azures.say)["properties"]["powerState"]["code"] == "Stopped"
     azures.arm.aks().managed_clusters.begin_start("CalicoDemoRG", "MyCalicoCluster").result(20)  # by somebody else
     azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 from labkit.local.server import report
 from tests.e2e.support import TestCluster, wait_for
@@ -46,6 +47,14 @@ def data_planes(cluster: TestCluster) -> set[str]:
     return {n["data_plane"] for n in mine["nodes"]}
 
 
+def at_connect(cluster: TestCluster) -> set[str]:
+    """The nodes on which an eBPF program chooses back ends at connect()."""
+    folders = [folder for node in cluster.nodes() for folder in cluster.paths.cgroup.glob(f"*/{node}")]
+    assert folders, "nodes have control groups"
+    return {folder.name for folder in folders if "cali_connect4" in subprocess.run(
+        ["bpftool", "cgroup", "show", str(folder)], text=True, capture_output=True, check=True).stdout}
+
+
 def node_pods(cluster: TestCluster) -> list:
     return cluster.core.list_namespaced_pod("calico-system", label_selector="k8s-app=calico-node").items
 
@@ -79,7 +88,9 @@ def switch(cluster: TestCluster, *, ebpf: bool) -> None:
     if ebpf:
         patch_felix(cluster, bpfEnabled=True)
     wait_for(lambda: data_planes(cluster) == {PLANES[ebpf]}, "all nodes have switched", 30)
-    if not ebpf:
+    if ebpf:  # maps are pinned before programs are attached
+        wait_for(lambda: at_connect(cluster) == set(cluster.nodes()), "all nodes choose at connect()", 30)
+    else:
         wait_for(cluster.system_ready, "kube-proxy is back", 30)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +19,11 @@ from tests.e2e.support import TestCluster, pod, service, wait_for
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 CALLER = """
-import json, socket, sys, time
-host, port, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+import json, os, socket, sys, time
+host, port, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 answered, failed, begin = 0, [], time.time()
 sys.stdin.close()
-while time.time() - begin < float(sys.argv[4]):
+while not os.path.exists(stop) and time.time() - begin < 150:
     try:
         with socket.create_connection((host, port), 4) as caller:
             caller.settimeout(4)
@@ -32,7 +36,7 @@ while time.time() - begin < float(sys.argv[4]):
             failed.append([round(time.time() - begin, 1), "cut short"])
     except OSError as error:
         failed.append([round(time.time() - begin, 1), repr(error)])
-    time.sleep(pause)
+    time.sleep(0.01)
 print(json.dumps([answered, failed]))
 """
 
@@ -86,52 +90,71 @@ def scale(cluster: TestCluster, count: int) -> None:
     pools.begin_create_or_update(cluster.group, cluster.name, "nodepool1", profile).result(60)
 
 
+@contextlib.contextmanager
+def called(cluster: TestCluster, namespace: str, node: str, tmp_path: Path) -> Iterator[None]:
+    """A pod and an outside client connect anew all the while, and every connection is answered."""
+    cluster.apply(
+        deployment(namespace, 1),
+        service("web", namespace, app="web", kind="LoadBalancer"),
+        pod("caller", namespace, node=node, image="python:3-alpine", args=["sleep", "infinity"]),
+    )
+    wait_for(lambda: rolled(cluster, namespace, 1), "the pods are ready")
+    wait_for(lambda: cluster.core.read_namespaced_service("web", namespace).status.load_balancer.ingress, "a frontend")
+    found = cluster.core.read_namespaced_service("web", namespace)
+    inside, outside = found.spec.cluster_ip, found.status.load_balancer.ingress[0].ip
+    wait_for(lambda: planes.curl(cluster, namespace, "caller", f"http://{inside}/hostname").startswith("web-"),
+             "the service answers")
+    wait_for(lambda: planes.curl_from(cluster, "alice", f"http://{outside}/hostname").startswith("web-"),
+             "the load balancer answers")
+
+    def call(*words: str, address: str, stop: str) -> list:
+        done = subprocess.run([*words, "-c", CALLER, address, "80", stop], text=True, capture_output=True,
+                              timeout=180, check=False)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    kubectl = ("kubectl", "--kubeconfig", str(cluster.kubeconfig), "exec", "-n", namespace, "caller", "--", "python3")
+    alice = ("nsenter", f"--net=/run/netns/{cluster.paths.netns('client', 'alice')}", "--", sys.executable)
+    with ThreadPoolExecutor() as pool:
+        calls: list[Future] = [pool.submit(call, *kubectl, address=inside, stop="/tmp/stop"),
+                               pool.submit(call, *alice, address=outside, stop=str(tmp_path / "stop"))]
+        try:
+            yield
+            assert not any(each.done() for each in calls), "they called through all of it"
+        finally:
+            (tmp_path / "stop").touch()
+            cluster.kubectl("exec", "-n", namespace, "caller", "--", "touch", "/tmp/stop")
+    for answered, failed in (each.result() for each in calls):
+        assert failed == []
+        assert answered > 100
+
+
 @pytest.mark.parametrize("ebpf", [False, True], ids=["iptables", "ebpf"])
-def test_no_connection_is_lost_while_pods_are_replaced_and_a_node_leaves(three, ebpf):
+def test_no_connection_is_lost_while_pods_are_replaced_and_a_node_leaves(three, tmp_path, ebpf):
     cluster = three
     scale(cluster, 3)
     planes.switch(cluster, ebpf=ebpf)
     first, last = cluster.nodes()[0], cluster.nodes()[-1]
-    with cluster.namespace() as namespace, ThreadPoolExecutor() as pool:
-        cluster.apply(
-            deployment(namespace, 1),
-            service("web", namespace, app="web", kind="LoadBalancer"),
-            pod("caller", namespace, node=first, image="python:3-alpine", args=["sleep", "infinity"]),
-        )
-        wait_for(lambda: last in rolled(cluster, namespace, 1), "pods on the node that will leave")
-
-        def addresses() -> tuple[str, str]:
-            found = cluster.core.read_namespaced_service("web", namespace)
-            return found.spec.cluster_ip, found.status.load_balancer.ingress[0].ip
-
-        wait_for(lambda: cluster.core.read_namespaced_service("web", namespace).status.load_balancer.ingress,
-                 "a frontend")
-        inside, outside = addresses()
-        wait_for(lambda: planes.curl(cluster, namespace, "caller", f"http://{inside}/hostname").startswith("web-"),
-                 "the service answers")
-        wait_for(lambda: planes.curl_from(cluster, "alice", f"http://{outside}/hostname").startswith("web-"),
-                 "the load balancer answers")
-
-        def call(*words: str, address: str) -> list:
-            done = subprocess.run([*words, "-c", CALLER, address, "80", "0.01", "11"], text=True, capture_output=True,
-                                  timeout=60, check=False)
-            assert done.stdout, done.stderr
-            return json.loads(done.stdout)
-
-        kubectl = ("kubectl", "--kubeconfig", str(cluster.kubeconfig), "exec", "-n", namespace, "caller", "--",
-                   "python3")
-        alice = ("nsenter", f"--net=/run/netns/{cluster.paths.netns('client', 'alice')}", "--", sys.executable)
-        calls: list[Future] = [pool.submit(call, *kubectl, address=inside),
-                               pool.submit(call, *alice, address=outside)]
+    with cluster.namespace() as namespace, called(cluster, namespace, first, tmp_path):
+        assert last in rolled(cluster, namespace, 1), "pods on the node that will leave"
         cluster.apply(deployment(namespace, 2))
         wait_for(lambda: rolled(cluster, namespace, 2), "every pod is new")
         scale(cluster, 2)
         assert last not in cluster.nodes()
         assert last not in wait_for(lambda: rolled(cluster, namespace, 2), "six pods on two nodes")
-        assert not any(each.done() for each in calls), "they called through all of it"
-        for answered, failed in (each.result() for each in calls):
-            assert failed == []
-            assert answered > 100
+
+
+def test_no_connection_is_lost_while_ebpf_is_switched_on_and_off(three, tmp_path):
+    cluster = three
+    planes.switch(cluster, ebpf=False)
+    with cluster.namespace() as namespace, called(cluster, namespace, cluster.nodes()[0], tmp_path):
+        planes.switch(cluster, ebpf=True)
+        planes.patch_felix(cluster, bpfEnabled=False)
+        planes.patch_kube_proxy(cluster, away=False)
+        # Old connections of alice's keep the programs on the uplinks for a while; new ones go by kube-proxy then.
+        wait_for(lambda: not planes.at_connect(cluster), "no node chooses at connect() any more", 60)
+        assert cluster.system_ready()
+        time.sleep(2)
 
 
 def test_a_node_is_drained_debugged_deleted_and_comes_back(three):

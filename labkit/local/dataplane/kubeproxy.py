@@ -46,7 +46,7 @@ JUMPS: tuple[tuple[str, str, tuple[str, ...]], ...] = tuple(
 
 
 MANY_ENDPOINTS = 1000
-"""With more endpoints than that in the cluster, the chains of services have no comments: a third less text to write
+"""With more endpoints than that in the cluster, the chains of services have no comments: less text to write
 (pkg/proxy/iptables/proxier.go, `endpointChainsNumberThreshold`; today `largeClusterEndpointsThreshold`)."""
 
 
