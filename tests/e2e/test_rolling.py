@@ -153,7 +153,7 @@ def test_no_connection_is_lost_while_ebpf_is_switched_on_and_off(three, tmp_path
         planes.patch_kube_proxy(cluster, away=False)
         # Old connections of alice's keep the programs on the uplinks for a while; new ones go by kube-proxy then.
         wait_for(lambda: not planes.at_connect(cluster), "no node chooses at connect() any more", 60)
-        assert cluster.system_ready()
+        wait_for(cluster.system_ready, "kube-proxy is back", 30)
         time.sleep(2)
 
 
