@@ -54,8 +54,9 @@ def deployment(namespace: str, revision: int) -> dict:
         "image": support.AGNHOST,
         "args": ["netexec", "--http-port=8080"],
         "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-        # Endpoints take a moment to leave the nodes' tables: until then the server must serve.
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "2"]}}},
+        # Endpoints take a moment to leave the nodes' tables (kube-proxy writes once a second, and longer where others
+        # want the processor): until then the server must serve.
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
     }
     return {
         "apiVersion": "apps/v1",

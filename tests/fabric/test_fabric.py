@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import struct
@@ -123,6 +124,44 @@ def test_the_same_addresses_and_ports_lead_to_the_same_node(lab: Fabric) -> None
         server.close()
     vnet.remove_frontend("192.0.2.20")
     assert [len(nodes) for nodes in found.values()] == [1, 1, 1]
+
+
+def test_a_connection_stays_on_its_node_whatever_nodes_come_and_go(lab: Fabric) -> None:
+    """As long as its own is there: also when that takes no new ones, for it is being drained."""
+    alice = lab.ensure_client("alice")
+    vnet = lab.ensure_vnet("c1", "192.0.2.10")
+    nodes = [vnet.add_node(f"node-{i}", i) for i in (0, 1, 2)]
+    vnet.set_frontend("192.0.2.20", [node.ip for node in nodes[:2]])
+    for node in nodes:
+        ns.ip(node.netns, ["addr replace 192.0.2.20/32 dev lo"])
+    servers = [listen(lab, node.netns, ("192.0.2.20", 80)) for node in nodes]
+
+    def one() -> tuple[socket.socket, socket.socket, int]:
+        client = connect(lab, alice.netns, ("192.0.2.20", 80))
+        ready, _, _ = select.select(servers, [], [], 5)
+        return client, ready[0].accept()[0], servers.index(ready[0])
+
+    with contextlib.ExitStack() as stack:
+        for each in servers:
+            stack.enter_context(each)
+        pairs = [one() for _ in range(16)]
+        for client, server, _ in pairs:
+            stack.enter_context(client)
+            stack.enter_context(server)
+            server.settimeout(5)
+        assert {node for _, _, node in pairs} == {0, 1}
+        for takes_new in ([0, 1, 2], [0, 2], [2, 0, 1]):
+            vnet.set_frontend("192.0.2.20", [nodes[i].ip for i in takes_new])
+            vnet.add_node("node-1", 1)          # as a daemon does that starts again
+            for client, server, _ in pairs:
+                client.sendall(b"still there?")
+                assert server.recv(64) == b"still there?"
+        vnet.set_frontend("192.0.2.20", [nodes[2].ip])
+        for _ in range(4):
+            client, server, node = one()
+            client.close()
+            server.close()
+            assert node == 2
 
 
 def test_a_report_about_a_connection_by_a_frontend_reaches_its_node(lab: Fabric) -> None:

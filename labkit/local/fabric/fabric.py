@@ -117,14 +117,12 @@ class Fabric:
         uplink = topology.short_link("vnet-", cluster)
         netns.create(router)
         netns.set_sysctls(router, topology.ROUTER)
-        with contextlib.suppress(OSError):      # an older Linux
-            netns.set_sysctls(router, topology.BY_FIVE)
         if not netns.has_link(self.internet, uplink):
             netns.ip(self.internet, [topology.add_link(
                 uplink, topology.GATEWAY_MAC, "eth0", topology.mac_of(outbound_ip), router, topology.POD_MTU)])
         netns.ip(self.internet, topology.towards_leaf(uplink, outbound_ip))
         netns.ip(router, topology.router_uplink(outbound_ip))
-        netns.nft(router, topology.router_rules(outbound_ip) + topology.node_nat_rules(outbound_ip))
+        netns.nft(router, topology.router_rules(outbound_ip) + topology.node_nat_rules(outbound_ip) + topology.FLOWS)
         return Vnet(self._paths, cluster, outbound_ip)
 
     def socket_in(self, name: str, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM) -> socket.socket:
@@ -155,6 +153,11 @@ class Vnet:
             netns.ip(self.netns, [topology.add_link(
                 link, topology.FABRIC_MAC, "eth0", topology.mac_of(ip), space, topology.NODE_MTU)])
         netns.ip(self.netns, topology.towards_node(index))
+        former, memory, marks = topology.remembered_route(index)
+        with contextlib.suppress(netns.NetworkError):
+            netns.ip(self.netns, former)
+        netns.ip(self.netns, memory)
+        netns.nft(self.netns, marks)
         netns.ip(space, topology.node_uplink(index))
         return NodeNet(name, index, space, ip, topology.pod_addresses(index))
 

@@ -25,6 +25,7 @@ NODE_MTU = 1600  # room for VXLAN's 50 bytes
 GATEWAY_MAC = "ee:ee:ee:ee:ee:ee"  # Calico's choice for the host's end of a pod's link
 FABRIC_MAC = "12:34:56:78:9a:bc"   # what Azure's fabric answers for every neighbour
 
+_FLOW_RULES = 1000     # where the router's rules for remembered connections begin, and their tables
 _KNOWN_CLIENTS = {"alice": "203.0.113.10", "bob": "198.51.100.20"}
 
 HARMLESS = (("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1"))
@@ -39,10 +40,6 @@ ROUTER = (
     *FORWARDING, ("ipv4/fib_multipath_hash_policy", "1"),
     ("ipv4/conf/all/accept_local", "1"),  # a pod that calls a node's public address: out, and in again
 )
-# By addresses, protocol and ports alone, since Linux 5.12. By policy 1 a sender's own number of the connection counts,
-# which Linux changes when it sends a packet again: the connection would go on to another node.
-BY_FIVE = (
-    ("ipv4/fib_multipath_hash_fields", str(0x1 | 0x2 | 0x4 | 0x10 | 0x20)), ("ipv4/fib_multipath_hash_policy", "3"))
 POD = (*HARMLESS, ("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647"))
 
 
@@ -151,7 +148,7 @@ def node_uplink(index: int) -> list[str]:
 
 
 def frontend_route(ip: str, node_ips: Sequence[str], links: Sequence[str]) -> str:
-    """In the router: a load balancer's frontend, spread over nodes by a hash of the connection.
+    """In the router: a load balancer's frontend, new connections spread over nodes by a hash.
 
     Without a healthy node Azure drops what arrives, silently; so does a blackhole.
     """
@@ -189,6 +186,48 @@ table ip labkit {{
   }}
 }}
 """
+
+
+FLOWS = f"""
+table ip labkit_flows {{
+  map marks {{ type ifname : mark; }}
+  map flows {{
+    type ipv4_addr . inet_service . ipv4_addr . inet_service : mark; flags dynamic, timeout; timeout 4m; size 65535;
+  }}
+  chain recall {{ type filter hook prerouting priority raw - 1; }}
+  chain remember {{ type filter hook forward priority filter; }}
+}}
+flush chain ip labkit_flows recall
+flush chain ip labkit_flows remember
+table ip labkit_flows {{
+  chain recall {{
+    iifname "eth0" meta l4proto {{ tcp, udp }} meta mark set ip saddr . th sport . ip daddr . th dport map @flows
+  }}
+  chain remember {{
+    iifname "eth0" oifname "node*" ip daddr != {VNET} meta l4proto {{ tcp, udp }} meta mark set oifname map @marks \
+      update @flows {{ ip saddr . th sport . ip daddr . th dport : meta mark }}
+  }}
+}}
+"""
+"""The router's memory of connections from outside, four minutes after their last packet as in Azure's load balancer
+(https://learn.microsoft.com/azure/load-balancer/load-balancer-tcp-reset): the hash alone would send a connection on
+to another node when others come or go, and when Linux hashes a packet that it sends again to another value. It is a
+table of its own so that loading it again keeps what the maps hold; TCP and UDP may share an entry."""
+
+
+def remembered_route(index: int) -> tuple[list[str], list[str], str]:
+    """In the router: what leads a remembered connection to its node, as long as the node is there.
+
+    A node that takes no new connections, for it is being drained, keeps those that it has.
+
+    Returns:
+        What takes the rule of a former node of this number away, `ip` commands, and an nftables script.
+    """
+    link, ip, mark = node_link(index), node_address(index), index + 1
+    rule = f"rule del pref {_FLOW_RULES + mark}"
+    commands = [f"rule add pref {_FLOW_RULES + mark} iif eth0 fwmark {mark} lookup {_FLOW_RULES + mark}",
+                f"route replace default via {ip} dev {link} onlink table {_FLOW_RULES + mark}"]
+    return [rule], commands, f'add element ip labkit_flows marks {{ "{link}" : {mark} }}\n'
 
 
 REPORTS = "destination-unreachable, time-exceeded, parameter-problem"
