@@ -1,8 +1,8 @@
 """Cluster DNS: names of services and pods, from the API; everything else from the node's resolver.
 
-The records of Kubernetes' DNS specification 1.1 that labs meet: A for services and headless services,
-A for a pod's hostname below its subdomain, SRV for named ports, CNAME for ExternalName, PTR for
-cluster IPs. Ready once the API has been read; without the API it goes on answering what it knows.
+The records of Kubernetes' DNS specification 1.1, as CoreDNS' plugin "kubernetes" answers: A for services, for the
+endpoints of headless ones and for single endpoints, SRV for ports, CNAME for ExternalName with what it points at, PTR
+for cluster IPs and endpoints. Ready once the API has been read; without the API it goes on answering what it knows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import random
 import signal
 import socket
 import socketserver
@@ -19,7 +20,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dnslib import CNAME, PTR, QTYPE, RCODE, RR, SRV, A, DNSError, DNSRecord
+from dnslib import CNAME, PTR, QTYPE, RCODE, RR, SOA, SRV, A, DNSError, DNSQuestion, DNSRecord
 
 from labkit.local.client import EventType, Obj
 from labkit.local.programs.httphealth import HealthServers
@@ -30,6 +31,17 @@ log = logging.getLogger("coredns")
 DOMAIN = "cluster.local"
 _TTL = 5
 _FORWARD_TIMEOUT = 2.0  # seconds to wait for the upstream resolver
+_WITHOUT_EDNS = 512     # bytes that an answer over UDP may have where the question allows no more
+_MOST_ALIASES = 8       # names that one answer follows, before it is taken for a circle
+
+
+@dataclass(frozen=True)
+class Found:
+    """An address behind a name of the zone; `port` is None where the slice names none."""
+
+    name: str
+    address: str
+    port: int | None
 
 
 @dataclass
@@ -37,7 +49,7 @@ class Zone:
     """What the cluster's zone holds; changed by watch events, read by queries."""
 
     services: dict[tuple[str, str], Obj] = field(default_factory=dict)
-    slices: dict[tuple[str, str], dict[str, list[Obj]]] = field(default_factory=lambda: defaultdict(dict))
+    slices: dict[tuple[str, str], dict[str, Obj]] = field(default_factory=lambda: defaultdict(dict))
     by_ip: dict[str, str] = field(default_factory=dict)
 
     def on_service(self, event: EventType, obj: Obj) -> None:
@@ -52,54 +64,73 @@ class Zone:
                 "ip": spec.get("clusterIP", ""), "external": spec.get("externalName"),
                 "ports": [(p.get("name", ""), p.get("protocol", "TCP"), p["port"]) for p in spec.get("ports", [])],
             }
-            self.by_ip[spec.get("clusterIP", "")] = f"{key[1]}.{key[0]}.svc.{DOMAIN}"
+            self.by_ip[spec.get("clusterIP", "")] = _service_name(key)
 
     def on_slice(self, event: EventType, obj: Obj) -> None:
-        """Endpoints matter to headless services alone, but which are headless may change."""
+        """A slice came, changed or went; endpoints that are not ready have no names."""
         service = obj["metadata"].get("labels", {}).get("kubernetes.io/service-name")
         if service:
             slices = self.slices[obj["metadata"]["namespace"], service]
             slices.pop(obj["metadata"]["name"], None)
             if event != "DELETED":
-                slices[obj["metadata"]["name"]] = [
-                    {"ips": e["addresses"], "hostname": e.get("hostname")} for e in obj.get("endpoints") or []
-                    if e.get("conditions", {}).get("ready") is not False]
+                slices[obj["metadata"]["name"]] = {
+                    "ports": [(p.get("name") or "", p.get("protocol", "TCP"), p.get("port"))
+                              for p in obj.get("ports") or []],
+                    "endpoints": [(_host(e), ip) for e in obj.get("endpoints") or [] for ip in e["addresses"]
+                                  if e.get("conditions", {}).get("ready") is not False]}
 
-    def addresses(self, labels: list[str]) -> list[str] | None:
-        """Addresses for the labels before "svc.cluster.local"; None for a name that does not exist."""
+    def find(self, labels: list[str]) -> list[Found] | None:
+        """What there is for the labels before "svc.cluster.local"; None for a name that does not exist."""
         if len(labels) == 1:
-            return [] if any(ns == labels[0] for ns, _ in self.services) else None
+            return [] if any(ns == labels[0] for ns, _ in list(self.services)) else None
         *front, name, namespace = labels
-        service = self.services.get((namespace, name))
-        if service is None or len(front) > 1:
+        key = (namespace, name)
+        service = self.services.get(key)
+        if service is None or not service["ip"] or len(front) > 2:
             return None
-        if service["ip"] not in ("None", ""):
-            return None if front else [service["ip"]]
-        found = [ip for e in self._endpoints(namespace, name) if not front or _host(e) == front[0] for ip in e["ips"]]
-        return found or (None if front else [])
+        host = front[0] if len(front) == 1 else ""
+        port, protocol = (word.removeprefix("_") for word in front) if len(front) == 2 else ("", "")
+
+        def wanted(ports: list[tuple[str, str, int]]) -> list[int | None]:
+            numbers = [n for p, proto, n in ports if port in ("", p.lower()) and protocol in ("", proto.lower())]
+            return [*numbers] or ([] if port else [None])
+
+        if service["ip"] == "None" or host:
+            found = [Found(f"{each}.{_service_name(key)}", ip, number)
+                     for piece in list(self.slices.get(key, {}).values())
+                     for each, ip in piece["endpoints"] if host in ("", each)
+                     for number in wanted(piece["ports"])]
+        else:
+            found = [Found(_service_name(key), service["ip"], number) for number in wanted(service["ports"])]
+        return found or None
 
     def external_name(self, labels: list[str]) -> str | None:
-        """Where an ExternalName service points."""
+        """Where an ExternalName service points; an address is no name, and has no record."""
         service = self.services.get((labels[-1], labels[-2])) if len(labels) == 2 else None
-        return service["external"] if service else None
+        target = service["external"] if service else None
+        return None if target is None or _is_address(target) else str(target)
 
-    def srv(self, labels: list[str]) -> list[tuple[int, str]]:
-        """(port, target) for _port._protocol.service.namespace."""
-        if len(labels) != 4:
-            return []
-        port, protocol, name, namespace = labels
-        service = self.services.get((namespace, name))
-        ports = service["ports"] if service else []
-        return [(n, f"{name}.{namespace}.svc.{DOMAIN}") for p, proto, n in ports
-                if f"_{p}" == port and f"_{proto.lower()}" == protocol]
+    def names_of(self, address: str) -> list[str]:
+        """The names of an address: of the service whose it is, else of endpoints."""
+        if address in self.by_ip:
+            return [self.by_ip[address]]
+        return [f"{host}.{_service_name(key)}" for key, slices in list(self.slices.items())
+                for piece in list(slices.values()) for host, ip in piece["endpoints"] if ip == address]
 
-    def _endpoints(self, namespace: str, name: str) -> list[Obj]:
-        return [e for endpoints in self.slices.get((namespace, name), {}).values() for e in endpoints]
+
+def _service_name(key: tuple[str, str]) -> str:
+    return f"{key[1]}.{key[0]}.svc.{DOMAIN}"
 
 
 def _host(endpoint: Obj) -> str:
     """An endpoint's label: its hostname, else its address with dashes."""
-    return str(endpoint["hostname"] or endpoint["ips"][0].replace(".", "-"))
+    return str(endpoint.get("hostname") or endpoint["addresses"][0].replace(".", "-"))
+
+
+def _is_address(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return False
 
 
 def answer(request: bytes, zone: Zone, upstream: str | None) -> bytes | None:
@@ -111,39 +142,69 @@ def answer(request: bytes, zone: Zone, upstream: str | None) -> bytes | None:
     if not query.questions:
         return None
     name = str(query.q.qname).rstrip(".").lower()
-    if name == DOMAIN or name.endswith("." + DOMAIN):
-        return bytes(_from_zone(query, name, zone).pack())
-    if name.endswith(".in-addr.arpa") and (target := zone.by_ip.get(_reversed(name))):
+    if _is_ours(name):
+        return bytes(_from_zone(query, name, zone, upstream).pack())
+    if name.endswith(".in-addr.arpa") and (targets := zone.names_of(_reversed(name))):
         reply = query.reply(aa=1, ra=1)
-        reply.add_answer(RR(query.q.qname, QTYPE.PTR, rdata=PTR(target), ttl=_TTL))
+        for target in targets:
+            reply.add_answer(RR(query.q.qname, QTYPE.PTR, rdata=PTR(target), ttl=_TTL))
         return bytes(reply.pack())
     return _forward(request, query, upstream)
 
 
-def _from_zone(query: DNSRecord, name: str, zone: Zone) -> DNSRecord:
-    reply = query.reply(aa=1, ra=1)
+def _is_ours(name: str) -> bool:
+    return name == DOMAIN or name.endswith("." + DOMAIN)
+
+
+def _from_zone(query: DNSRecord, name: str, zone: Zone, upstream: str | None, depth: int = 0) -> DNSRecord:
+    reply, kind = query.reply(aa=1, ra=1), query.q.qtype
     labels = name.removesuffix(DOMAIN).rstrip(".").split(".")
-    if labels[-1] == "pod" and len(labels) == 3:
-        with contextlib.suppress(ValueError):
-            address = str(ipaddress.ip_address(labels[0].replace("-", ".")))
-            reply.add_answer(RR(query.q.qname, QTYPE.A, rdata=A(address), ttl=_TTL))
-            return reply
-    if labels[-1] != "svc":
-        reply.header.rcode = RCODE.NXDOMAIN if labels != [""] else RCODE.NOERROR
-        return reply
-    labels = labels[:-1]
-    if target := zone.external_name(labels):
+    found: list[Found] | None = None
+    if labels == [""]:
+        found = []
+        if kind in (QTYPE.SOA, QTYPE.ANY):
+            reply.add_answer(_authority())
+    elif labels[-1] == "pod" and len(labels) == 3 and _is_address(address := labels[0].replace("-", ".")):
+        found = [Found(name, address, None)]
+    elif labels[-1] == "svc" and (target := zone.external_name(labels[:-1])):
         reply.add_answer(RR(query.q.qname, QTYPE.CNAME, rdata=CNAME(target), ttl=_TTL))
-    elif ports := zone.srv(labels):
-        for port, host in ports:
-            reply.add_answer(RR(query.q.qname, QTYPE.SRV, rdata=SRV(0, 100, port, host), ttl=_TTL))
-    elif labels and (addresses := zone.addresses(labels)) is not None:
-        if query.q.qtype in (QTYPE.A, QTYPE.ANY):
-            for address in addresses:
-                reply.add_answer(RR(query.q.qname, QTYPE.A, rdata=A(address), ttl=_TTL))
-    else:
-        reply.header.rcode = RCODE.NXDOMAIN if labels else RCODE.NOERROR
+        if kind != QTYPE.CNAME and depth < _MOST_ALIASES:   # who asks does not ask again for what it points at
+            reply.add_answer(*_follow(target, kind, zone, upstream, depth + 1))
+        return reply
+    elif labels[-1] == "svc":
+        found = zone.find(labels[:-1]) if labels[:-1] else []
+    if found is None:
+        reply.header.rcode = RCODE.NXDOMAIN
+    elif kind in (QTYPE.A, QTYPE.ANY):
+        addresses = [*dict.fromkeys(each.address for each in found)]
+        random.shuffle(addresses)       # as the plugin "loadbalance" does: many take the first
+        reply.add_answer(*(RR(query.q.qname, QTYPE.A, rdata=A(each), ttl=_TTL) for each in addresses))
+    elif kind == QTYPE.SRV:
+        ends = [*dict.fromkeys(each for each in found if each.port is not None)]
+        for each in ends:
+            reply.add_answer(RR(query.q.qname, QTYPE.SRV, rdata=SRV(0, 100 // len(ends) or 1, each.port, each.name),
+                                ttl=_TTL))
+        reply.add_ar(*(RR(name, QTYPE.A, rdata=A(address), ttl=_TTL)
+                       for name, address in dict.fromkeys((each.name, each.address) for each in ends)))
+    if not reply.rr:
+        reply.add_auth(_authority())
     return reply
+
+
+def _authority() -> RR:
+    """The zone's SOA: how long it may be remembered that a name has no such record."""
+    return RR(DOMAIN, QTYPE.SOA, ttl=_TTL, rdata=SOA(f"ns.dns.{DOMAIN}", f"hostmaster.{DOMAIN}",
+                                                     (1, 7200, 1800, 86400, _TTL)))
+
+
+def _follow(target: str, kind: int, zone: Zone, upstream: str | None, depth: int) -> list[RR]:
+    """The records of a name that an alias points at, here or elsewhere."""
+    query = DNSRecord(q=DNSQuestion(target, kind))
+    if _is_ours(name := target.rstrip(".").lower()):
+        return list(_from_zone(query, name, zone, upstream, depth).rr)
+    with contextlib.suppress(DNSError, ValueError, IndexError):
+        return list(DNSRecord.parse(_forward(bytes(query.pack()), query, upstream)).rr)
+    return []
 
 
 def _reversed(name: str) -> str:
@@ -160,6 +221,17 @@ def _forward(request: bytes, query: DNSRecord, upstream: str | None) -> bytes:
     failed = query.reply()
     failed.header.rcode = RCODE.SERVFAIL
     return bytes(failed.pack())
+
+
+def fitting(request: bytes, reply: bytes) -> bytes:
+    """The reply, as far as it fits into what the asker takes over UDP: cut off, it asks again over TCP."""
+    parsed = DNSRecord.parse(request)
+    room = max((rr.edns_len for rr in parsed.ar if rr.rtype == QTYPE.OPT), default=_WITHOUT_EDNS)
+    if len(reply) <= max(room, _WITHOUT_EDNS):
+        return reply
+    cut = DNSRecord.parse(reply)
+    cut.rr, cut.auth, cut.ar, cut.header.tc = [], [], [], 1
+    return bytes(cut.pack())
 
 
 def upstream_resolver(resolv_conf: Path = Path("/etc/resolv.conf")) -> str | None:
@@ -183,7 +255,7 @@ def serve(zone: Zone, upstream: str | None, port: int = 53) -> None:
         def handle(self) -> None:
             data, sock = self.request
             if reply := answer(data, zone, upstream):
-                sock.sendto(reply, self.client_address)
+                sock.sendto(fitting(data, reply), self.client_address)
 
     class OverTcp(socketserver.StreamRequestHandler):
         def handle(self) -> None:
