@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import http.server
 import json
 import os
 import socket
@@ -267,3 +268,72 @@ def test_kubectl_every_day(served: Served) -> None:
         served, "get", "deploy", "none").stderr
     assert kubectl(served, "delete", "deploy", "web").stdout == 'deployment.apps "web" deleted\n'
     assert kubectl(served, "get", "nodes").stderr == "No resources found\n"
+
+
+class Behind(http.server.BaseHTTPRequestHandler):
+    """What a pod serves: it says what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        said = {"asked": f"{self.command} {self.path}", "body": self.rfile.read(length).decode(),
+                "headers": {k.lower(): v for k, v in self.headers.items()}}
+        body = json.dumps(said).encode()
+        self.send_response(302 if "away" in self.path else 418 if "tea" in self.path else 200)
+        if "away" in self.path:
+            self.send_header("Location", "/there?x=1")
+        if "bare" not in self.path:         # else the body ends with the connection
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_the_api_passes_requests_on_and_counts_them(served: Served) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Behind) as behind, socket.socket() as silent:
+        threading.Thread(target=behind.serve_forever).start()
+        silent.bind(("127.0.0.1", 0))
+        port, nobody = behind.server_port, silent.getsockname()[1]
+        run_a_pod(served)
+        create, base = served.api.create, "/api/v1/namespaces/default"
+        served.run(served.api.patch, "pods", "p", {"status": {"podIP": "10.224.0.6"}}, "default", subresource="status")
+        served.run(create, "nodes", {"metadata": {"name": "n1"}})
+        served.run(create, "services", {**service(), "metadata": {"name": "s", "namespace": "default"}})
+        first = served.api.get("services", "s", "default")["spec"]["ports"][0]
+        served.run(create, "endpoints", {"metadata": {"name": "s", "namespace": "default"}, "subsets": [
+            {"addresses": [{"ip": "10.224.0.6", "nodeName": "n1"}], "notReadyAddresses": [{"ip": "10.224.0.9"}],
+             "ports": [{"name": first.get("name", ""), "port": port}]}]})
+        try:
+            code, said = call(served, f"{base}/pods/p:{port}/proxy/a%20b/c?x=1&y=%2f", "POST", {"z": 1})
+            assert (code, said["asked"], said["body"]) == (200, "POST /a%20b/c?x=1&y=%2f", '{"z": 1}')
+            assert "authorization" not in said["headers"]
+            assert said["headers"]["x-forwarded-for"] == "127.0.0.1"
+            assert said["headers"]["x-forwarded-uri"] == f"{base}/pods/p:{port}/proxy/a%20b/c"
+            for asked, answered in ((f"pods/p:{port}/proxy/bare", "GET /bare"),
+                                    (f"services/s:{first['port']}/proxy/", "GET /"),
+                                    (f"pods/p:{port}/proxy", "GET /"),            # after a redirect
+                                    (f"pods/p:{port}/proxy/away", "GET /there?x=1")):
+                assert call(served, f"{base}/{asked}")[1]["asked"] == answered
+            assert call(served, f"{base}/pods/p:{port}/proxy/tea")[0] == 418
+            refusals = ((f"pods/p:{nobody}/proxy/", 503, f"dial tcp 10.224.0.6:{nobody}: connect: connection refused"),
+                        ("pods/a:b:c:d/proxy/", 400, 'invalid pod request "a:b:c:d"'),
+                        ("services/ftp:s:80/proxy/", 400, 'invalid service request "ftp:s:80"'),
+                        ("services/s:9/proxy/", 503, 'no service port 9 found for service "s"'),
+                        ("services/s:other/proxy/", 503, 'no endpoints available for service "s:other"'),
+                        ("services/none/proxy/", 404, 'endpoints "none" not found'))
+            for asked, code, words in refusals:
+                refused, about = call(served, f"{base}/{asked}")
+                assert (refused, words in about["message"]) == (code, True), about
+        finally:
+            behind.shutdown()
+    assert kubectl(served, "get", "--raw", "/api/v1/nodes/n1/proxy/healthz").stdout == "n1 /healthz"
+    printed = kubectl(served, "get", "--raw", "/metrics").stdout
+    about = 'component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="proxy",verb='
+    assert f'apiserver_request_total{{{about}"CONNECT",version="v1",code="418",' in printed
+    assert f'apiserver_request_duration_seconds_bucket{{{about}"CONNECT",version="v1",le="+Inf"}}' in printed
+    assert 'etcd_object_counts{resource="pods"} 1' in printed

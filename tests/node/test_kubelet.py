@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from dataclasses import replace
@@ -185,6 +186,16 @@ def test_probes(lab: Lab) -> None:
         await lab.until(lambda: lab.ready("web"), 5)
         await lab.until(lambda: lab.state("exec").get("restartCount") == 1)
         assert any("Liveness probe failed" in e["message"] for e in lab.api.list("events"))
+        reader, writer = await lab.nodes.dial(lab.net.name, lab.status("web")["podIP"], 8080, tls=False)
+        writer.write(b"GET /ready HTTP/1.0\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), 10)).endswith(b"\r\n\r\nok\n")
+        writer.close()
+        code, body, _ = await lab.nodes.kubelet(lab.net.name, "/pods?x=1")
+        assert (code, {p["metadata"]["name"] for p in json.loads(body)["items"]}) == (200, {"web", "exec"})
+        summary = json.loads((await lab.nodes.kubelet(lab.net.name, "/stats/summary"))[1])
+        web = next(p for p in summary["pods"] if p["podRef"]["name"] == "web")["containers"][0]
+        assert web["cpu"]["usageCoreNanoSeconds"] > 0 < web["memory"]["workingSetBytes"]
+        assert (await lab.nodes.kubelet(lab.net.name, "/nope"))[0] == 404
 
     asyncio.run(scenario())
 

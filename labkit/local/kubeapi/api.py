@@ -15,6 +15,7 @@ from .backend import NodeBackend
 from .http import HttpSurface
 from .kinds import Kind, Served
 from .machinery import DeleteOptions, Machinery
+from .metrics import Metrics
 from .openapi import Documents
 from .selectors import exact_name, predicate
 from .store import Event
@@ -50,6 +51,7 @@ class Api:
         add_builtin_versions(self.machinery.registry, self.machinery.minor)
         self.tokens = ServiceAccountTokens(self.machinery.store)
         self.openapi = Documents(self.machinery.registry, version)
+        self.metrics = Metrics()
         self._deliveries = Deliveries()
         self._http = HttpSurface(self)
 

@@ -44,3 +44,10 @@ class NodeBackend(Protocol):
     async def port_forward(self, namespace: str, pod: str,
                            port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a port inside a pod."""
+
+    async def dial(self, node: str | None, address: str, port: int, *,
+                   tls: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to an address from a node, or from any; TLS asks for nobody's name. Raises OSError."""
+
+    async def kubelet(self, node: str, path: str) -> tuple[int, bytes, bytes]:
+        """What a node's kubelet answers to a GET: code, body, content type."""

@@ -23,6 +23,7 @@ _SUB_KINDS: dict[str, tuple[str, str, str, list[str]]] = {
     "exec": ("PodExecOptions", "", "", ["create", "get"]),
     "attach": ("PodAttachOptions", "", "", ["create", "get"]),
     "portforward": ("PodPortForwardOptions", "", "", ["create", "get"]),
+    "proxy": ("", "", "", ["create", "delete", "get", "patch", "update"]),
     "token": ("TokenRequest", "authentication.k8s.io", "v1", ["create"]),
     "finalize": ("Namespace", "", "", ["update"]),
     "ephemeralcontainers": ("Pod", "", "", ["get", "patch", "update"]),
@@ -71,6 +72,10 @@ def answer(api: Api, request: Request, parts: list[str]) -> Any:
             return _resource_list(api, request, "", version)
         case ["apis", group, version]:
             return _resource_list(api, request, group, version)
+        case ["metrics"]:
+            if request.method != "GET":
+                raise errors.method_not_allowed()
+            return api.metrics.answer(api)
         case ["openapi", *rest]:
             return api.openapi.answer(request, rest)
     return None
@@ -112,6 +117,8 @@ def _resources(plural: str, served: Served, minor: int) -> list[Obj]:
     out = [entry]
     for sub in sorted(kind.subresources):
         name, group, version, verbs = _SUB_KINDS.get(sub, (kind.kind, "", "", ["get", "patch", "update"]))
+        if sub == "proxy":
+            name = f"{kind.kind}ProxyOptions"
         one: Obj = {"name": f"{plural}/{sub}", "singularName": "", "namespaced": kind.namespaced, "kind": name,
                     "verbs": verbs}
         if group:
@@ -131,7 +138,7 @@ def _paths(api: Api) -> list[str]:
     out = ["/api", "/api/v1", "/apis"]
     for group, versions in api.machinery.registry.groups():
         out += [f"/apis/{group}", *(f"/apis/{group}/{v}" for v in versions)]
-    return [*out, "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+    return [*out, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
 
 
 def _aggregated_version(request: Request) -> str | None:

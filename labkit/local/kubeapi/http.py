@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import orjson
 
 from labkit.local.client import ApiError, Obj
 
-from . import apply, decoding, discovery, errors, lists, patches, reviews, subresources, websockets
+from . import apply, decoding, discovery, errors, lists, patches, proxy, reviews, subresources, websockets
 from .kinds import REVIEW_RESOURCES, Served
 from .request import Receive, Reply, Request, Send, decode, error_reply, json_reply, read_body
 from .store import Entry
@@ -57,6 +58,7 @@ class HttpSurface:
 
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
         request = Request.of(scope)
+        metrics, started = self._api.metrics, time.perf_counter()
         try:
             answer = await self._answer(request, receive)
         except ApiError as error:
@@ -70,14 +72,17 @@ class HttpSurface:
             if request.warnings:
                 answer = replace(answer, headers=(*answer.headers, *request.warning_headers()))
             await answer.send(send)
-        elif isinstance(answer, Watch):
+            metrics.count(request, answer.code, answer.content_type, time.perf_counter() - started)
+            return
+        if isinstance(answer, Watch):
             self._watches.add(answer)
-            try:
-                await answer.run(receive, send)
-            finally:
-                self._watches.discard(answer)
-        else:
+        metrics.begin(request)
+        try:
             await answer.run(receive, send)
+        finally:
+            metrics.end(request)
+            self._watches.discard(answer)
+            metrics.count(request, answer.code, answer.content_type, time.perf_counter() - started)
 
     def _user(self, request: Request) -> User:
         token = request.token()
@@ -94,14 +99,16 @@ class HttpSurface:
         parts = request.parts
         if (fixed := discovery.answer(self._api, request, parts)) is not None:
             return fixed
-        served, namespace, name, sub = self._target(parts, request)
+        request.target = served, namespace, name, sub = self._target(parts, request)
         method = request.method
         body = await read_body(receive) if method in ("POST", "PUT", "PATCH", "DELETE") else b""
         if served.kind.resource in REVIEW_RESOURCES:
             if method != "POST":
                 raise errors.method_not_allowed()
             return json_reply(reviews.answer(self._api, served, user, self._decode(served, body, request)), 201)
-        if sub in ("log", "exec", "attach", "portforward", "proxy"):
+        if sub == "proxy":
+            return await proxy.answer(self._api, request, served, namespace, name, body)
+        if sub in ("log", "exec", "attach", "portforward"):
             return await self._connect(request, served, namespace, name, sub)
         match method:
             case "GET":
@@ -134,7 +141,7 @@ class HttpSurface:
         if rest[0] == "namespaces" and len(rest) > 2 and not (len(rest) == 3 and rest[2] in ("status", "finalize")):
             namespace, rest = rest[1], rest[2:]
         served = self._api.machinery.registry.served.get((group, version), {}).get(rest[0])
-        if served is None or len(rest) > 3 or (namespace and not served.kind.namespaced):
+        if served is None or (len(rest) > 3 and rest[2] != "proxy") or (namespace and not served.kind.namespaced):
             raise errors.page_not_found()
         sub = rest[2] if len(rest) > 2 else None
         if sub is not None and sub not in served.kind.subresources:
@@ -284,7 +291,7 @@ class HttpSurface:
         await receive()                                  # websocket.connect
         try:
             self._user(request)
-            served, namespace, name, sub = self._target(request.parts, request)
+            request.target = served, namespace, name, sub = self._target(request.parts, request)
             self._api.machinery.entry(served.kind, namespace, name)
             session = await websockets.open_session(self._api, request, served, namespace, name, sub)
         except ApiError as error:
@@ -294,4 +301,10 @@ class HttpSurface:
                                     (b"content-length", b"%d" % len(reply.body))]})
             await send({"type": "websocket.http.response.body", "body": reply.body})
             return
-        await session(receive, send)
+        metrics, started = self._api.metrics, time.perf_counter()
+        metrics.begin(request)
+        try:
+            await session(receive, send)
+        finally:
+            metrics.end(request)
+            metrics.count(request, 101, b"", time.perf_counter() - started)

@@ -91,14 +91,14 @@ _RBAC = "rbac.authorization.k8s.io"
 
 BUILT_IN: tuple[Kind, ...] = (
     _k("", "v1", "Namespace", "namespaces", "cluster", "status", "finalize", short=("ns",), fields=("status.phase",)),
-    _k("", "v1", "Node", "nodes", "cluster", "status", short=("no",), fields=("spec.unschedulable",)),
+    _k("", "v1", "Node", "nodes", "cluster", "status", "proxy", short=("no",), fields=("spec.unschedulable",)),
     _k("", "v1", "Pod", "pods", "status", "binding", "eviction", "log", "exec", "attach", "portforward",
-       "ephemeralcontainers", short=("po",), categories=_ALL,
+       "proxy", "ephemeralcontainers", short=("po",), categories=_ALL,
        fields=("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
                "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName")),
     _k("", "v1", "ReplicationController", "replicationcontrollers", "gen", "status", "scale", short=("rc",),
        categories=_ALL, fields=("status.replicas",)),
-    _k("", "v1", "Service", "services", "status", short=("svc",), categories=_ALL,
+    _k("", "v1", "Service", "services", "status", "proxy", short=("svc",), categories=_ALL,
        fields=("spec.clusterIP", "spec.type")),
     _k("", "v1", "Endpoints", "endpoints", short=("ep",)),
     _k("", "v1", "ConfigMap", "configmaps", short=("cm",)),

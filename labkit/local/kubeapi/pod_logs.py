@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 class LogStream:
     """A log that is sent as it comes."""
 
+    code, content_type = 200, b"text/plain; charset=utf-8"
+
     def __init__(self, first: bytes | None, rest: AsyncIterator[bytes]) -> None:
         self._first, self._rest = first, rest
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Send until the log or the client ends."""
         await send({"type": "http.response.start", "status": 200,
-                    "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
+                    "headers": [(b"content-type", self.content_type)]})
         pump = asyncio.ensure_future(self._pump(send))
         gone = asyncio.ensure_future(_disconnected(receive))
         try:

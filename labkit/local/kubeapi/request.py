@@ -14,6 +14,7 @@ import yaml
 from labkit.local.client import ApiError, Obj
 
 from . import errors, protobuf
+from .kinds import Served
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -43,6 +44,11 @@ class Request:
     subprotocols: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     spdy: bool = False
+    raw_path: str = ""
+    raw_query: str = ""
+    client: str = ""
+    target: tuple[Served, str, str, str | None] | None = None
+    """What it is for, once that is known: kind, namespace, name, subresource."""
 
     @classmethod
     def of(cls, scope: Any) -> Request:
@@ -50,7 +56,9 @@ class Request:
         raw = scope["query_string"]
         pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True) if raw else []
         return cls(scope.get("method", "GET"), scope["path"], dict(pairs), pairs, dict(scope["headers"]),
-                   list(scope.get("subprotocols") or ()), spdy="spdy" in (scope.get("extensions") or ()))
+                   list(scope.get("subprotocols") or ()), spdy="spdy" in (scope.get("extensions") or ()),
+                   raw_path=scope.get("raw_path", b"").decode("latin-1"), raw_query=raw.decode("latin-1"),
+                   client=(scope.get("client") or ("",))[0])
 
     @property
     def parts(self) -> list[str]:

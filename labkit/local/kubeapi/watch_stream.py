@@ -32,6 +32,8 @@ _BOOKMARK_SECONDS = 60.0
 class Watch:
     """One watch request. What is wrong with it is raised when it is made, before anything is sent."""
 
+    code, content_type = 200, b"application/json"
+
     def __init__(self, api: Api, served: Served, namespace: str, request: Request) -> None:
         self._api, self._served, self._namespace, self._request = api, served, namespace, request
         kind, query = served.kind, request.query
@@ -75,7 +77,7 @@ class Watch:
         deadline = loop.time() + self._seconds
         try:
             await send({"type": "http.response.start", "status": 200, "headers": [
-                (b"content-type", b"application/json"), (b"cache-control", b"no-cache, private")]})
+                (b"content-type", self.content_type), (b"cache-control", b"no-cache, private")]})
             await send({"type": "http.response.body", "body": b"", "more_body": True})
             while not gone.done():
                 while self._lines:

@@ -180,6 +180,10 @@ class Kubelet:
 
             await self.blocking(remove)
 
+    def workers(self) -> list[PodWorker]:
+        """The workers of this node's pods."""
+        return list(self._workers.values())
+
     def worker(self, namespace: str, pod: str) -> PodWorker | None:
         """The worker of a pod of this node."""
         return next((worker for worker in self._workers.values()

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from labkit.local.client import ApiError, Client, Obj
 from labkit.local.fabric import netns
+from labkit.local.node import kubeletapi
 from labkit.local.node.attach import Attached, ends_with_its_client
 from labkit.local.node.kubelet import Kubelet
 from labkit.local.node.podworker import PodWorker
+from labkit.local.node.probes import NO_CHECKS
 from labkit.local.node.runtime import SandboxError
 from labkit.local.node.status import containers
 from labkit.local.node.streams import Exec, read_log
@@ -132,15 +134,47 @@ class Nodes:
                                                  f"{error.strerror or error}") from error
         return await asyncio.open_connection(sock=sock)
 
+    async def dial(self, node: str | None, address: str, port: int, *,
+                   tls: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to an address from a node, or from any where it is nobody's.
+
+        Raises:
+            ApiError: there is no such node.
+            OSError: nobody answers.
+        """
+        kubelet = self._kubelet(node) if node else next(iter(self._kubelets.values()), None)
+        if kubelet is None:
+            raise ApiError(503, "ServiceUnavailable", "the cluster has no nodes")
+        sock = await asyncio.to_thread(netns.socket_in, kubelet.node.netns, socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return await asyncio.open_connection(sock=sock, ssl=NO_CHECKS if tls else None,
+                                             server_hostname="" if tls else None)
+
+    async def kubelet(self, node: str, path: str) -> tuple[int, bytes, bytes]:
+        """What a node's kubelet answers to a GET.
+
+        Raises:
+            ApiError: there is no such node.
+        """
+        return await asyncio.to_thread(kubeletapi.answer, self._kubelet(node), path)
+
+    def _kubelet(self, node: str) -> Kubelet:
+        kubelet = self._kubelets.get(node)
+        if kubelet is None:
+            raise ApiError(503, "ServiceUnavailable", f'node "{node}" does not answer')
+        return kubelet
+
     def _find(self, namespace: str, pod: str) -> tuple[Obj, PodWorker | None]:
         obj = self._client.get("pods", pod, namespace)
         node = obj["spec"].get("nodeName")
         if not node:
             raise ApiError(400, "BadRequest", f"pod {pod} does not have a host assigned")
-        kubelet = self._kubelets.get(node)
-        if kubelet is None:
-            raise ApiError(503, "ServiceUnavailable", f'node "{node}" does not answer')
-        return obj, kubelet.worker(namespace, pod)
+        return obj, self._kubelet(node).worker(namespace, pod)
 
     @staticmethod
     def _container(pod: Obj, container: str) -> str:

@@ -16,9 +16,9 @@ RunCommand = Callable[[list[str], float], Awaitable[tuple[int, str]]]
 MakeSocket = Callable[[], Awaitable[socket.socket]]
 
 _EAGER = 0.15  # seconds between tries until the first success: a learner waits for it
-_NO_CHECKS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-_NO_CHECKS.check_hostname = False
-_NO_CHECKS.verify_mode = ssl.CERT_NONE  # as kubelets do: a probe asks whether, not whom
+NO_CHECKS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_CHECKS.check_hostname = False
+NO_CHECKS.verify_mode = ssl.CERT_NONE  # as kubelets do: a probe asks whether, not whom
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ async def _http(spec: Obj, target: Target) -> tuple[bool, str]:
     secure = spec.get("scheme", "HTTP") == "HTTPS"
     sock = await _connect(spec, target)
     reader, writer = await asyncio.open_connection(
-        sock=sock, ssl=_NO_CHECKS if secure else None, server_hostname="" if secure else None)
+        sock=sock, ssl=NO_CHECKS if secure else None, server_hostname="" if secure else None)
     try:
         headers = {"Host": f"{target.address}:{_port(spec['port'], target)}", "User-Agent": "kube-probe",
                    "Accept": "*/*", "Connection": "close"}

@@ -1,0 +1,117 @@
+"""What a kubelet says over HTTP, to who asks through nodes/proxy: its pods, and what they use.
+
+It is asked through the API server alone: nobody listens on port 10250 of a node.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import orjson
+
+from labkit.local.client import Obj
+from labkit.local.node.status import timestamp
+
+if TYPE_CHECKING:
+    from labkit.local.node.kubelet import Kubelet
+
+Answer = tuple[int, bytes, bytes]
+_TEXT = b"text/plain; charset=utf-8"
+
+
+def answer(kubelet: Kubelet, path: str) -> Answer:
+    """Code, body and content type for a GET."""
+    match urlsplit(path).path.strip("/"):
+        case "healthz" | "healthz/ping" | "healthz/syncloop":
+            return 200, b"ok", _TEXT
+        case "pods":
+            return _json(_pod_list([worker.pod for worker in kubelet.workers()]))
+        case "runningpods":
+            return _json(_pod_list([worker.pod for worker in kubelet.workers() if worker.running]))
+        case "stats/summary":
+            return _json(_summary(kubelet))
+        case "metrics/resource":
+            return 200, ("\n".join(_resources(kubelet)) + "\n").encode(), b"text/plain; version=0.0.4; charset=utf-8"
+    return 404, b"404 page not found\n", _TEXT
+
+
+def _json(obj: Obj) -> Answer:
+    return 200, orjson.dumps(obj), b"application/json"
+
+
+def _pod_list(pods: list[Obj]) -> Obj:
+    return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods}
+
+
+def cpu_seconds(cgroup: Path) -> float:
+    """The processor time that a cgroup's processes have used."""
+    try:
+        lines = (cgroup / "cpu.stat").read_text().split("\n")
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith("usage_usec")), 0) / 1e6
+
+
+def memory_bytes(cgroup: Path) -> int:
+    """The memory that a cgroup's processes hold: the kernel's own account where the machine keeps one."""
+    try:
+        return int((cgroup / "memory.current").read_text())
+    except OSError:
+        return sum(map(_proportional, _processes(cgroup)))
+
+
+def _processes(cgroup: Path) -> Iterator[str]:
+    for folder, _, _ in os.walk(cgroup):
+        try:
+            yield from Path(folder, "cgroup.procs").read_text().split()
+        except OSError:
+            continue
+
+
+def _proportional(pid: str) -> int:
+    """A process's memory, with its part of what it shares."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def _use(cgroup: Path) -> Obj:
+    now = timestamp()
+    return {"cpu": {"time": now, "usageCoreNanoSeconds": int(cpu_seconds(cgroup) * 1e9)},
+            "memory": {"time": now, "workingSetBytes": memory_bytes(cgroup)}}
+
+
+def _summary(kubelet: Kubelet) -> Obj:
+    pods = []
+    for worker in kubelet.workers():
+        states = worker.states
+        containers = [{"name": name, "startTime": timestamp(states[name].started_at),
+                       **_use(worker.sandbox.cgroup / name)} for name in sorted(list(worker.running))]
+        pods.append({"podRef": {"name": worker.name, "namespace": worker.namespace, "uid": worker.uid},
+                     "startTime": (worker.pod.get("status") or {}).get("startTime"), "containers": containers,
+                     **_use(worker.sandbox.cgroup)})
+    return {"node": {"nodeName": kubelet.name, **_use(kubelet.cgroup(""))}, "pods": pods}
+
+
+def _resources(kubelet: Kubelet) -> Iterator[str]:
+    yield ("# HELP container_cpu_usage_seconds_total [ALPHA] Cumulative cpu time consumed by the container in"
+           " core-seconds")
+    yield "# TYPE container_cpu_usage_seconds_total counter"
+    places = [(f'{{container="{name}",namespace="{worker.namespace}",pod="{worker.name}"}}',
+               worker.sandbox.cgroup / name) for worker in kubelet.workers() for name in sorted(list(worker.running))]
+    yield from (f"container_cpu_usage_seconds_total{labels} {cpu_seconds(place):.6f}" for labels, place in places)
+    yield "# HELP container_memory_working_set_bytes [ALPHA] Current working set of the container in bytes"
+    yield "# TYPE container_memory_working_set_bytes gauge"
+    yield from (f"container_memory_working_set_bytes{labels} {memory_bytes(place)}" for labels, place in places)
+    yield "# HELP node_cpu_usage_seconds_total [ALPHA] Cumulative cpu time consumed by the node in core-seconds"
+    yield "# TYPE node_cpu_usage_seconds_total counter"
+    yield f"node_cpu_usage_seconds_total {cpu_seconds(kubelet.cgroup('')):.6f}"
+    yield "# HELP node_memory_working_set_bytes [ALPHA] Current working set of the node in bytes"
+    yield "# TYPE node_memory_working_set_bytes gauge"
+    yield f"node_memory_working_set_bytes {memory_bytes(kubelet.cgroup(''))}"
