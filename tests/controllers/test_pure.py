@@ -52,6 +52,13 @@ def test_a_step_of_a_rollout_stays_within_its_limits(
     assert available - lost >= min(available, wanted - real_unavailable)
 
 
+def test_an_old_set_that_says_more_than_it_was_left_is_not_scaled_down_twice() -> None:
+    """Six wanted, one more or less: five old ones were asked for, then four, and the set still says five."""
+    old = replica_set("0", 4, 5)
+    (step,) = rollout.plan_old(deployment(6, 1, 1), replica_set("9", 3, 2), [old])
+    assert step.replicas == 3
+
+
 @given(st.integers(1, 8), st.integers(0, 3), st.integers(0, 3))
 def test_a_rollout_whose_pods_come_up_ends(wanted: int, surge: int, unavailable: int) -> None:
     target = deployment(wanted, surge, unavailable)
@@ -90,7 +97,10 @@ def test_a_key_named_often_is_worked_on_once_and_a_conflict_comes_back() -> None
         queue.start()
         queue.add_after(work, "later", 0.04)
         queue.add_after(work, "later", 0.01)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(60):
+            while len(done) < 5:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)       # and not once more
         queue.stop()
         queue.add(work, "after the end")
         await asyncio.sleep(0.01)
@@ -111,7 +121,9 @@ def test_a_bug_in_one_controller_is_logged_and_stops_no_other(caplog: pytest.Log
         queue.start()
         queue.add(broken, "x")
         queue.add(done.append, "y")
-        await asyncio.sleep(0.02)
+        async with asyncio.timeout(60):
+            while not done:
+                await asyncio.sleep(0.01)
         queue.stop()
 
     asyncio.run(main())

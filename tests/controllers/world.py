@@ -170,11 +170,11 @@ class World:
                 controllers.stop()
 
         try:
-            asyncio.run(asyncio.wait_for(main(), 20))
+            asyncio.run(asyncio.wait_for(main(), 120))
         finally:
             self.api.close()
 
-    async def until(self, claim: Callable[[], Any], seconds: float = 5) -> Any:
+    async def until(self, claim: Callable[[], Any], seconds: float = 60) -> Any:
         """Wait for the claim to hold; what it returned."""
         end = asyncio.get_running_loop().time() + seconds
         while True:

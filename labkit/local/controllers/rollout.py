@@ -128,7 +128,8 @@ def plan_old(deployment: Obj, new: Obj, old: Sequence[Obj]) -> list[Scale]:
         if down > 0:
             left[id(rs)] -= down
             cleaned += down
-    spare = sum(map(available_of, (*old, new))) - minimum
+    # What an old set says of itself may be from before it was scaled down: then there is less to spare.
+    spare = min(sum(map(available_of, (*old, new))) - minimum, budget - cleaned)
     for rs in ordered:
         down = min(spare, left[id(rs)])
         if down > 0:
