@@ -80,7 +80,7 @@ class Arm:
         elif token:
             headers["Authorization"] = token
         params = {"api-version": version} if version else {}
-        with httpx.Client(base_url=self.url, verify=_context(self.ca), timeout=20) as client:
+        with httpx.Client(base_url=self.url, verify=_context(self.ca), timeout=60) as client:
             return client.request(method, path, json=json, content=content, headers=headers, params=params)
 
     def get_token(self, *scopes: str, **_: object) -> AccessToken:
@@ -136,7 +136,7 @@ def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
         # Clients that are still connected have nothing more to say: waiting for them takes a second each time.
         loop.call_soon_threadsafe(lambda: [c.transport.abort() for c in list(server.server_state.connections)])
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         loop.close()
         listener.close()
         store.close()

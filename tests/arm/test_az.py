@@ -10,17 +10,17 @@ from tests.arm.test_refusals import CLUSTER, refused
 
 
 def test_aks_update_reads_msi_as_the_service_principal(arm):
-    cluster = create(arm).result(20)
+    cluster = create(arm).result(60)
     assert cluster.service_principal_profile.client_id == "msi"
     body = cluster.as_dict()
     body["tags"] = {"owner": "alice"}
-    assert create(arm, body=body).result(20).tags == {"owner": "alice"}
+    assert create(arm, body=body).result(60).tags == {"owner": "alice"}
 
 
 def test_a_service_principals_secret_is_never_shown(arm):
     body = {**ARTICLE, "properties": {**ARTICLE["properties"],
                                       "servicePrincipalProfile": {"clientId": "me", "secret": "hush"}}}
-    create(arm, body=body).result(20)
+    create(arm, body=body).result(60)
     shown = arm.request("GET", f"{arm.sub}/resourceGroups/CalicoDemoRG/providers/"
                         "Microsoft.ContainerService/managedClusters/MyCalicoCluster").text
     assert json.loads(shown)["properties"]["servicePrincipalProfile"] == {"clientId": "me"}
@@ -28,7 +28,7 @@ def test_a_service_principals_secret_is_never_shown(arm):
 
 
 def test_identities_are_guids_of_their_own(arm):
-    cluster = create(arm).result(20)
+    cluster = create(arm).result(60)
     kubelet = cluster.identity_profile["kubeletidentity"]
     ids = {cluster.identity.principal_id, kubelet.client_id, kubelet.object_id}
     assert len(ids) == 3
@@ -37,7 +37,7 @@ def test_identities_are_guids_of_their_own(arm):
 
 
 def test_no_upgrade_is_offered(arm):
-    create(arm).result(20)
+    create(arm).result(60)
     profile = arm.aks().managed_clusters.get_upgrade_profile("CalicoDemoRG", "MyCalicoCluster")
     assert profile.control_plane_profile.kubernetes_version == "1.20.2"
     assert profile.control_plane_profile.upgrades == []
@@ -49,10 +49,10 @@ def test_no_upgrade_is_offered(arm):
 
 
 def test_an_update_does_what_it_says_or_is_refused(arm):
-    body = create(arm).result(20).as_dict()
+    body = create(arm).result(60).as_dict()
     body["sku"]["tier"] = "Standard"
     body["properties"]["disableLocalAccounts"] = True
-    changed = create(arm, body=body).result(20)
+    changed = create(arm, body=body).result(60)
     assert (changed.disable_local_accounts, changed.sku.tier) == (True, "Standard")
     with pytest.raises(HttpResponseError, match="set to disable local accounts"):
         arm.aks().managed_clusters.list_cluster_admin_credentials("CalicoDemoRG", "MyCalicoCluster")
@@ -62,12 +62,12 @@ def test_an_update_does_what_it_says_or_is_refused(arm):
 
 
 def test_labels_and_taints_of_a_pool_stay_until_they_are_changed(arm):
-    create(arm).result(20)
+    create(arm).result(60)
     pools = arm.aks().agent_pools
 
     def put(**asked):
         return pools.begin_create_or_update(
-            "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": asked}).result(20)
+            "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": asked}).result(60)
 
     put(count=1, nodeLabels={"tier": "web"}, nodeTaints=["a=b:NoSchedule"])
     assert (arm.clusters.pool.labels, arm.clusters.pool.taints) == ({"tier": "web"}, ("a=b:NoSchedule",))
@@ -85,7 +85,7 @@ def test_labels_and_taints_of_a_pool_stay_until_they_are_changed(arm):
     ({"powerState": {"code": "Stopped"}}, "stopping one agent pool"),
 ])
 def test_what_nodes_would_not_get_is_not_accepted(arm, asked, words):
-    create(arm).result(20)
+    create(arm).result(60)
     with pytest.raises(HttpResponseError, match=words):
         arm.aks().agent_pools.begin_create_or_update(
             "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": {"count": 1, **asked}})
@@ -97,7 +97,7 @@ def test_deleting_a_cluster_of_a_group_that_is_not_there(arm):
 
 
 def test_a_node_resource_group_goes_with_its_cluster_only(arm):
-    create(arm).result(20)
+    create(arm).result(60)
     group = f"{arm.sub}/resourcegroups/MC_CalicoDemoRG_MyCalicoCluster_canadaeast"
     assert refused(arm.request("DELETE", group))[1] == "NotModelledByLocalLab"
     assert arm.request("HEAD", group).status_code == 204
@@ -109,7 +109,7 @@ def test_an_operation_goes_on_from_its_continuation_token(arm):
     arm.loop.call_soon_threadsafe(arm.clusters.gate.set)
     again = arm.aks().managed_clusters.begin_create_or_update(
         "CalicoDemoRG", "MyCalicoCluster", {}, continuation_token=token)
-    assert again.result(20).provisioning_state == "Succeeded"
+    assert again.result(60).provisioning_state == "Succeeded"
 
 
 def test_accepted_operations_carry_the_headers_of_the_recordings(arm):
@@ -154,18 +154,18 @@ def test_refused_properties_are_named_as_the_target(arm, change, target, words):
 
 
 def test_what_a_pools_request_leaves_out_stays(arm):
-    create(arm).result(20)
+    create(arm).result(60)
     pools = arm.aks().agent_pools
     same = pools.begin_create_or_update(
-        "CalicoDemoRG", "MyCalicoCluster", "nodepool1", {"properties": {"count": None}}).result(20)
+        "CalicoDemoRG", "MyCalicoCluster", "nodepool1", {"properties": {"count": None}}).result(60)
     assert (same.count, same.mode, same.vm_size) == (2, "System", "Standard_D2s_v3")
     new = pools.begin_create_or_update(
-        "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": {"count": 1}}).result(20)
+        "CalicoDemoRG", "MyCalicoCluster", "extra", {"properties": {"count": 1}}).result(60)
     assert new.mode == "User"
 
 
 def test_a_pools_machines_do_not_change_through_the_cluster_either(arm):
-    body = create(arm).result(20).as_dict()
+    body = create(arm).result(60).as_dict()
     body["properties"]["agentPoolProfiles"][0]["vmSize"] = "Standard_D4s_v3"
     with pytest.raises(HttpResponseError, match=r"'agentPoolProfile.vmSize' is not allowed") as refusal:
         create(arm, body=body)

@@ -36,7 +36,7 @@ def test_a_creation_that_was_cut_off_is_finished_by_the_next_daemon(tmp_path):
         operations = Operations(store, clusters)
         operations.resume()
         operations.resume()
-        await operations.wait(id, 5)
+        await operations.wait(id, 60)
         assert store.operation(id).status == "Succeeded"
         assert store.get(ID)["properties"]["provisioningState"] == "Succeeded"
         assert clusters.calls == [("create", "c1")]
@@ -51,7 +51,7 @@ def test_an_operation_whose_resource_is_gone_fails_honestly(tmp_path):
         operation = store.begin("update", ID, "canadaeast")
         operations = Operations(store, FakeClusters())
         operations.resume()
-        await operations.wait(operation.id, 5)
+        await operations.wait(operation.id, 60)
         ended = store.operation(operation.id)
         assert (ended.status, ended.code) == ("Failed", "ResourceNotFound")
         store.close()

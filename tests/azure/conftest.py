@@ -33,7 +33,7 @@ class Azures:
         return self.arm.wire
 
     def open(self, **patience: float) -> Azure:
-        quick = Patience(**{"connect": 5.0, "read": 5.0, "backoff": 0.01, "attempts": 2, **patience})
+        quick = Patience(**{"connect": 60.0, "read": 60.0, "backoff": 0.01, "attempts": 2, **patience})
         self.made.append(Azure(self.arm.url, SUBSCRIPTION, lambda: self.arm, str(self.arm.ca), 0.05,
                                journal=self.journal, patience=quick))
         return self.made[-1]

@@ -305,7 +305,7 @@ def test_what_an_earlier_operation_left_written_down_is_not_taken_for_a_new_one(
     with interrupted(monkeypatch):
         azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
     assert azure._rest("CalicoDemoRG", "MyCalicoCluster", azures.say)["properties"]["powerState"]["code"] == "Stopped"
-    azures.arm.aks().managed_clusters.begin_start("CalicoDemoRG", "MyCalicoCluster").result(20)  # by somebody else
+    azures.arm.aks().managed_clusters.begin_start("CalicoDemoRG", "MyCalicoCluster").result(60)  # by somebody else
     azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
     assert azure.cluster("CalicoDemoRG", "MyCalicoCluster")["properties"]["powerState"]["code"] == "Stopped"
     assert len(azures.wire.asked("POST", STOP)) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,8 @@ def test_objects_are_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LABKIT_BPF_OBJECTS", str(tmp_path / "objects"))
     folder = bpf.ensure_objects()
     made = (folder / "tc.o").stat().st_mtime_ns
-    began = time.monotonic()
     assert bpf.ensure_objects() == folder
     assert (folder / "tc.o").stat().st_mtime_ns == made
-    assert time.monotonic() - began < 0.1
 
 
 def test_the_cache_follows_the_sources(tmp_path: Path) -> None:

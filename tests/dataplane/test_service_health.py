@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import socket
 import time
 
 import pytest
@@ -11,6 +10,7 @@ from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.kubeproxy import ProxyConfig
 from labkit.local.programs.httphealth import HealthServers, ServiceHealth, proxy_health, service_health
 from labkit.local.programs.kube_proxy import MONITOR_PERIOD, Proxier
+from tests.ports import free_port
 
 BODY_1_20 = """{
 \t"service": {
@@ -29,13 +29,8 @@ BODY_TODAY = """{
 }"""
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 def get(port, path="/healthz", verb="GET"):
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(client):
         client.request(verb, path)
         reply = client.getresponse()

@@ -21,7 +21,7 @@ class Switch:
             self.calls.append(f"-{name}")
             self.on.discard(name)
 
-        settings = {"apply": apply, "revert": undo, "timeout": 0.2} | more
+        settings = {"apply": apply, "revert": undo, "timeout": 60} | more
         return Step(id=name, title=f"Turn {name} on", why="light", without="dark", command=f"switch {name}",
                     revert_command=f"switch --off {name}",
                     verify=lambda: Evidence(name in self.on, f"on: {sorted(self.on)}"), **settings)
@@ -99,7 +99,7 @@ def test_verify_may_fail_for_a_while_after_apply():
             raise answer
         return answer
 
-    step = Step("a", "Turn on", "", "", "", apply=lambda log: None, verify=verify, timeout=5)
+    step = Step("a", "Turn on", "", "", "", apply=lambda log: None, verify=verify, timeout=60)
     result = run_step(step)
     assert result.state is State.DONE
     assert result.log == ("waiting: busy", "waiting: warming")

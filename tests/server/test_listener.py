@@ -56,15 +56,15 @@ def door(tmp_path):
     loop = [None]
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    ready.wait(5)
+    assert ready.wait(60)
     yield port, ssl.create_default_context(cafile=certificates.ca)
     loop[0].call_soon_threadsafe(done.set)
-    thread.join(5)
+    thread.join(60)
 
 
 def test_tls_is_for_the_resource_manager(door):
     port, context = door
-    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=5)
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
     connection.request("GET", "/")
     assert connection.getresponse().read() == b"arm"
     connection.close()
@@ -72,7 +72,7 @@ def test_tls_is_for_the_resource_manager(door):
 
 def test_connect_to_an_api_name_becomes_tls_to_that_api(door):
     port, context = door
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=60)
     connection.set_tunnel(FQDN, 443)
     connection.request("GET", "/")
     assert connection.getresponse().read() == b"api"
@@ -80,7 +80,7 @@ def test_connect_to_an_api_name_becomes_tls_to_that_api(door):
 
 
 def tunnel_refusal(port, host, headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("CONNECT", f"{host}:80", headers=headers or {})
     answer = connection.getresponse()
     text = answer.read().decode()
@@ -109,7 +109,7 @@ def test_refusals_say_what_to_do(door):
 
 def test_plain_http_is_told_to_speak_tls(door):
     port, _ = door
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/subscriptions")
     answer = connection.getresponse()
     assert (answer.status, b"https://" in answer.read()) == (400, True)
