@@ -12,11 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 @contextmanager
@@ -33,9 +29,9 @@ def agnhost(*words: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def get(port: int, path: str) -> tuple[int, str]:
     """Status and text of a GET, asked until the server is there."""
-    for _ in range(200):
+    for _ in range(1200):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -48,7 +44,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def netexec() -> Iterator[tuple[int, int]]:
     """Its HTTP and its UDP port."""
-    ports = _free_port(), _free_port()
+    ports = free_port(), free_port()
     with agnhost("netexec", f"--http-port={ports[0]}", f"--udp-port={ports[1]}"):
         get(ports[0], "/healthz")
         yield ports
@@ -64,7 +60,7 @@ def test_dial_tells_what_another_server_answered(netexec: tuple[int, int], query
 
 
 def test_dial_tells_what_went_wrong_and_no_answer_it_did_not_get(netexec: tuple[int, int]) -> None:
-    _, text = get(netexec[0], f"/dial?host=127.0.0.1&port={_free_port()}&request=hostname")
+    _, text = get(netexec[0], f"/dial?host=127.0.0.1&port={free_port()}&request=hostname")
     said = json.loads(text)
     assert list(said) == ["errors"]
     assert "refused" in said["errors"][0]
@@ -82,31 +78,31 @@ def test_echo_answers_with_the_code_it_is_told(netexec: tuple[int, int]) -> None
 
 
 def test_exit_leaves_with_its_code_after_the_open_answer() -> None:
-    port = _free_port()
+    port = free_port()
     with agnhost("netexec", f"--http-port={port}", "--udp-port=-1") as process:
         get(port, "/healthz")
         assert get(port, "/exit?code=3&timeout=300ms") == (200, "")
-        assert process.wait(timeout=10) == 3
+        assert process.wait(timeout=60) == 3
 
 
 def test_porter_serves_what_the_environment_names() -> None:
-    ports = _free_port(), _free_port()
+    ports = free_port(), free_port()
     with agnhost("porter", **{f"SERVE_PORT_{ports[0]}": "one", f"SERVE_PORT_{ports[1]}": "two"}):
         assert [get(port, "/any")[1] for port in ports] == ["one", "two"]
 
 
 def test_serve_hostname_answers_by_tcp_and_udp() -> None:
-    port = _free_port()
+    port = free_port()
     with agnhost("serve-hostname", "--http=false", "--tcp", "--udp", f"--port={port}"):
-        for _ in range(200):
+        for _ in range(1200):
             try:
-                with socket.create_connection(("127.0.0.1", port), 5) as tcp:
+                with socket.create_connection(("127.0.0.1", port), 60) as tcp:
                     assert tcp.recv(100).decode() == socket.gethostname()
                 break
             except ConnectionRefusedError:
                 time.sleep(0.05)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            udp.settimeout(5)
+            udp.settimeout(60)
             udp.sendto(b"?", ("127.0.0.1", port))
             assert udp.recv(100).decode() == socket.gethostname()
 
@@ -116,6 +112,6 @@ def test_serve_hostname_answers_by_tcp_and_udp() -> None:
 ])
 def test_connect_names_what_went_wrong(address: str, word: str) -> None:
     done = subprocess.run([sys.executable, "-m", "labkit.local.programs.agnhost", "connect", "--timeout=1s",
-                           address.format(closed=_free_port())], capture_output=True, text=True, check=False)
+                           address.format(closed=free_port())], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(word)
