@@ -52,6 +52,12 @@ def test_before_1_24_an_account_has_a_secret_whose_token_is_good_until_the_accou
         user = world.api.user_of(token)
         assert user is not None
         assert user.name == "system:serviceaccount:default:robot"
+        world.api.delete("secrets", reference["name"], "default")      # which revokes it
+        assert world.api.user_of(token) is None
+        await world.until(lambda: world.api.get("serviceaccounts", "robot", "default")["secrets"] != [reference])
+        (reference,) = world.api.get("serviceaccounts", "robot", "default")["secrets"]
+        token = base64.b64decode(world.api.get("secrets", reference["name"], "default")["data"]["token"]).decode()
+        assert world.api.user_of(token) == user
         world.api.delete("serviceaccounts", "robot", "default")
         await world.until(lambda: reference["name"] not in _secrets(world))
         assert world.api.user_of(token) is None

@@ -14,6 +14,7 @@ from .queue import Key
 from .store import key_of
 
 LOOK_AGAIN = 0.25
+AUTHORITY = "kube-root-ca.crt"
 ACCOUNT_TOKEN = "kubernetes.io/service-account-token"
 ACCOUNT = "kubernetes.io/service-account.name"
 SECRETLESS = 24
@@ -177,6 +178,18 @@ class ServiceAccounts(Controller):
         self.namespaces, self.accounts = self.stores["namespaces"], self.stores["serviceaccounts"]
         self.namespaces.subscribe(self.on_object)
         self.accounts.subscribe(self._on_account)
+        self.stores["configmaps"].subscribe(self._on_authority)
+        if self.settings.minor < SECRETLESS:
+            self.stores["secrets"].subscribe(self._on_secret)
+
+    def _on_authority(self, old: Obj | None, new: Obj | None) -> None:
+        if old is not None and old["metadata"]["name"] == AUTHORITY:
+            self.enqueue(("", old["metadata"]["namespace"]))
+
+    def _on_secret(self, old: Obj | None, new: Obj | None) -> None:
+        """A token that somebody deleted is issued anew: to revoke one, that is what one does."""
+        if new is None and old is not None and old.get("type") == ACCOUNT_TOKEN:
+            self.enqueue(("", old["metadata"]["namespace"]))
 
     def _on_account(self, old: Obj | None, new: Obj | None) -> None:
         account = new or old
@@ -195,13 +208,16 @@ class ServiceAccounts(Controller):
             if uid and (account is None or account["metadata"]["uid"] != uid):
                 self.stores.delete("secrets", secret)
         for name, account in accounts.items():
-            if self.settings.minor < SECRETLESS and not account.get("secrets") and not deleting(account):
+            kept = [ref for ref in account.get("secrets") or ()
+                    if ref["name"] in secrets or not ref["name"].startswith(f"{name}-token-")]
+            if self.settings.minor < SECRETLESS and not any(r["name"] in secrets for r in kept) \
+                    and not deleting(account):
                 secret = self.context.client.create("secrets", {
                     "apiVersion": "v1", "kind": "Secret", "type": ACCOUNT_TOKEN,
                     "metadata": {"generateName": f"{name}-token-", "namespace": namespace,
                                  "annotations": {ACCOUNT: name}}})
                 self.stores.patch("serviceaccounts", key_of(account),
-                                  {"secrets": [{"name": secret["metadata"]["name"]}]})
+                                  {"secrets": [*kept, {"name": secret["metadata"]["name"]}]})
 
     def reconcile(self, key: Key) -> None:
         """Make what every namespace has."""
@@ -218,17 +234,17 @@ class ServiceAccounts(Controller):
                     "metadata": {"name": "default", "namespace": name},
                 },
             )
-        if self.settings.ca_pem and self.stores["configmaps"].get((name, "kube-root-ca.crt")) is None:
-            self._create(
-                "configmaps",
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {"name": "kube-root-ca.crt", "namespace": name},
-                    "data": {"ca.crt": self.settings.ca_pem},
-                },
-            )
+        if self.settings.ca_pem:
+            self._publish_authority(name)
         self._tokens(name)
+
+    def _publish_authority(self, namespace: str) -> None:
+        there, data = self.stores["configmaps"].get((namespace, AUTHORITY)), {"ca.crt": self.settings.ca_pem}
+        if there is None:
+            self._create("configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                                        "metadata": {"name": AUTHORITY, "namespace": namespace}})
+        elif there.get("data") != data:
+            self.stores.update("configmaps", {**there, "data": data})
 
     def _create(self, resource: str, obj: Obj) -> None:
         try:

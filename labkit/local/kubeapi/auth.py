@@ -46,13 +46,14 @@ class ServiceAccountTokens:
         self._key = bytes.fromhex(kept.obj["key"])
 
     def issue(self, namespace: str, account: Obj, *, seconds: int, audiences: list[str] | None = None,
-              pod: Obj | None = None) -> tuple[str, float]:
-        """A token and the time at which it expires."""
+              pod: Obj | None = None, secret: Obj | None = None) -> tuple[str, float]:
+        """A token and the time at which it expires; it dies with the pod or the secret that it is bound to."""
         now = int(time.time())
         bound: Obj = {"namespace": namespace,
                       "serviceaccount": {"name": account["metadata"]["name"], "uid": account["metadata"]["uid"]}}
-        if pod is not None:
-            bound["pod"] = {"name": pod["name"], "uid": pod.get("uid", "")}
+        for kind, holder in (("pod", pod), ("secret", secret)):
+            if holder is not None:
+                bound[kind] = {"name": holder["name"], "uid": holder.get("uid", "")}
         claims = {
             "aud": audiences or [ISSUER], "exp": now + seconds, "iat": now, "nbf": now, "iss": ISSUER,
             "jti": secrets.token_hex(8), "kubernetes.io": bound,
@@ -71,7 +72,8 @@ class ServiceAccountTokens:
             return None
         bound = claims["kubernetes.io"]
         namespace, account = bound["namespace"], bound["serviceaccount"]
-        for resource, wanted in (("serviceaccounts", account), ("pods", bound.get("pod"))):
+        for resource, wanted in (("serviceaccounts", account), ("pods", bound.get("pod")),
+                                 ("secrets", bound.get("secret"))):
             if wanted is None:
                 continue
             found = self._store.find(resource, namespace, wanted["name"])

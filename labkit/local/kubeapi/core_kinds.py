@@ -99,7 +99,7 @@ class SecretStrategy(Strategy):
         if account is None:
             return
         tokens = ServiceAccountTokens(self.api.store)
-        token, _ = tokens.issue(namespace, account.obj, seconds=_TEN_YEARS)
+        token, _ = tokens.issue(namespace, account.obj, seconds=_TEN_YEARS, secret=meta)
         authority = self.api.store.find("configmaps", namespace, "kube-root-ca.crt")
         given = {"ca.crt": authority.obj["data"]["ca.crt"] if authority else "", "namespace": namespace, "token": token}
         uid = account.obj["metadata"]["uid"]
