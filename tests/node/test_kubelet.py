@@ -207,9 +207,7 @@ def test_exec_with_stdin_terminal_and_failure(lab: Lab) -> None:
         await lab.until(lambda: lab.ready("box"))
         assert await lab.run("box", ["cat"], b"through") == (0, "through")
         assert (await lab.run("box", ["sh", "-c", "exit 5"]))[0] == 5
-        code, printed = await lab.run("box", ["sh", "-c", "test -t 0 && echo terminal"], tty=True)
-        assert code == 0
-        assert "terminal" in printed
+        assert await lab.run("box", ["tty"], tty=True) == (0, "/dev/pts/0\r\n")
         with pytest.raises(ApiError, match="executable file not found"):
             await lab.run("box", ["no-such-command"])
         reader, writer = None, None
@@ -298,7 +296,7 @@ def test_pods_survive_the_daemon_and_are_adopted(lab: Lab) -> None:
         await lab.until(lambda: all(lab.ready(n) for n in ("survivor", "ends-meanwhile", "crashes-meanwhile")))
         worker = lab.kubelet.worker("default", "survivor")
         assert worker
-        pid, ip = worker.running["main"].pid, lab.status("survivor")["podIP"]
+        pid, ip = worker.containers.running["main"].pid, lab.status("survivor")["podIP"]
         await lab.kubelet.stop(kill_pods=False)
         return pid, ip
 
@@ -318,10 +316,11 @@ def test_pods_survive_the_daemon_and_are_adopted(lab: Lab) -> None:
         assert all(seen), "a pod that runs stays ready while its node's agent starts again"
         await lab.until(lambda: lab.status("ends-meanwhile").get("phase") == "Failed")
         assert lab.state("ends-meanwhile")["state"]["terminated"]["exitCode"] == 3
-        await lab.until(lambda: (w := lab.kubelet.worker("default", "survivor")) is not None and "main" in w.running)
+        await lab.until(
+            lambda: any("main" in w.containers.running for w in lab.kubelet.workers() if w.name == "survivor"))
         worker = lab.kubelet.worker("default", "survivor")
         assert worker
-        assert worker.running["main"].pid == pid
+        assert worker.containers.running["main"].pid == pid
         assert lab.status("survivor")["podIP"] == ip
         assert lab.state("survivor")["restartCount"] == 0
         assert (await lab.run("survivor", ["echo", "again"]))[1] == "again\n"
@@ -360,12 +359,18 @@ def test_a_log_is_followed_until_its_container_ends(lab: Lab) -> None:
 
 def test_a_hook_runs_before_a_container_is_stopped(lab: Lab) -> None:
     script = "trap 'echo term; exit 0' TERM; while true; do sleep 0.02; done"
-    hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/root/tmp/seen; sleep 0.2"]}}}
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/root/tmp/seen; sleep 0.2"]}},
+            "postStart": {"exec": {"command": ["touch", "/tmp/begun"]}}}
 
     async def scenario() -> None:
         await lab.kubelet.start()
         lab.pod("hooked", script, lifecycle=hook, spec={"terminationGracePeriodSeconds": 5})
+        lab.pod("unhooked", "exec sleep 1000", lifecycle={"postStart": {"exec": {"command": ["false"]}}},
+                spec={"restartPolicy": "Never", "terminationGracePeriodSeconds": 30})
         await lab.until(lambda: lab.ready("hooked"))
+        assert (await lab.run("hooked", ["test", "-e", "/tmp/begun"]))[0] == 0, "before the container counts as running"
+        await lab.until(lambda: lab.status("unhooked").get("phase") == "Failed")
+        assert any(e["reason"] == "FailedPostStartHook" for e in lab.api.list("events"))
         followed = asyncio.ensure_future(lab.log("hooked", follow=True))
         await asyncio.sleep(0.05)
         lab.api.delete("pods", "hooked", "default")
@@ -463,7 +468,7 @@ def test_an_ephemeral_container_runs_once_beside_the_others_and_sees_them(lab: L
         assert printed.endswith("steady\n")
         debug({"name": "stays", "image": "busybox", "command": ["sleep", "1000"]})
         worker = lab.kubelet.worker("default", "steady")
-        await lab.until(lambda: "stays" in worker.running)
+        await lab.until(lambda: "stays" in worker.containers.running)
         assert lab.ready("steady"), "what debugs does not count"
         assert (await lab.run("steady", ["hostname"], container="stays"))[1] == "steady\n"
         with pytest.raises(ApiError, match=r'existing ephemeral containers "look" may not be changed'):

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
 from labkit.local.client import Obj
-from labkit.local.node import catalogue, status
-from labkit.local.node.environment import ConfigError, Place, environment, etc_files, expand, resolv_conf
+from labkit.local.node import catalogue, hooks, probes, status
+from labkit.local.node.environment import (
+    ConfigError,
+    Place,
+    environment,
+    etc_files,
+    expand,
+    resolv_conf,
+    resource_value,
+)
 from labkit.local.node.sandbox import identity
 from labkit.local.node.settings import NodeSettings
 from labkit.local.node.status import ContainerState, Ended
@@ -61,6 +72,52 @@ def test_variables() -> None:
     assert found == {"P_one": "1", "N": "web"}
     with pytest.raises(ConfigError, match='configmap "c" not found'):
         environment(pod(), container, PLACE, lambda resource, name: None)
+
+
+@pytest.mark.parametrize(("resource", "divisor", "value"), [
+    ("limits.cpu", None, "1"), ("limits.cpu", "0", "1"), ("limits.cpu", "1m", "250"), ("requests.cpu", "1m", "0"),
+    ("limits.memory", "1Mi", "96"), ("limits.memory", "1", "100000000"), ("requests.memory", "1Ki", "65536"),
+    ("limits.ephemeral-storage", "1Gi", "2"),           # the container has no limit: what the node has
+])
+def test_limits_as_the_downward_api_gives_them(resource: str, divisor: str | None, value: str) -> None:
+    container = {"resources": {"limits": {"cpu": "250m", "memory": "100M"}, "requests": {"memory": "64Mi"}}}
+    reference = {"resource": resource, **({"divisor": divisor} if divisor else {})}
+    assert resource_value(reference, container, {"ephemeral-storage": "2Gi", "cpu": "8"}) == value
+
+
+def test_hooks_say_what_went_wrong_and_judge_no_answer() -> None:
+    asked: list[str] = []
+
+    async def command(argv: list[str], seconds: float) -> tuple[int, str]:
+        asked.append(f"{argv} {seconds}")
+        return len(argv) - 1, "no\n"
+
+    async def plain_socket() -> socket.socket:
+        return socket.socket()
+
+    async def scenario() -> list[str]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await reader.readline()).decode().strip())
+            writer.write(b"HTTP/1.1 500 Oh\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        target = probes.Target("127.0.0.1", {"web": port}, command, plain_socket)
+        get = {"path": "/bye", "port": "web"}
+        async with server:
+            found = [await hooks.run(hook, "c", "p_default(u)", target, 3) for hook in (
+                {"exec": {"command": ["ok"]}}, {"exec": {"command": ["ls", "x"]}}, {"httpGet": get},
+                {"sleep": {"seconds": 0}}, {"tcpSocket": {"port": 1}})]
+        return [*found, await hooks.run({"httpGet": get}, "c", "p_default(u)", target, 3)]
+
+    fine, failed, got, slept, invalid, refused = asyncio.run(scenario())
+    assert (fine, got, slept) == ("", "", "")
+    assert failed == ('Exec lifecycle hook ([ls x]) for Container "c" in Pod "p_default(u)" failed - error: command'
+                      ' \'ls x\' exited with 1: no\n, message: "no\\n"')
+    assert invalid == "Cannot run handler: invalid handler: tcpSocket"  # Kubernetes' API takes it, no kubelet runs it
+    assert refused.startswith('Http lifecycle hook (/bye) for Container "c"')
+    assert asked == ["['ok'] 3", "['ls', 'x'] 3", "GET /bye HTTP/1.1"]
 
 
 @pytest.mark.parametrize(("spec", "server", "searches"), [

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import termios
 import time
 
@@ -29,13 +30,27 @@ from labkit.local.launcher.kernel import (
 from labkit.local.launcher.rootfs import become, make_root
 
 _PR_SET_NAME = 15
+_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430  # everywhere but on alpha, mips, powerpc and sparc
 _MAX_LINE = 16384  # a longer line is written in parts, as container runtimes do
 
 
-def answer(control: socket.socket, message: Spec) -> None:
-    """Tell the daemon."""
+def answer(control: socket.socket, message: Spec, fds: tuple[int, ...] = ()) -> None:
+    """Tell the daemon, and give it descriptors."""
     with contextlib.suppress(OSError):  # the daemon may be gone; what runs goes on
-        control.sendall(json.dumps(message).encode())
+        socket.send_fds(control, [json.dumps(message).encode()], fds)
+
+
+def open_terminal(owner: int) -> tuple[int, int]:
+    """A terminal of the container that this process is in: our end, and the one that its command gets.
+
+    It is one of the container's own /dev/pts, so that `tty` and who opens /dev/tty find it.
+    """
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    number = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, struct.pack("i", 0)))[0]
+    slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY)
+    os.fchown(slave, owner, -1)
+    return master, slave
 
 
 def sandbox(control: socket.socket, spec: Spec, fds: list[int]) -> None:
@@ -68,21 +83,22 @@ def container(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     err_read, err_write = os.pipe()
     failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
     standard_in = os.open(spec["stdin"] or "/dev/null", os.O_RDWR)
-    if spec["tty"]:
-        master, slave = os.openpty()
+    ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
             join_cgroup(spec["cgroup"])
             os.setsid()
+            for fd in namespaces:
+                check(libc.setns(fd, 0), "enter the pod's namespaces")
+            make_root(spec)
             if spec["tty"]:
+                master, slave = open_terminal(spec["uid"])
+                socket.send_fds(theirs, [b"terminal"], [master])
                 fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
                 standard_in = out_write = err_write = slave
             for source, target in ((standard_in, 0), (out_write, 1), (err_write, 2)):
                 os.dup2(source, target)
-            for fd in namespaces:
-                check(libc.setns(fd, 0), "enter the pod's namespaces")
-            make_root(spec)
             become(spec)
         except BaseException as error:
             os.write(failed_write, str(error).encode()[:4000])
@@ -90,15 +106,16 @@ def container(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     started = time.time()
     for fd in (out_write, err_write, failed_write, pid_namespace, *namespaces, standard_in):
         os.close(fd)
-    sources = {out_read: "stdout", err_read: "stderr"}
-    if spec["tty"]:
-        os.close(slave)
-        sources[master] = "stdout"
+    theirs.close()
     failure = os.read(failed_read, 4096)
     os.close(failed_read)
     if failure:
         os.waitpid(pid, 0)
         raise OSError(failure.decode(errors="replace"))
+    sources = {out_read: "stdout", err_read: "stderr"}
+    if spec["tty"]:
+        sources[socket.recv_fds(ours, 16, 1)[1][0]] = "stdout"
+    ours.close()
     write_json(spec["state"], {"pid": pid, "shim": os.getpid(), "shim_start": start_time(os.getpid()),
                                 "started": started})
     answer(control, {"id": spec["id"], "pid": pid, "shim": os.getpid(), "started": started})
@@ -155,13 +172,17 @@ def keep_log(pid: int, sources: dict[int, str], path: str) -> None:
 
 
 def exec_in(control: socket.socket, spec: Spec, fds: list[int]) -> None:
-    """Run one more command in a container that runs, with the given standard files."""
+    """Run one more command in a container that runs, with the given standard files, or with a terminal there."""
     namespaces = [os.open(f"/proc/{spec['pid']}/ns/{kind}", os.O_RDONLY)
                   for kind in ("net", "uts", "ipc", "pid", "mnt")]
     join_cgroup(spec["cgroup"])
     for fd in namespaces:
         check(libc.setns(fd, 0), "enter the container's namespaces")
         os.close(fd)
+    kept: tuple[int, ...] = ()
+    if spec["tty"]:
+        master, slave = open_terminal(spec["uid"])
+        kept, fds = (master,), [slave]
     failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -180,6 +201,8 @@ def exec_in(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     failure = os.read(failed_read, 4096)
     if failure:
         raise OSError(failure.decode(errors="replace"))
-    answer(control, {"id": spec["id"], "pid": pid})
+    answer(control, {"id": spec["id"], "pid": pid}, kept)
+    for fd in kept:
+        os.close(fd)
     _, status = os.waitpid(pid, 0)
     os._exit(exit_code(status))

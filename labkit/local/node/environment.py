@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from labkit.local.client import Obj
+from labkit.local.kubeapi.pod_rules import amount_of
 from labkit.local.node.settings import NodeSettings
 
 Lookup = Callable[[str, str], Obj | None]
@@ -20,11 +22,12 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pod runs."""
+    """Where a pod runs, and what its node can give."""
 
     pod_ip: str
     host_ip: str
     node_name: str
+    allocatable: Mapping[str, str] = field(default_factory=dict)
 
 
 def environment(pod: Obj, container: Obj, place: Place, lookup: Lookup) -> dict[str, str]:
@@ -49,6 +52,14 @@ def environment(pod: Obj, container: Obj, place: Place, lookup: Lookup) -> dict[
         else:
             result[name] = expand(variable.get("value") or "", result)
     return result
+
+
+def kubernetes_service(ip: str) -> dict[str, str]:
+    """The variables by which every pod finds the API."""
+    url = f"tcp://{ip}:443"
+    return {"KUBERNETES_SERVICE_HOST": ip, "KUBERNETES_SERVICE_PORT": "443", "KUBERNETES_SERVICE_PORT_HTTPS": "443",
+            "KUBERNETES_PORT": url, "KUBERNETES_PORT_443_TCP": url, "KUBERNETES_PORT_443_TCP_PROTO": "tcp",
+            "KUBERNETES_PORT_443_TCP_PORT": "443", "KUBERNETES_PORT_443_TCP_ADDR": ip}
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
@@ -98,7 +109,7 @@ def _from(source: Obj, pod: Obj, container: Obj, place: Place, lookup: Lookup) -
     if reference := source.get("fieldRef"):
         return field_value(reference["fieldPath"], pod, place)
     if reference := source.get("resourceFieldRef"):
-        return resource_value(reference["resource"], container)
+        return resource_value(reference, container, place.allocatable)
     return None
 
 
@@ -125,17 +136,16 @@ def field_value(path: str, pod: Obj, place: Place) -> str:
     raise ConfigError(f"unsupported fieldPath: {path}")
 
 
-def resource_value(resource: str, container: Obj) -> str:
-    """A limit or request of a container, as the downward API gives it; 0 where there is none."""
-    kind, _, name = resource.partition(".")
-    quantity = str(((container.get("resources") or {}).get(kind) or {}).get(name, "0"))
-    if name == "cpu":
-        return str(-(-int(quantity[:-1]) // 1000) if quantity.endswith("m") else int(float(quantity)))
-    units = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "k": 10**3, "M": 10**6, "G": 10**9}
-    for unit, factor in units.items():
-        if quantity.endswith(unit):
-            return str(int(float(quantity.removesuffix(unit)) * factor))
-    return quantity
+def resource_value(reference: Obj, container: Obj, allocatable: Mapping[str, str]) -> str:
+    """A limit or request of a container, as the downward API gives it: in the divisor's units, rounded up.
+
+    A limit that the container does not have is what its node can give; a request, 0.
+    """
+    kind, _, name = reference["resource"].partition(".")
+    limits, requests = ((container.get("resources") or {}).get(key) or {} for key in ("limits", "requests"))
+    quantity = limits.get(name, allocatable.get(name, "0")) if kind == "limits" else requests.get(name, "0")
+    divisor = amount_of(reference.get("divisor") or "1") or 1  # an object that was read back has "0" for none
+    return str(math.ceil((amount_of(quantity) or 0) / divisor))
 
 
 def hostname(pod: Obj) -> str:

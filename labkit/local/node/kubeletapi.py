@@ -31,7 +31,7 @@ def answer(kubelet: Kubelet, path: str) -> Answer:
         case "pods":
             return _json(_pod_list([worker.pod for worker in kubelet.workers()]))
         case "runningpods":
-            return _json(_pod_list([worker.pod for worker in kubelet.workers() if worker.running]))
+            return _json(_pod_list([worker.pod for worker in kubelet.workers() if worker.containers.running]))
         case "stats/summary":
             return _json(_summary(kubelet))
         case "metrics/resource":
@@ -92,7 +92,7 @@ def _summary(kubelet: Kubelet) -> Obj:
     for worker in kubelet.workers():
         states = worker.states
         containers = [{"name": name, "startTime": timestamp(states[name].started_at),
-                       **_use(worker.sandbox.cgroup / name)} for name in sorted(list(worker.running))]
+                       **_use(worker.sandbox.cgroup / name)} for name in sorted(list(worker.containers.running))]
         pods.append({"podRef": {"name": worker.name, "namespace": worker.namespace, "uid": worker.uid},
                      "startTime": (worker.pod.get("status") or {}).get("startTime"), "containers": containers,
                      **_use(worker.sandbox.cgroup)})
@@ -104,7 +104,8 @@ def _resources(kubelet: Kubelet) -> Iterator[str]:
            " core-seconds")
     yield "# TYPE container_cpu_usage_seconds_total counter"
     places = [(f'{{container="{name}",namespace="{worker.namespace}",pod="{worker.name}"}}',
-               worker.sandbox.cgroup / name) for worker in kubelet.workers() for name in sorted(list(worker.running))]
+               worker.sandbox.cgroup / name) for worker in kubelet.workers()
+              for name in sorted(list(worker.containers.running))]
     yield from (f"container_cpu_usage_seconds_total{labels} {cpu_seconds(place):.6f}" for labels, place in places)
     yield "# HELP container_memory_working_set_bytes [ALPHA] Current working set of the container in bytes"
     yield "# TYPE container_memory_working_set_bytes gauge"

@@ -47,6 +47,12 @@ def node_object(node: NodeNet, settings: NodeSettings) -> Obj:
     }
 
 
+def capacity(settings: NodeSettings) -> dict[str, str]:
+    """What a node has, all of which pods may use."""
+    return {"cpu": str(os.cpu_count() or 1), "memory": f"{_memory_kib()}Ki", "pods": str(settings.max_pods),
+            "ephemeral-storage": "129900528Ki", "hugepages-1Gi": "0", "hugepages-2Mi": "0"}
+
+
 def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready: str = "") -> Obj:
     """The node's status: what this machine is, and whether it is well.
 
@@ -56,9 +62,6 @@ def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready:
         previous: the status before, for its times.
         not_ready: why it is not ready, or "".
     """
-    memory = _memory_kib()
-    capacity = {"cpu": str(os.cpu_count() or 1), "memory": f"{memory}Ki", "pods": str(settings.max_pods),
-                "ephemeral-storage": "129900528Ki", "hugepages-1Gi": "0", "hugepages-2Mi": "0"}
     now = timestamp()
     external = [{"type": "ExternalIP", "address": settings.external_ip}] if settings.external_ip else []
     old = {condition["type"]: condition for condition in previous.get("conditions") or ()}
@@ -77,7 +80,7 @@ def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready:
     return {
         "addresses": [{"type": "InternalIP", "address": node.ip}, *external,
                       {"type": "Hostname", "address": node.name}],
-        "capacity": capacity, "allocatable": capacity, "conditions": conditions,
+        "capacity": capacity(settings), "allocatable": capacity(settings), "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
         "nodeInfo": {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),

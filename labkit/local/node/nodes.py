@@ -62,7 +62,7 @@ class Nodes:
                                               f"{word.get(reason, reason)}")
 
         def running() -> bool:
-            return name in worker.running and worker.states[name].restarts == attempt
+            return name in worker.containers.running and worker.states[name].restarts == attempt
 
         return read_log(worker.files.log(name, attempt), running=running, follow=follow and not previous, tail=tail,
                         since_seconds=since_seconds, timestamps=timestamps, limit_bytes=limit_bytes)
@@ -76,14 +76,14 @@ class Nodes:
         """
         obj, worker = self._find(namespace, pod)
         name = self._container(obj, container)
-        if worker is None or name not in worker.running:
+        if worker is None or name not in worker.containers.running:
             phase = (obj.get("status") or {}).get("phase")
             if phase in ("Succeeded", "Failed"):
                 raise ApiError(500, "InternalError", "cannot exec into a container in a completed pod; "
                                                      f"current phase is {phase}")
             raise ApiError(500, "InternalError", f'unable to upgrade connection: container not found ("{name}")')
         try:
-            return await worker.exec(name, list(argv), stdin=stdin, tty=tty)
+            return await worker.containers.exec(name, list(argv), stdin=stdin, tty=tty)
         except SandboxError as error:
             raise ApiError(500, "InternalError", f"OCI runtime exec failed: {error}") from error
 
@@ -97,7 +97,7 @@ class Nodes:
         """
         obj, worker = self._find(namespace, pod)
         name = self._container(obj, container)
-        if worker is None or name not in worker.running:
+        if worker is None or name not in worker.containers.running:
             raise ApiError(500, "InternalError", f'unable to upgrade connection: container {name} not found in pod '
                                                  f"{pod}_{namespace}")
         spec: Obj = next((c for c in containers(obj) if c["name"] == name), {})
@@ -106,11 +106,11 @@ class Nodes:
         writable = None
         if stdin and spec.get("stdin"):
             with contextlib.suppress(OSError):  # it reads no more
-                writable = worker.open_stdin(name)
+                writable = worker.containers.open_stdin(name)
 
         def close() -> None:
             if ends_with_its_client(spec):
-                worker.close_stdin(name)
+                worker.containers.close_stdin(name)
 
         return Attached(log, writable, tty=bool(spec.get("tty")), close=close)
 

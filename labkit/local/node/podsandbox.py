@@ -11,7 +11,7 @@ from labkit.local.client import ApiError, Client, Obj
 from labkit.local.fabric import NodeNet, PodNet, Vnet
 from labkit.local.fabric import netns as network
 from labkit.local.launcher.kernel import start_time
-from labkit.local.node import sandbox, volumes
+from labkit.local.node import nodeobject, sandbox, volumes
 from labkit.local.node.environment import ConfigError, Place, hostname
 from labkit.local.node.runtime import Launcher, PodFiles, end_cgroup, kill_cgroup, same_process
 from labkit.local.node.settings import NodeSettings
@@ -81,7 +81,7 @@ class PodSandbox:
     @property
     def place(self) -> Place:
         """Where the pod runs."""
-        return Place(self.ip, self._host.node.ip, self._host.node.name)
+        return Place(self.ip, self._host.node.ip, self._host.node.name, nodeobject.capacity(self._host.settings))
 
     async def adopt(self) -> bool:
         """Find it as a former daemon left it; False where nothing of it runs."""

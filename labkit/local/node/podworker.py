@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
 from labkit.local.client import ApiError, Obj
-from labkit.local.fabric import netns as network
-from labkit.local.node import attach, catalogue, health, probes, sandbox, status, volumes
-from labkit.local.node.environment import ConfigError, environment, etc_files, expand, hostname
+from labkit.local.node import catalogue, health, status
+from labkit.local.node.containers import Containers
+from labkit.local.node.environment import ConfigError
 from labkit.local.node.ipam import NetworkNotReadyError
 from labkit.local.node.podsandbox import Host, PodSandbox
-from labkit.local.node.runtime import Running, SandboxError, kill_cgroup, process_end, signal_process
+from labkit.local.node.runtime import Running, SandboxError
 from labkit.local.node.status import ContainerState, Ended
-from labkit.local.node.streams import Exec, collect
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +34,17 @@ class PodWorker:
     """
 
     def __init__(self, host: Host, pod: Obj) -> None:
-        self._host, self.pod = host, pod
+        self._host = host
         meta, spec = pod["metadata"], pod["spec"]
         self.uid, self.name, self.namespace = meta["uid"], meta["name"], meta["namespace"]
         self.sandbox = PodSandbox(host, pod)
         self.files = self.sandbox.files
+        self.containers = Containers(host, self.sandbox, pod)
         self._policy = spec.get("restartPolicy", "Always")
         self.states: dict[str, ContainerState] = {}
         for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
             reason = "PodInitializing" if spec.get("initContainers") else "ContainerCreating"
             self.states[container["name"]] = ContainerState(container["name"], container["image"], reason=reason)
-        self.running: dict[str, Running] = {}
-        self._stdins: dict[str, int] = {}  # of containers whose stdin ends with the client that attaches
         self._initialised = not spec.get("initContainers")
         self._started = pod.get("status", {}).get("startTime") or status.timestamp()
         self._found: dict[str, Running] = {}  # of a former daemon
@@ -61,6 +56,11 @@ class PodWorker:
         self._published: Obj | None = None
         self._publish_soon = False
 
+    @property
+    def pod(self) -> Obj:
+        """Its object, as it was last seen."""
+        return self.containers.pod
+
     # Life ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -69,7 +69,7 @@ class PodWorker:
 
     def update(self, pod: Obj) -> None:
         """Take notice of a change of its object."""
-        self.pod = pod
+        self.containers.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             self._stopping.set()
         elif self._serving:
@@ -153,7 +153,7 @@ class PodWorker:
 
     async def refresh_volumes(self) -> None:
         """Bring changes of what volumes are made from into the files of the running pod."""
-        if self.running:
+        if self.containers.running:
             await self.sandbox.refresh()
 
     def _recall(self, container: Obj, key: str) -> None:
@@ -204,7 +204,7 @@ class PodWorker:
         name, wait = container["name"], 0.0
         while True:
             running = await self._start_or_adopt(container)
-            watching = self._spawn(self._watch_health(container, running))
+            watching = self._spawn(self._watch_health(container))
             ended = await self._until_end(name, running)
             watching.cancel()
             self._set(self.states[name].terminated(ended))
@@ -248,7 +248,7 @@ class PodWorker:
         """A container that a former daemon started, or a new one."""
         name = container["name"]
         if found := self._found.pop(name, None):
-            self.running[name] = found
+            self.containers.running[name] = found
             return found
         wait = 0.0
         while True:
@@ -257,7 +257,11 @@ class PodWorker:
                 wait = await self._no_image(container, wait)
                 continue
             try:
-                running = await self._start_container(container, image)
+                prepared = self.containers.prepare(container, image)
+                self._container_event(container, "Pulled",
+                                      f'Container image "{container["image"]}" already present on machine')
+                self._container_event(container, "Created", f"Created container {name}")
+                running = await self.containers.start(container, prepared, self.states[name].restarts)
             except ConfigError as error:
                 self._set(self.states[name].waiting("CreateContainerConfigError", str(error)))
                 self._container_event(container, "Failed", f"Error: {error}", normal=False)
@@ -270,9 +274,12 @@ class PodWorker:
                 self._set(self.states[name].terminated(Ended(128, 0, now, now, "StartError", message)))
                 wait = await self._back_off(container, wait, Ended(128, 0, now, now))
                 continue
-            self.running[name] = running
-            self._set(self.states[name].running(running.started, self._id(name)))
             self._container_event(container, "Started", f"Started container {name}")
+            if failed := await self.containers.hook(container, "postStart"):
+                self._container_event(container, "FailedPostStartHook", failed, normal=False)
+                self._container_event(container, "Killing", "FailedPostStartHook")
+                await self._stop_container(container)
+            self._set(self.states[name].running(running.started, self._id(name)))
             return running
 
     async def _no_image(self, container: Obj, wait: float) -> float:
@@ -295,110 +302,14 @@ class PodWorker:
     def _id(self, name: str) -> str:
         return f"labkit://{self.uid}/{name}/{self.states[name].restarts}"
 
-    def _process(self, container: Obj, image: catalogue.Image) -> tuple[dict[str, Any], sandbox.Identity]:
-        """What a container runs: the launcher's words, and as whom."""
-        host = self._host
-        who = sandbox.identity(self.pod, container)
-        env = {"PATH": image.path, "HOME": "/root" if who.uid == 0 else "/", "HOSTNAME": hostname(self.pod),
-               "KUBERNETES_SERVICE_HOST": host.settings.api_service_ip, "KUBERNETES_SERVICE_PORT": "443",
-               **sandbox.package_environment(), **image.env}
-        if container.get("tty"):
-            env["TERM"] = "xterm"
-        if who.privileged and self.sandbox.on_host:
-            env |= host.privileged_view()[1]
-        env |= environment(self.pod, container, self.sandbox.place, self.sandbox.lookup)
-        words = image.command(container.get("command") or (), container.get("args") or ())
-        argv = [expand(word, env) for word in words]
-        if not argv:
-            raise SandboxError("no command specified")
-        own = argv[0].rpartition("/")[2]
-        if own in image.tools and argv[0].startswith("/"):
-            argv[0] = f"{catalogue.TOOLS}/{own}"  # wherever the real image has it
-        return sandbox.process(argv, env, container.get("workingDir") or "/", who), who
-
-    async def _start_container(self, container: Obj, image: catalogue.Image) -> Running:
-        host, name = self._host, container["name"]
-        process, who = self._process(container, image)
-        if attach.ends_with_its_client(container):
-            process["argv"] = attach.reading_only(process["argv"])
-        mounts = volumes.mounts(container, self.sandbox.volumes, process["env"])
-        if who.privileged and self.sandbox.on_host:
-            taken = {mount.target for mount in mounts}
-            mounts += [mount for mount in host.privileged_view()[0] if mount.target not in taken]
-        attempt = self.states[name].restarts
-        folder = self.files.container(name)
-        self.files.forget(name, attempt - 2)  # `kubectl logs --previous` shows one former attempt
-        self._container_event(container, "Pulled",
-                              f'Container image "{container["image"]}" already present on machine')
-        self._container_event(container, "Created", f"Created container {name}")
-        log_file = folder / f"{attempt}.log"
-        log_file.touch()
-        answer = await host.launcher.request("container", {
-            **process, **sandbox.root(image, who, mounts, etc_files(self.pod, self.sandbox.place, host.settings),
-                                      host.mountpoint()),
-            "pause": self.sandbox.pause, "cgroup": str(self.sandbox.cgroup / name), "stdin": self._stdin(container),
-            "tty": bool(container.get("tty")), "log": str(log_file),
-            "state": str(folder / f"{attempt}.state"), "exit": str(folder / f"{attempt}.exit")})
-        return Running(answer["pid"], answer["shim"], answer["started"])
-
-    def _stdin(self, container: Obj) -> str | None:
-        """A container that asks for stdin gets a pipe that never ends; attached clients write to it.
-
-        With stdinOnce its only writing end is ours, so that it ends when we close it.
-        """
-        name = container["name"]
-        if not container.get("stdin"):
-            return None
-        path = self.files.container(name) / "stdin"
-        if not path.exists():
-            os.mkfifo(path)
-            path.chmod(0o666)  # a command that is not root opens it again; nobody else comes into this folder
-        if attach.ends_with_its_client(container):
-            self.close_stdin(name)
-            self._stdins[name] = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        return str(path)
-
-    def open_stdin(self, name: str) -> int:
-        """A descriptor for an attached client to write to.
-
-        Raises:
-            OSError: when nobody reads: the container ended, or its stdin did.
-        """
-        container = next(c for c in status.containers(self.pod) if c["name"] == name)
-        if container.get("tty"):
-            terminal = attach.terminal_of(self.running[name].shim)
-            os.set_blocking(terminal, False)
-            return terminal
-        return os.open(self.files.container(name) / "stdin", os.O_WRONLY | os.O_NONBLOCK)
-
-    def close_stdin(self, name: str) -> None:
-        """An attached client ended stdin: that ends it for the container, where it wants it so."""
-        if (end := self._stdins.pop(name, None)) is not None:
-            os.close(end)
-
-    async def _until_end(self, name: str, running: Running) -> Ended:
-        """Wait for a container's end and read how it ended."""
-        if running.shim:
-            await process_end(running.shim)
-        self.running.pop(name, None)
-        self.close_stdin(name)
-        found = self.files.exit(name, self.states[name].restarts)
-        if found:
-            return Ended(found.code, found.signal, found.started, found.finished)
-        return Ended(137, 9, running.started, time.time(), "ContainerStatusUnknown",
-                     "The container could not be located when the pod was terminated")
-
     # Health -------------------------------------------------------------------------------------
 
-    async def _watch_health(self, container: Obj, running: Running) -> None:
+    async def _watch_health(self, container: Obj) -> None:
         name = container["name"]
-        ports = {p["name"]: p["containerPort"] for p in container.get("ports") or () if "name" in p}
-        target = probes.Target(self.sandbox.ip, ports, lambda argv, timeout: self._probe_command(name, argv, timeout),
-                               self._node_socket)
 
         async def restart(kind: str) -> None:
             self._container_event(container, "Killing", f"Container {name} failed {kind} probe, will be restarted")
-            await self._stop_container(container, running, self._grace())
+            await self._stop_container(container)
 
         then = health.Consequences(
             started=lambda: self._set(replace(self.states[name], started=True)),
@@ -407,43 +318,8 @@ class PodWorker:
                 container, "Unhealthy", f"{kind} probe failed: {message}", normal=False),
             restart=restart)
         state = self.states[name]
-        await health.look_after(container, target, then, started=state.started, ready=state.ready)
-
-    async def _node_socket(self) -> Any:
-        return await self._host.blocking(network.socket_in, self._host.node.netns, socket.AF_INET, socket.SOCK_STREAM)
-
-    async def _probe_command(self, name: str, argv: list[str], timeout: float) -> tuple[int, str]:
-        try:
-            process = await self.exec(name, argv, stdin=False, tty=False)
-        except SandboxError as error:
-            return 126, str(error)
-        try:
-            async with asyncio.timeout(timeout):
-                return await collect(process)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            return 124, f"command {' '.join(argv)!r} timed out"
-
-    async def exec(self, name: str, argv: list[str], *, stdin: bool, tty: bool) -> Exec:
-        """Run one more command in a container that runs.
-
-        Raises:
-            SandboxError: when the container does not run, or the command is not there.
-        """
-        container = next((entry for entry in status.containers(self.pod) if entry["name"] == name), None)
-        running = self.running.get(name)
-        if container is None or running is None:
-            raise SandboxError(f"container {name} is not running")
-        image = catalogue.find(container["image"])
-        assert image is not None
-        process, _ = self._process(container, image)
-        own = argv[0].rpartition("/")[2]
-        first = f"{catalogue.TOOLS}/{own}" if own in image.tools and argv[0].startswith("/") else argv[0]
-        env = process["env"] | ({"TERM": "xterm"} if tty else {})
-        spec = {**process, "argv": [first, *argv[1:]], "env": env, "pid": running.pid,
-                "cgroup": str(self.sandbox.cgroup / name)}
-        return await Exec.start(self._host.launcher, spec, stdin=stdin, tty=tty)
+        await health.look_after(container, self.containers.target(container), then, started=state.started,
+                                ready=state.ready)
 
     # The end ------------------------------------------------------------------------------------
 
@@ -452,30 +328,22 @@ class PodWorker:
         given = self.pod["spec"].get("terminationGracePeriodSeconds", 30)
         return float(given if of_deletion is None else of_deletion)
 
-    async def _stop_container(self, container: Obj, running: Running, grace: float) -> None:
-        """PreStop, SIGTERM, and after the grace period SIGKILL for all that is left."""
-        deadline = time.monotonic() + grace
-        hook = ((container.get("lifecycle") or {}).get("preStop") or {}).get("exec")
-        if hook and grace > 0:
-            await self._probe_command(container["name"], list(hook["command"]), grace)
-        signal_process(running.pid, signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process_end(running.shim), max(deadline - time.monotonic(), 0.01))
-            return
-        kill_cgroup(self.sandbox.cgroup / container["name"])
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process_end(running.shim), 5)
+    async def _stop_container(self, container: Obj) -> None:
+        await self.containers.stop(container, self._grace(), lambda failed: self._container_event(
+            container, "FailedPreStopHook", failed, normal=False))
+
+    async def _until_end(self, name: str, running: Running) -> Ended:
+        return await self.containers.until_end(name, running, self.states[name].restarts)
 
     async def _terminate(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         containers = {c["name"]: c for c in status.containers(self.pod)}
-        ending = dict(self.running)
+        ending = dict(self.containers.running)
         for name in ending:
             self._container_event(containers[name], "Killing", f"Stopping container {name}")
             self._set(replace(self.states[name], ready=False))
-        await asyncio.gather(*(self._stop_container(containers[name], running, self._grace())
-                               for name, running in ending.items()))
+        await asyncio.gather(*(self._stop_container(containers[name]) for name in ending))
         for name, running in ending.items():
             self.states[name] = self.states[name].terminated(await self._until_end(name, running))
         self._publish()
@@ -508,7 +376,7 @@ class PodWorker:
         if new == self._published:
             return
         try:
-            self.pod = self._host.client.patch("pods", self.name, {"status": new}, self.namespace,
+            self.containers.pod = self._host.client.patch("pods", self.name, {"status": new}, self.namespace,
                                                subresource="status")
             self._published = new
         except ApiError as error:

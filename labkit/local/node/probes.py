@@ -40,7 +40,7 @@ async def attempt(probe: Obj, target: Target) -> tuple[bool, str]:
                 code, output = await target.run(list(probe["exec"].get("command") or ()), timeout)
                 return code == 0, output.strip()
             if "httpGet" in probe:
-                return await _http(probe["httpGet"], target)
+                return await http_get(probe["httpGet"], target)
             if "tcpSocket" in probe:
                 await _tcp(probe["tcpSocket"], target)
     except TimeoutError:
@@ -73,7 +73,12 @@ async def _tcp(spec: Obj, target: Target) -> None:
     (await _connect(spec, target)).close()
 
 
-async def _http(spec: Obj, target: Target) -> tuple[bool, str]:
+async def http_get(spec: Obj, target: Target) -> tuple[bool, str]:
+    """Ask: whether the answer was a good one, and what to say if not.
+
+    Raises:
+        OSError: nobody answers.
+    """
     secure = spec.get("scheme", "HTTP") == "HTTPS"
     sock = await _connect(spec, target)
     reader, writer = await asyncio.open_connection(

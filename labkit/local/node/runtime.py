@@ -62,7 +62,7 @@ class Launcher:
         self._exits: dict[int, asyncio.Future[int]] = {}
 
     async def request(self, op: str, spec: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """Ask for a fork.
+        """Ask for a fork. The answer's "fds" are descriptors that came with it, and the caller's own.
 
         Raises:
             SandboxError: when it was refused.
@@ -135,11 +135,11 @@ class Launcher:
     def _readable(self) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(1 << 20)
+            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 20, 1)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            data, fds = b"", []
         if not data:
             self._lost()
             return
@@ -149,7 +149,10 @@ class Launcher:
             if future and not future.done():
                 future.set_result(message["exit"])
         elif (waiting := self._waiting.get(message["id"])) and not waiting.done():
-            waiting.set_result(message)
+            waiting.set_result({**message, "fds": fds})
+        else:
+            for fd in fds:  # nobody waits for it any more
+                os.close(fd)
 
     def _lost(self) -> None:
         """The launcher died; the next request starts another."""

@@ -7,7 +7,6 @@ import calendar
 import contextlib
 import fcntl
 import os
-import pty
 import signal
 import struct
 import termios
@@ -93,25 +92,25 @@ class Exec:
             SandboxError: when it cannot be started.
         """
         if tty:
-            ours, theirs = pty.openpty()
-            given, kept, writable = [theirs], {ours: 1}, ours
-        else:
-            in_read, in_write = os.pipe()
-            out_read, out_write = os.pipe()
-            err_read, err_write = os.pipe()
-            given, kept, writable = [in_read, out_write, err_write], {out_read: 1, err_read: 2}, in_write
+            answer = await launcher.request("exec", {**spec, "tty": True})
+            terminal = answer["fds"][0]
+            return cls(launcher, answer["id"], answer["pid"], {terminal: 1}, terminal, tty=True)
+        in_read, in_write = os.pipe()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        given, kept = [in_read, out_write, err_write], {out_read: 1, err_read: 2}
         try:
-            answer = await launcher.request("exec", {**spec, "tty": tty}, given)
+            answer = await launcher.request("exec", {**spec, "tty": False}, given)
         except BaseException:
-            for fd in {*kept, writable}:
+            for fd in (*kept, in_write):
                 os.close(fd)
             raise
         finally:
             for fd in given:
                 os.close(fd)
-        if not tty and not stdin:
-            os.close(writable)
-        return cls(launcher, answer["id"], answer["pid"], kept, writable if tty or stdin else None, tty=tty)
+        if not stdin:
+            os.close(in_write)
+        return cls(launcher, answer["id"], answer["pid"], kept, in_write if stdin else None, tty=False)
 
     def _readable(self, fd: int, stream: int) -> None:
         try:

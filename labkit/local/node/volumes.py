@@ -131,7 +131,7 @@ def _downward(item: Obj, pod: Obj, place: Place) -> str:
         return field_value(item["fieldRef"]["fieldPath"], pod, place)
     reference = item["resourceFieldRef"]
     containers = {c["name"]: c for c in pod["spec"]["containers"]}
-    return resource_value(reference["resource"], containers.get(reference.get("containerName", ""), {}))
+    return resource_value(reference, containers.get(reference.get("containerName", ""), {}), place.allocatable)
 
 
 def _write(folder: Path, path: str, data: bytes, mode: int) -> None:
