@@ -55,7 +55,7 @@ def well(lab: Lab, what: str) -> None:
         assert unwell(lab) == []
         return True
 
-    wait_for(nothing, what, 90, 1)
+    wait_for(nothing, what, interval=1)
 
 
 def pasted(lab: Lab, command: str, tmp_path) -> None:
@@ -63,7 +63,7 @@ def pasted(lab: Lab, command: str, tmp_path) -> None:
     credentials = lab.azure.credentials(lab.settings.resource_group, lab.settings.name)
     (tmp_path / "kubeconfig").write_bytes(credentials)
     done = subprocess.run(["bash", "-ec", command], env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
-                          capture_output=True, text=True, timeout=120, check=False)
+                          capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
@@ -74,7 +74,7 @@ def broken_named_and_mended(lab: Lab, name: str, tmp_path) -> None:
         found = lab.diagnose()[name]
         return found if found.level in ("problem", "warning") else None
 
-    found = wait_for(named, f"the doctor names {name}", 60, 1)
+    found = wait_for(named, f"the doctor names {name}", interval=1)
     assert found.command
     pasted(lab, found.command, tmp_path)
     well(lab, f"all is well after {name}")
@@ -124,7 +124,7 @@ def flush(lab: Lab, prefix: str) -> None:
 def test_a_cluster_that_brings_its_own_network(bare, lab_paths, tmp_path):
     """Without a network; without kube-proxy too early, so that nobody finds the API's name; and with all in order."""
     wait_for(lambda: {f.split("[")[-1].split("]")[0] for f in unwell(bare)} == {"no-cni", "no-endpoints"},
-             "the doctor says that there is no network", 30, 1)
+             "the doctor says that there is no network", interval=1)
     switch = bare._around(0).proxy
     switch.set(False, print)
     flush(bare, lab_paths.prefix)
@@ -137,7 +137,7 @@ def test_a_cluster_that_brings_its_own_network(bare, lab_paths, tmp_path):
         assert report["kube-proxy-gone"].command == switch.command(True)
         return report["ep-dns-deadlock"] if report["ep-dns-deadlock"].level == "problem" else None
 
-    found = wait_for(stuck, "the doctor names the deadlock", 60, 1)
+    found = wait_for(stuck, "the doctor names the deadlock", interval=1)
     assert f"lookup {bare.facts().api_host} on 10.0.0.10:53: i/o timeout" in found.evidence
     assert found.command.startswith(switch.command(True))
     switch.set(True, print)  # what az does by an extension that is not on PyPI

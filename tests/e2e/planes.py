@@ -79,19 +79,17 @@ def switch(cluster: TestCluster, *, ebpf: bool) -> None:
     """The article's switch; on a 1.20 cluster kube-proxy is patched away with it."""
     cluster.apply(endpoint(cluster))
     restart_operator(cluster)
-    wait_for(
-        lambda: rolled(cluster, fqdn(cluster)) and cluster.system_ready(), "calico-node has the API's name", 60
-    )
+    wait_for(lambda: rolled(cluster, fqdn(cluster)) and cluster.system_ready(), "calico-node has the API's name")
     if not ebpf:
         patch_felix(cluster, bpfEnabled=False)
     patch_kube_proxy(cluster, away=ebpf)
     if ebpf:
         patch_felix(cluster, bpfEnabled=True)
-    wait_for(lambda: data_planes(cluster) == {PLANES[ebpf]}, "all nodes have switched", 30)
+    wait_for(lambda: data_planes(cluster) == {PLANES[ebpf]}, "all nodes have switched")
     if ebpf:  # maps are pinned before programs are attached
-        wait_for(lambda: at_connect(cluster) == set(cluster.nodes()), "all nodes choose at connect()", 30)
+        wait_for(lambda: at_connect(cluster) == set(cluster.nodes()), "all nodes choose at connect()")
     else:
-        wait_for(cluster.system_ready, "kube-proxy is back", 30)
+        wait_for(cluster.system_ready, "kube-proxy is back")
 
 
 def curl(cluster: TestCluster, namespace: str, caller: str, url: str, *, seconds: float = 5) -> str:

@@ -94,7 +94,7 @@ class TestCluster:
             input=stdin,
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         if check:
@@ -107,7 +107,7 @@ class TestCluster:
     def nodes(self) -> list[str]:
         return sorted(n.metadata.name for n in self.core.list_node().items)
 
-    def run_as(self, who: str, *words: str, timeout: float = 15) -> subprocess.CompletedProcess[str]:
+    def run_as(self, who: str, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """A command as an outside client."""
         return subprocess.run(
             ["nsenter", f"--net=/run/netns/{self.paths.netns('client', who)}", "--", *words],
@@ -128,7 +128,6 @@ class TestCluster:
             wait_for(
                 lambda: name not in {n.metadata.name for n in self.core.list_namespace().items},
                 "the namespace is gone",
-                60,
             )
 
     def system_ready(self) -> bool:
@@ -179,7 +178,7 @@ def create_cluster(
             },
         },
     }
-    aks.managed_clusters.begin_create_or_update(group, name, parameters).result(60)
+    aks.managed_clusters.begin_create_or_update(group, name, parameters).result(180)
     credentials = aks.managed_clusters.list_cluster_admin_credentials(group, name)
     kubeconfig = folder / f"{name}.kubeconfig"
     kubeconfig.write_bytes(bytes(credentials.kubeconfigs[0].value))
@@ -192,16 +191,16 @@ def create_cluster(
         return cluster.system_ready() and (policy != "calico" or bool(nodes))
 
     if plugin != "none":  # else nothing is ready before somebody brings a network
-        wait_for(system, "all system pods are ready", 60)
+        wait_for(system, "all system pods are ready")
     return cluster
 
 
 def delete_cluster(cluster: TestCluster) -> None:
     with cluster:
-        cluster.groups.resource_groups.begin_delete(cluster.group).result(60)
+        cluster.groups.resource_groups.begin_delete(cluster.group).result(180)
 
 
-def wait_for(holds: Callable[[], Any], what: str, timeout: float = 30, interval: float = 0.1) -> Any:
+def wait_for(holds: Callable[[], Any], what: str, timeout: float = 120, interval: float = 0.1) -> Any:
     """Poll until it holds; a failure says what was waited for and the last answer."""
     deadline, last = time.monotonic() + timeout, None
     while time.monotonic() < deadline:

@@ -139,7 +139,7 @@ def test_the_articles_commands_as_printed(shell, cluster, tmp_path):
         assert (conditions["Available"], conditions["Degraded"]) == ("True", "False")
         return True
 
-    wait_for(switched, "eBPF carries the services, and the operator is content", 90, 1)
+    wait_for(switched, "eBPF carries the services, and the operator is content", interval=1)
     assert "No resources found" in shell("kubectl get pods -n kube-system -l component=kube-proxy").stderr
 
 

@@ -44,7 +44,7 @@ def token(daemon):
 def request(daemon, method, path, *, body=None, token=None, kind="application/json", host=None):
     """One request on the lab's port; with `host` to a cluster's API, by the proxy as kubectl goes."""
     trusted = ssl.create_default_context(cafile=daemon.ca_file)
-    connection = http.client.HTTPSConnection("localhost", daemon.port, context=trusted, timeout=10)
+    connection = http.client.HTTPSConnection("localhost", daemon.port, context=trusted, timeout=60)
     if host:
         connection.set_tunnel(host, 443)
         connection.host = "127.0.0.1"
@@ -240,7 +240,7 @@ def test_an_unknown_image_is_told_which_there_are(lab, cluster, namespace):
 
 
 def proxy(daemon, authorization, target="203.0.113.10:80"):
-    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=60)
     connection.request("CONNECT", target, headers={"Proxy-Authorization": authorization} if authorization else {})
     answer = connection.getresponse()
     said = answer.status, answer.headers.get("Proxy-Authenticate"), answer.read().decode()

@@ -28,7 +28,7 @@ def test_by_papermill(tmp_path):
         [sys.executable, "-m", "labkit.cli", "run", "-o", str(tmp_path), *quick],
         text=True,
         capture_output=True,
-        timeout=400,
+        timeout=700,
         check=False,
         cwd=tmp_path,
     )
@@ -61,7 +61,7 @@ def test_by_nbval_on_what_papermill_left(tmp_path):
          "-W", "ignore", str(tmp_path)],
         text=True,
         capture_output=True,
-        timeout=500,
+        timeout=700,
         check=False,
         cwd=ROOT,
         env=environment,
@@ -75,7 +75,7 @@ def test_run_names_the_failing_cell_and_a_hint(tmp_path, daemon):
         [sys.executable, "-m", "labkit.cli", "run", "-o", str(tmp_path), "01", "-p", "kubernetes_version", "0.9.9"],
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
         cwd=tmp_path,
     )

