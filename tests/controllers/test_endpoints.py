@@ -121,22 +121,68 @@ def test_a_slice_holds_a_hundred(world: World) -> None:
     world.run(body)
 
 
-def test_without_a_selector_endpoints_are_someone_elses(world: World) -> None:
-    async def body(world: World) -> None:
-        world.api.create(
-            "services",
-            {"metadata": {"name": "bare", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}},
+def test_without_a_selector_endpoints_are_someone_elses_and_slices_say_the_same(world: World) -> None:
+    """Proxies read slices: what somebody wrote into Endpoints would else reach nobody."""
+
+    def said() -> list[tuple[int, str, bool]]:
+        return sorted(
+            (item["ports"][0]["port"], end["addresses"][0], end["conditions"]["ready"])
+            for item in slices(world, "bare")
+            for end in item["endpoints"]
         )
+
+    async def body(world: World) -> None:
+        service(world, "bare", selector=None)
+        mine = world.api.create(
+            "endpoints",
+            {
+                "metadata": {"name": "bare", "namespace": "default", "labels": {"of": "mine"}},
+                "subsets": [
+                    {
+                        "addresses": [{"ip": "1.2.3.4"}],
+                        "notReadyAddresses": [{"ip": "1.2.3.5"}],
+                        "ports": [{"port": 80}],
+                    },
+                    {"addresses": [{"ip": "1.2.3.6"}], "ports": [{"port": 81}]},
+                ],
+            },
+        )
+        await world.until(lambda: said() == [(80, "1.2.3.4", True), (80, "1.2.3.5", False), (81, "1.2.3.6", True)])
+        labels = slices(world, "bare")[0]["metadata"]["labels"]
+        assert labels["endpointslice.kubernetes.io/managed-by"] == "endpointslicemirroring-controller.k8s.io"
+        assert labels["of"] == "mine"
+        assert world.api.get("endpoints", "bare", "default")["subsets"] == mine["subsets"]
+
+        names = {item["metadata"]["name"] for item in slices(world, "bare")}
+        subsets = [{"addresses": [{"ip": "1.2.3.7"}], "ports": [{"port": 80}]}]
+        world.api.update("endpoints", {**mine, "subsets": subsets})
+        await world.until(lambda: said() == [(80, "1.2.3.7", True)])
+        assert {item["metadata"]["name"] for item in slices(world, "bare")} < names
+
+        skip = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+        current = world.api.get("endpoints", "bare", "default")
+        world.api.update("endpoints", {**current, "metadata": {**current["metadata"], "labels": skip}})
+        await world.until(lambda: not slices(world, "bare"))
+
+    world.run(body)
+
+
+def test_who_gets_a_selector_has_slices_of_its_pods_alone(world: World) -> None:
+    async def body(world: World) -> None:
+        bare = service(world, selector=None)
         world.api.create(
             "endpoints",
             {
-                "metadata": {"name": "bare", "namespace": "default"},
+                "metadata": {"name": "web", "namespace": "default"},
                 "subsets": [{"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 80}]}],
             },
         )
-        await world.settle()
-        assert world.api.get("endpoints", "bare", "default")["subsets"][0]["addresses"] == [{"ip": "1.2.3.4"}]
-        assert not slices(world, "bare")
+        await world.until(lambda: slices(world))
+        pod(world, "one", 8080)
+        world.api.update("services", {**bare, "spec": {**bare["spec"], "selector": {"app": "web"}}})
+        await world.until(
+            lambda: [e.get("targetRef", {}).get("name") for item in slices(world) for e in item["endpoints"]] == ["one"]
+        )
 
     world.run(body)
 

@@ -1,4 +1,4 @@
-"""Endpoints and endpoint slices of services that select pods."""
+"""Endpoints and endpoint slices: of services that select pods, and of those whose Endpoints somebody else writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labkit.local.client import Obj
 from .base import Context, Controller
 from .objects import deleting, finished, labels_of, ready
 from .queue import Key
-from .slices import MANAGED_BY, MANAGER, SERVICE_NAME, plan_slices, subsets
+from .slices import MANAGED_BY, MANAGER, MIRROR, SERVICE_NAME, Plan, plan_mirror, plan_slices, subsets
 from .store import key_of
 
 SLICES = "endpointslices.discovery.k8s.io"
@@ -31,6 +31,7 @@ class Endpoints(Controller):
         self.services.index("selector", _selector_pair)
         self.pods.index("labels", _label_pairs)
         self.slices.index("service", _slice_service)
+        self.slices.index("mirror", _mirror_service)
         self.services.subscribe(self._on_service)
         self.pods.subscribe(self._on_pod)
         self.slices.subscribe(self._on_slice)
@@ -53,12 +54,15 @@ class Endpoints(Controller):
         obj = new or old
         assert obj is not None
         if old is not None:
-            for key in _slice_service(obj):
+            for key in (*_slice_service(obj), *_mirror_service(obj)):
                 self.enqueue(key)
 
     def _on_endpoints(self, old: Obj | None, new: Obj | None) -> None:
-        if new is None and old is not None and self.services.get(key_of(old)):
-            self.enqueue(key_of(old))
+        obj = new or old
+        assert obj is not None
+        service = self.services.get(key_of(obj))
+        if service and (new is None or not service["spec"].get("selector")):
+            self.enqueue(key_of(obj))
 
     def _services_of(self, pod: Obj) -> Iterator[Obj]:
         labels = labels_of(pod)
@@ -79,11 +83,20 @@ class Endpoints(Controller):
         if service is None:
             self._clean_up(key)
             return
-        if deleting(service) or not service["spec"].get("selector") or service["spec"].get("type") == "ExternalName":
+        mirrored = self.slices.by("mirror", key)
+        if not service["spec"].get("selector"):
+            endpoints = self.endpoints.get(key)
+            self._carry_out(plan_mirror(endpoints, mirrored) if endpoints else Plan(delete=list(mirrored)))
+            return
+        if deleting(service) or service["spec"].get("type") == "ExternalName":
             return
         pods = sorted(self._pods_of(service), key=lambda pod: pod["metadata"]["name"])
         self._sync_endpoints(service, pods)
         plan = plan_slices(service, pods, self.slices.by("service", key), self.settings.minor)
+        plan.delete += mirrored
+        self._carry_out(plan)
+
+    def _carry_out(self, plan: Plan) -> None:
         for item in plan.create:
             self.stores.create(SLICES, item)
         for item in plan.update:
@@ -114,7 +127,7 @@ class Endpoints(Controller):
         current = self.endpoints.get(key)
         if current is not None:
             self.stores.delete("endpoints", current)
-        for item in self.slices.by("service", key):
+        for item in (*self.slices.by("service", key), *self.slices.by("mirror", key)):
             self.stores.delete(SLICES, item)
 
 
@@ -131,11 +144,15 @@ def _label_pairs(pod: Obj) -> list[tuple[str, str, str]]:
     return [(namespace, name, value) for name, value in labels_of(pod).items()]
 
 
-def _slice_service(item: Obj) -> list[Key]:
+def _slice_service(item: Obj, manager: str = MANAGER) -> list[Key]:
     labels = labels_of(item)
-    if labels.get(MANAGED_BY) != MANAGER or SERVICE_NAME not in labels:
+    if labels.get(MANAGED_BY) != manager or SERVICE_NAME not in labels:
         return []
     return [(item["metadata"]["namespace"], labels[SERVICE_NAME])]
+
+
+def _mirror_service(item: Obj) -> list[Key]:
+    return _slice_service(item, MIRROR)
 
 
 def _relevant(pod: Obj) -> tuple[object, ...]:

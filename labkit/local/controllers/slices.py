@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.local.client import Obj
 
-from .objects import annotations_of, deleting, finished, ready
+from .objects import annotations_of, deleting, finished, labels_of, ready
 
 PER_SLICE = 100
 PER_ENDPOINTS = 1000
 SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
-MANAGER = "endpointslice-controller.k8s.io"
+MANAGER, MIRROR = "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"
+SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror"
 HEADLESS = "service.kubernetes.io/headless"
 NOT_READY_TOO = "service.alpha.kubernetes.io/tolerate-unready-endpoints"
 
@@ -180,8 +181,10 @@ def _plan_group(
             plan.update.append({**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": stay})
 
 
-def _new_slice(service: Obj, labels: dict[str, str], ports: tuple[Port, ...], endpoints: list[Obj]) -> Obj:
-    meta = service["metadata"]
+def _new_slice(
+    owner: Obj, labels: dict[str, str], ports: tuple[Port, ...], endpoints: list[Obj], family: str = "IPv4"
+) -> Obj:
+    meta = owner["metadata"]
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -192,7 +195,7 @@ def _new_slice(service: Obj, labels: dict[str, str], ports: tuple[Port, ...], en
             "ownerReferences": [
                 {
                     "apiVersion": "v1",
-                    "kind": "Service",
+                    "kind": owner["kind"],
                     "name": meta["name"],
                     "uid": meta["uid"],
                     "controller": True,
@@ -200,10 +203,42 @@ def _new_slice(service: Obj, labels: dict[str, str], ports: tuple[Port, ...], en
                 }
             ],
         },
-        "addressType": "IPv4",
+        "addressType": family,
         "ports": _slice_ports(ports),
         "endpoints": endpoints,
     }
+
+
+def plan_mirror(endpoints: Obj, existing: Sequence[Obj]) -> Plan:
+    """Slices that say what somebody wrote into the Endpoints of a service without a selector: proxies read slices."""
+    plan, labels = Plan(), {k: v for k, v in labels_of(endpoints).items() if k not in (SERVICE_NAME, MANAGED_BY)}
+    labels |= {SERVICE_NAME: endpoints["metadata"]["name"], MANAGED_BY: MIRROR}
+    spare = list(existing)
+    for ports, family, ends in _mirrored(endpoints):
+        item = next((s for s in spare if (_ports_key(s.get("ports")), s["addressType"]) == (ports, family)), None)
+        if item is None:
+            plan.create.append(_new_slice({"kind": "Endpoints", **endpoints}, labels, ports, ends, family))
+            continue
+        spare.remove(item)
+        if item.get("endpoints") != ends or labels_of(item) != labels:
+            plan.update.append({**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": ends})
+    plan.delete = spare
+    return plan
+
+
+def _mirrored(endpoints: Obj) -> Iterator[tuple[tuple[Port, ...], str, list[Obj]]]:
+    if labels_of(endpoints).get(SKIP_MIRROR) == "true":
+        return
+    for subset in endpoints.get("subsets") or ():
+        ends: dict[str, list[Obj]] = {}
+        for place, ready_ones in (("addresses", True), ("notReadyAddresses", False)):
+            for address in subset.get(place) or ():
+                kept = {key: address[key] for key in ("hostname", "nodeName", "targetRef") if address.get(key)}
+                ends.setdefault("IPv6" if ":" in address["ip"] else "IPv4", []).append(
+                    {"addresses": [address["ip"]], "conditions": {"ready": ready_ones}, **kept}
+                )
+        for family in sorted(ends):
+            yield _ports_key(subset.get("ports")), family, ends[family][:PER_ENDPOINTS]
 
 
 def subsets(service: Obj, pods: Iterable[Obj]) -> list[Obj]:
