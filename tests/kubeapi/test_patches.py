@@ -69,6 +69,9 @@ def test_json_patch(api: Api) -> None:
         422, "Invalid", "the server rejected our request due to an error in our request")
     assert not error.details, "kubectl would print what Python says of it"
     assert refusal(api.patch, "deployments.apps", "web", [{"op": "dance"}], "default", type="json").code == 400
+    out = api.patch("deployments.apps", "web", [{"op": "add", "path": "/spec/template/metadata/labels/x"}],
+                    "default", type="json")
+    assert out["spec"]["template"]["metadata"]["labels"]["x"] == ""
 
 
 def applied(image: str, **more) -> dict:
@@ -100,7 +103,7 @@ def test_apply_to_what_was_created_before(api: Api) -> None:
     api.create("deployments.apps", deployment(), "default")
     error = refusal(api.patch, "deployments.apps", "web", applied("2"), "default", type="apply", field_manager="me",
                     force=False)
-    assert 'conflict with "before-first-apply"' in error.message
+    assert 'conflict with "before-first-apply" using apps/v1: .spec' in error.message
 
 
 def test_apply_takes_items_of_a_list_out_whole_or_leaves_their_key(api: Api) -> None:

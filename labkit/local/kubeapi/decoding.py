@@ -97,6 +97,8 @@ def _outer(outer: str, field: Field, value: Any, at: str, holder: Model, dropped
         pairs = [(f"{at}.{key}", one) for key, one in value.items()]
     for path, one in pairs:
         if one is None:
+            if field.kind == "string" and not inner and isinstance(value, dict):
+                value[path[len(at) + 1:]] = ""          # as Go reads null into a map of strings
             continue
         if inner:
             _outer(inner, field, one, path, holder, dropped)

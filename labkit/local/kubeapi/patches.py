@@ -40,6 +40,8 @@ def json_patch(target: Obj, patch: list[Obj]) -> Obj:
     if not isinstance(patch, list):
         raise errors.bad_request("error decoding patch: json: cannot unmarshal object into Go value of type"
                                  " jsonpatch.Patch")
+    if all(isinstance(one, dict) for one in patch):     # Kubernetes takes a value that is not there for null
+        patch = [{"value": None, **one} if one.get("op") in ("add", "replace", "test") else one for one in patch]
     try:
         out = jsonpatch.apply_patch(target, patch, in_place=True)
     except jsonpatch.InvalidJsonPatch as e:
