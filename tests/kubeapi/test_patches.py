@@ -6,6 +6,8 @@ import pytest
 
 from labkit.local.client import ApiError
 from labkit.local.kubeapi import Api
+from labkit.local.kubeapi.decoding import settle
+from labkit.local.kubeapi.patches import json_patch
 from labkit.local.kubeapi.strategic import strategic_merge
 
 from .test_verbs import deployment, refusal
@@ -69,9 +71,9 @@ def test_json_patch(api: Api) -> None:
         422, "Invalid", "the server rejected our request due to an error in our request")
     assert not error.details, "kubectl would print what Python says of it"
     assert refusal(api.patch, "deployments.apps", "web", [{"op": "dance"}], "default", type="json").code == 400
-    out = api.patch("deployments.apps", "web", [{"op": "add", "path": "/spec/template/metadata/labels/x"}],
-                    "default", type="json")
-    assert out["spec"]["template"]["metadata"]["labels"]["x"] == ""
+    bare = json_patch({"metadata": {"labels": {}}}, [{"op": "add", "path": "/metadata/labels/x"}])
+    settle(api.served_of("v1", "Pod"), bare)
+    assert bare == {"metadata": {"labels": {"x": ""}}}, "no value is null, and null in a map of strings is empty"
 
 
 def applied(image: str, **more) -> dict:
