@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,14 @@ def daemon(lab_paths: LabPaths) -> Iterator[object]:
 
 
 def leftovers(paths: LabPaths) -> list[str]:
-    """What of a lab is still on the machine."""
+    """What of a lab stays. Who was killed is there for as long as the kernel takes his namespaces apart."""
+    deadline = time.monotonic() + 60
+    while (found := _there(paths)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def _there(paths: LabPaths) -> list[str]:
     netns = Path("/run/netns")
     found = [
         f"namespace {n.name}"
