@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from labkit.local.kubeapi import Api
 from labkit.local.node import Kubelet, Nodes, NodeSettings
 from labkit.local.node.runtime import remove_cgroup
 from labkit.local.paths import LabPaths
+from labkit.local.server import lifecycle
 
 
 class Lab:
@@ -65,7 +64,7 @@ class Lab:
             return True
         return False
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> float:
+    async def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> float:
         started = time.perf_counter()
         while not condition():
             assert time.perf_counter() - started < seconds, [p["status"] for p in self.api.list("pods")]
@@ -78,7 +77,7 @@ class Lab:
         lines = await self.nodes.logs("default", name, container, **asked)
         return b"".join([data async for data in lines]).decode()
 
-    async def says(self, name: str, text: str, seconds: float = 10.0) -> str:
+    async def says(self, name: str, text: str, seconds: float = 60.0) -> str:
         """A pod's log, once it has the text."""
         started = time.perf_counter()
         while text not in (printed := await self.log(name)):
@@ -101,21 +100,17 @@ class Lab:
 
         asyncio.run(stop())
         self.api.close()
-        self.fabric.tear_down()
-        subprocess.run(["umount", self.paths.bpffs], check=True)  # what the daemon does on its way out
-        shutil.rmtree(self.paths.run)
-        assert remove_cgroup(self.paths.cgroup)
+        assert remove_cgroup(self.paths.cgroup), "no process is left"
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     home = tmp_path / "lab"
     home.mkdir()
-    lab = Lab(home)
     try:
+        lab = Lab(home)
         yield lab
-    finally:
         lab.close()
-        assert netns.names(lab.paths.prefix) == []
-        folder = lab.paths.cgroup / "c1" / lab.net.name
-        assert not folder.exists()
+    finally:
+        lifecycle.down(LabPaths(home))
+        assert netns.names(LabPaths(home).prefix) == []
