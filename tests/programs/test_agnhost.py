@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,13 @@ def test_serve_hostname_answers_by_tcp_and_udp() -> None:
             udp.settimeout(60)
             udp.sendto(b"?", ("127.0.0.1", port))
             assert udp.recv(100).decode() == socket.gethostname()
+
+
+def test_webserver_serves_files() -> None:
+    port = free_port()
+    with agnhost("test-webserver", f"--port={port}"):
+        assert get(port, __file__) == (200, Path(__file__).read_text())
+        assert get(port, "/no/such/file")[0] == 404
 
 
 @pytest.mark.parametrize(("address", "word"), [

@@ -1,7 +1,7 @@
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, DNSRecord
 
-from labkit.local.programs.coredns import Zone, answer, fitting
+from labkit.local.programs.coredns import Zone, answer, fitting, hosts
 
 
 @pytest.fixture
@@ -13,7 +13,8 @@ def zone():
     zone.on_service("ADDED", service("idle", clusterIP="None", ports=[]))
     for name, target in (("out", "example.com"), ("alias", "web.shop.svc.cluster.local"), ("address", "192.0.2.7"),
                          ("circle", "circle.shop.svc.cluster.local")):
-        zone.on_service("ADDED", service(name, externalName=target, clusterIP=""))
+        zone.on_service("ADDED", service(name, type="ExternalName", externalName=target, clusterIP=""))
+    zone.on_service("ADDED", service("former", type="ClusterIP", externalName="example.com", clusterIP="10.0.7.8"))
     for piece, port, endpoints in (
             ("db-1", 5432, [{"addresses": ["10.224.0.9"], "hostname": "db-0", "conditions": {"ready": True}},
                             {"addresses": ["10.224.0.10"], "conditions": {"ready": False}}]),
@@ -49,6 +50,7 @@ def ask(zone, name, kind="A"):
     ("10-224-0-12.web.shop.svc.cluster.local", "A", ("NOERROR", ["10.224.0.12"])),
     ("out.shop.svc.cluster.local", "A", ("NOERROR", ["example.com."])),
     ("out.shop.svc.cluster.local", "CNAME", ("NOERROR", ["example.com."])),
+    ("former.shop.svc.cluster.local", "A", ("NOERROR", ["10.0.7.8"])),
     ("alias.shop.svc.cluster.local", "A", ("NOERROR", ["10.0.7.7", "web.shop.svc.cluster.local."])),
     ("alias.shop.svc.cluster.local", "AAAA", ("NOERROR", ["web.shop.svc.cluster.local."])),
     ("circle.shop.svc.cluster.local", "A", ("NOERROR", ["circle.shop.svc.cluster.local."] * 9)),
@@ -92,6 +94,12 @@ def test_what_does_not_fit_into_a_datagram_is_asked_for_again(zone):
     assert (cut.header.tc, cut.rr, str(cut.q.qname)) == (1, [], "db.shop.svc.cluster.local.")
     question.add_ar(EDNS0(udp_len=1232))
     assert fitting(bytes(question.pack()), reply) == reply
+
+
+def test_without_a_cluster_it_answers_what_its_corefile_lists(zone):
+    zone.hosts = hosts(". {\n\thosts {\n\t\t192.0.2.1 name.test\n\t\t192.0.2.2 a.test B.test\n\t}\n\tlog\n}")
+    assert zone.hosts == {"name.test": "192.0.2.1", "a.test": "192.0.2.2", "b.test": "192.0.2.2"}
+    assert ask(zone, "Name.test") == ("NOERROR", ["192.0.2.1"])
 
 
 def test_a_service_that_went_is_not_known(zone):

@@ -13,7 +13,9 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler
 
 from labkit.local.programs import netexec
 from labkit.local.programs.netexec import QuietServer, TextHandler
@@ -73,6 +75,16 @@ def _constant(value: str, *, as_json: bool) -> type[TextHandler]:
         do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = do_GET  # noqa: N815
 
     return Handler
+
+
+def test_webserver(options: argparse.Namespace) -> None:
+    """Serve the container's files, as they are."""
+    QuietServer(("", options.port), partial(_Files, directory="/")).serve_forever()
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 def connect(options: argparse.Namespace) -> None:
@@ -139,6 +151,9 @@ def main(argv: list[str] | None = None) -> None:
     one = commands.add_parser("porter", help="answer on ports that the environment names")
     one.add_argument("--json-response", action="store_true")
     one.set_defaults(run=porter)
+    one = commands.add_parser("test-webserver", help="server of the container's files")
+    one.add_argument("--port", type=int, default=80)
+    one.set_defaults(run=test_webserver)
     one = commands.add_parser("connect", help="try one connection")
     one.add_argument("address", metavar="HOST:PORT")
     one.add_argument("--timeout", type=netexec.seconds, default=0.0)

@@ -7,10 +7,12 @@ for cluster IPs and endpoints. Ready once the API has been read; without the API
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ipaddress
 import logging
 import random
+import re
 import signal
 import socket
 import socketserver
@@ -51,6 +53,7 @@ class Zone:
     services: dict[tuple[str, str], Obj] = field(default_factory=dict)
     slices: dict[tuple[str, str], dict[str, Obj]] = field(default_factory=lambda: defaultdict(dict))
     by_ip: dict[str, str] = field(default_factory=dict)
+    hosts: dict[str, str] = field(default_factory=dict)
 
     def on_service(self, event: EventType, obj: Obj) -> None:
         """A service came, changed or went; only what DNS needs of it is kept."""
@@ -60,11 +63,13 @@ class Zone:
             self.by_ip.pop(old["ip"], None)
         if event != "DELETED":
             spec = obj["spec"]
+            alias = spec.get("type") == "ExternalName"      # it may keep the name when it becomes another one
             self.services[key] = {
-                "ip": spec.get("clusterIP", ""), "external": spec.get("externalName"),
+                "ip": "" if alias else spec.get("clusterIP", ""),
+                "external": spec.get("externalName") if alias else None,
                 "ports": [(p.get("name", ""), p.get("protocol", "TCP"), p["port"]) for p in spec.get("ports", [])],
             }
-            self.by_ip[spec.get("clusterIP", "")] = _service_name(key)
+            self.by_ip[self.services[key]["ip"]] = _service_name(key)
 
     def on_slice(self, event: EventType, obj: Obj) -> None:
         """A slice came, changed or went; endpoints that are not ready have no names."""
@@ -144,6 +149,10 @@ def answer(request: bytes, zone: Zone, upstream: str | None) -> bytes | None:
     name = str(query.q.qname).rstrip(".").lower()
     if _is_ours(name):
         return bytes(_from_zone(query, name, zone, upstream).pack())
+    if name in zone.hosts and query.q.qtype == QTYPE.A:
+        reply = query.reply(aa=1, ra=1)
+        reply.add_answer(RR(query.q.qname, QTYPE.A, rdata=A(zone.hosts[name]), ttl=_TTL))
+        return bytes(reply.pack())
     if name.endswith(".in-addr.arpa") and (targets := zone.names_of(_reversed(name))):
         reply = query.reply(aa=1, ra=1)
         for target in targets:
@@ -268,11 +277,25 @@ def serve(zone: Zone, upstream: str | None, port: int = 53) -> None:
     _Udp(("", port), OverUdp).serve_forever()
 
 
+def hosts(corefile: str) -> dict[str, str]:
+    """The names that a Corefile's plugin "hosts" lists, with their addresses."""
+    blocks = re.findall(r"\bhosts\s*\{([^}]*)\}", corefile)
+    lines = (line.split() for block in blocks for line in block.splitlines())
+    return {name.rstrip(".").lower(): ip for ip, *names in filter(None, lines) if _is_address(ip) for name in names}
+
+
 def main() -> None:
-    """Run in a pod."""
+    """Run in a pod: as cluster DNS, or by a Corefile without the plugin "kubernetes" for the names that it lists."""
+    parser = argparse.ArgumentParser("coredns")
+    parser.add_argument("-conf", type=Path)
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     zone, upstream, ready = Zone(), upstream_resolver(), threading.Event()
+    if options.conf and "kubernetes" not in (corefile := options.conf.read_text()):
+        zone.hosts = hosts(corefile)
+        log.info(".:53  hosts %s", " ".join(zone.hosts))
+        serve(zone, upstream)
     health = HealthServers()
     health.serve("", 8080, lambda path: (200, "OK"))
     health.serve("", 8181, lambda path: (200, "OK") if ready.is_set() else (503, "kubernetes"))
