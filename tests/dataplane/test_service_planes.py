@@ -20,7 +20,6 @@ from tests.dataplane.service_cases import (
     OWN,
     PUBLIC,
     REFUSED,
-    SERVICE,
     SILENCE,
     Case,
     objects,
@@ -60,7 +59,7 @@ def test_case(lab: ServiceLab, case: Case, kind: str) -> None:
     assert {tuple(answer["peer"]) for answer in answers} == {(ip, case.number)}
     nodes = {*(node.ip for node in lab.nodes.values()), *(overlay.tunnel for overlay in lab.overlays.values())}
     own = {"alice": lab.alice.address, "bob": lab.bob.address, **{name: pod.ip for name, pod in lab.pods.items()}}
-    allowed = {OWN: {own.get(case.asker, "")}, NODE: nodes, SERVICE: {ip}, EITHER: nodes | {own.get(case.asker, "")},
+    allowed = {OWN: {own.get(case.asker, "")}, NODE: nodes, EITHER: nodes | {own.get(case.asker, "")},
                INSIDE: {*nodes, ip}, OUT: {own.get(case.asker, "")} | (nodes if lab.overlays else set())}
     assert {answer["client"] for answer in answers} <= allowed[seen]
 

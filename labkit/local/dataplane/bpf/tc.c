@@ -247,7 +247,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 		to.daddr = backend->addr;
 		to.dport = backend->port;
 		if (to.daddr == to.saddr)
-			to.saddr = packet->flow.daddr;  /* a pod that reaches itself: else it would answer to itself */
+			to.saddr = config->node;        /* a pod that reaches itself: else it would answer to itself */
 	} else if (hook == FROM_TUNNEL && !is_behind(config, peer, to.saddr)) {
 		return drop(skb, hook, DROP_SOURCE);
 	}
