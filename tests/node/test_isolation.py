@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 @pytest.mark.kernel
 def test_root_in_a_container_sees_no_secret_and_opens_no_device(lab: Lab) -> None:
     script = """
-        for f in shadow gshadow ssh ssl/private; do ls -d /etc/$f /.labkit/etc/$f; done 2>/dev/null
+        for f in shadow gshadow ssh ssl/private; do ls -d /etc/$f /.labkit/etc/$f /host/etc/$f; done 2>/dev/null
         mknod /tmp/zero c 1 5 && mknod /scratch/zero c 1 5 && echo made
         head -c 1 /tmp/zero >/dev/null 2>&1 && echo opened
         head -c 1 /scratch/zero >/dev/null 2>&1 && echo opened
         for p in bus fs irq sys sysrq-trigger; do
             test ! -e /proc/$p || awk -v p=/proc/$p '$2 == p { print $4 }' /proc/mounts | grep -q '^ro' || echo "$p"
         done
-        ls /sys/firmware; head -c 1 /proc/kcore 2>/dev/null; echo end; sleep 100"""
+        awk '$2 == "/host/proc/sys" { print $4 }' /proc/mounts | grep -q '^ro' || echo "the node's proc is open"
+        ls /sys/firmware; head -c 1 /proc/kcore 2>/dev/null
+        chroot /host sh -c 'ls /root /home; cat /etc/hostname; touch /usr/x 2>/dev/null'; echo end; sleep 100"""
 
     async def scenario() -> None:
         await lab.kubelet.start()
-        lab.pod("plain", script, volumeMounts=[{"name": "scratch", "mountPath": "/scratch"}],
-                spec={"volumes": [{"name": "scratch", "emptyDir": {}}]})
+        lab.pod("plain", script, volumeMounts=[{"name": "scratch", "mountPath": "/scratch"},
+                                               {"name": "node", "mountPath": "/host"}],      # as kubectl debug does
+                spec={"volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "node", "hostPath": {"path": "/"}}]})
         await lab.until(lambda: lab.ready("plain"))
-        assert await lab.says("plain", "end\n") == "made\nend\n"
+        assert await lab.says("plain", "end\n") == f"made\n/home:\n\n/root:\n{lab.net.name}\nend\n"
 
     asyncio.run(scenario())
 

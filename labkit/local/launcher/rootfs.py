@@ -62,6 +62,8 @@ def make_root(spec: Spec) -> None:
         if not os.path.lexists(place):
             _make_place(root, place, like=source)
         _bind(source, place, NODEV | (RDONLY if read_only else 0))
+    for path, target in spec["again"]:  # with all that covers parts of them
+        mount(root + path, _inside(root, target), None, BIND | REC)
     os.chdir(root)
     check(libc.syscall(_PIVOT_ROOT, b".", b"."), "pivot_root")  # the old root is then on top of the new
     check(libc.umount2(b".", DETACH), "unmount the old root")

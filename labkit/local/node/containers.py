@@ -68,8 +68,13 @@ class Containers:
         if who.privileged and self._box.on_host:
             taken = {mount.target for mount in mounts}
             mounts += [mount for mount in host.privileged_view()[0] if mount.target not in taken]
+        again: list[tuple[str, str]] = []
+        disk = str(host.host_disk().resolve())
+        for target in [mount.target for mount in mounts if mount.source == disk]:
+            more, seen_again = sandbox.node_view(target)
+            mounts, again = mounts + more, again + seen_again
         return {**process, **sandbox.root(image, who, mounts, etc_files(self.pod, self._box.place, host.settings),
-                                          host.mountpoint())}
+                                          host.mountpoint(), again)}
 
     async def start(self, container: Obj, prepared: dict[str, Any], attempt: int) -> Running:
         """Start it.

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
 from labkit.local.dataplane import repaired
 from labkit.local.fabric import NodeNet, PodNet, Vnet
-from labkit.local.node import ipam, nodeobject, sandbox
+from labkit.local.node import ipam, nodeobject, sandbox, volumes
 from labkit.local.node.podworker import PodWorker
 from labkit.local.node.runtime import Launcher, end_cgroup, kill_cgroup
 from labkit.local.node.settings import NodeSettings
@@ -264,8 +264,13 @@ class Kubelet:
     # The node itself ------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        new = not self.host_disk().exists()  # later on it is the pods', links and all
         for folder in (self._folder / "pods", self._folder / "root", self._folder / "disk", self._cgroup):
             folder.mkdir(parents=True, exist_ok=True)
+        if new:
+            volumes.lay_out_disk(self.host_disk(), {
+                "hostname": f"{self.name}\n", "hosts": f"127.0.0.1\tlocalhost\n{self.node.ip}\t{self.name}\n",
+                "resolv.conf": f"nameserver {self.settings.resolver}\n"})
         mount_bpffs(self._paths)
         self._bpffs.mkdir(parents=True, exist_ok=True)
 

@@ -20,7 +20,7 @@ from labkit.local.client import Obj
 from labkit.local.node.catalogue import APPLETS, Image
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_ETC = (  # never shadow, ssh, private keys, or anything with a secret
+ETC = (  # never shadow, ssh, private keys, or anything with a secret
     "alternatives", "ca-certificates", "crypto-policies", "debian_version", "ethertypes", "gai.conf", "group",
     "host.conf", "inputrc", "iproute2", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "libnl-3", "localtime",
     "mime.types", "netconfig", "nsswitch.conf", "os-release", "passwd", "pki/ca-trust/extracted", "pki/tls/cert.pem",
@@ -94,7 +94,7 @@ def process(argv: Sequence[str], env: Mapping[str, str], cwd: str, who: Identity
 
 
 def root(image: Image, who: Identity, mounts: Sequence[Mount], etc: Mapping[str, str],
-         mountpoint: Path) -> dict[str, Any]:
+         mountpoint: Path, again: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
     """The launcher's words for a container's files.
 
     Args:
@@ -103,6 +103,7 @@ def root(image: Image, who: Identity, mounts: Sequence[Mount], etc: Mapping[str,
         mounts: its volumes; parents come before what is below them.
         etc: texts of files in /etc, such as resolv.conf.
         mountpoint: an empty folder of the host; the mount on it is seen by the container alone.
+        again: paths in the container, and the places where they are seen once more.
     """
     base = _base()
     views = [*base.views, *sorted(mounts, key=lambda mount: mount.target.count("/"))]
@@ -113,6 +114,7 @@ def root(image: Image, who: Identity, mounts: Sequence[Mount], etc: Mapping[str,
     return {
         "root": str(mountpoint), "privileged": who.privileged, "folders": _FOLDERS, "links": links, "files": files,
         "mounts": [(mount.source, mount.target, mount.read_only) for mount in views],
+        "again": list(again),
     }
 
 
@@ -137,7 +139,7 @@ def _base() -> _Base:
         elif path.is_dir():
             views.append(Mount(str(path), str(path), True))
     # Each by itself: root in a container could read all that is below a mount, also what nothing links to.
-    shown = [name for name in _ETC if Path("/etc", name).exists()]
+    shown = [name for name in ETC if Path("/etc", name).exists()]
     views += [Mount(f"/etc/{name}", f"/.labkit/etc/{name}", True) for name in shown]
     links += [(f"/etc/{name}", f"/.labkit/etc/{name}") for name in shown]
     interpreter = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent), str(_PACKAGE)}
@@ -155,6 +157,27 @@ def _base() -> _Base:
 def _mounts_below(folder: str) -> list[str]:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return [line.split()[1] for line in lines if line.split()[1].startswith(folder + "/")]
+
+
+def node_view(at: str) -> tuple[list[Mount], list[tuple[str, str]]]:
+    """What a container sees at `at` besides, where it mounts the whole disk of its node.
+
+    A node's disk is an empty folder of the lab's: the machine's programs and the harmless part of its /etc appear
+    there as they do in every container, and the container's own /proc, /sys and /dev. So `chroot` finds a system.
+
+    Returns:
+        Read-only mounts, and (path in the container, the place where it is seen again).
+    """
+    base = _base()
+    mounts = [Mount(view.source, at + view.target, True) for view in base.views
+              if view.target.split("/")[1] in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", ".labkit")]
+    return mounts, [(path, at + path) for path in ("/proc", "/sys", "/dev")]
+
+
+def node_links() -> dict[str, str]:
+    """The links that lead to it on the node's disk, which lead nowhere else."""
+    return {path.lstrip("/"): os.path.relpath(target if target.startswith("/") else f"/{target}", os.path.dirname(path))
+            for path, target in _base().links if path != "/var/run"}
 
 
 def package_environment() -> dict[str, str]:

@@ -18,9 +18,10 @@ from labkit.local.node.environment import (
     field_value,
     resource_value,
 )
-from labkit.local.node.sandbox import Mount
+from labkit.local.node.sandbox import ETC, Mount, node_links
 
-_READABLE_HOST_PATHS = ("/usr", "/lib/modules", "/etc/ssl/certs", "/etc/ca-certificates", "/etc/localtime")
+_READABLE_HOST_PATHS = ("/usr", "/lib/modules", *(f"/etc/{name}" for name in ETC))
+_DISK = ("dev", "home", "mnt", "opt", "proc", "root", "run", "sys", "tmp", "usr", "var/lib", "var/log", "var/tmp")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,20 @@ class Surroundings:
     token: Mapping[str, str]
     ca_pem: str
     real: tuple[str, ...] = ()
+
+
+def lay_out_disk(disk: Path, etc: Mapping[str, str]) -> None:
+    """Give a new node's empty disk the folders of a system, links to what is shown there, and its own texts in /etc."""
+    for name in _DISK:
+        (disk / name).mkdir(parents=True, exist_ok=True)
+    for name, target in node_links().items():
+        path = disk / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+    for folder in (disk, *(path for path in disk.rglob("*") if path.is_dir() and not path.is_symlink())):
+        folder.chmod(0o1777 if folder.name == "tmp" else 0o755)
+    for name, text in etc.items():
+        (disk / "etc" / name).write_text(text)
 
 
 def materialise(pod: Obj, place: Place, around: Surroundings) -> dict[str, str]:
