@@ -56,22 +56,22 @@ while True:
 """
 CLIENT = """
 import socket, sys
-kind, host, port, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+kind, host, port, count, patience = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
 for _ in range(count):
     try:
         if kind == "tcp":
-            with socket.create_connection((host, port), timeout=1) as s:
+            with socket.create_connection((host, port), timeout=patience) as s:
                 print(s.recv(99).decode(), flush=True)
         else:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-                s.settimeout(1); s.connect((host, port)); s.send(b"hi")
+                s.settimeout(patience); s.connect((host, port)); s.send(b"hi")
                 print(s.recv(99).decode(), flush=True)
     except OSError as error:
         print(f"error {type(error).__name__}", flush=True)
 """
 TALKER = """
 import socket, sys
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)
 print(s.recv(99).decode(), flush=True)
 for _ in sys.stdin:
     s.sendall(b"hi"); print(s.recv(99).decode(), flush=True)
@@ -140,7 +140,7 @@ class Cluster:
         """Call the API in its own thread."""
         async def run():
             return getattr(self.api, verb)(*args, **kwargs)
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
 
     def _objects(self) -> None:
         for plural, (kind, scope) in CRDS.items():
@@ -212,12 +212,12 @@ class Cluster:
         for key in [key for key in self.agents if key[0] == program]:
             agent = self.agents.pop(key)
             agent.terminate()
-            agent.wait(5)
+            agent.wait(60)
 
     def log(self, program: str, node: str = "n1") -> str:
         return (self.home / f"{program}-{node}.log").read_text()
 
-    def until(self, condition, seconds: float = 20.0) -> bool:
+    def until(self, condition, seconds: float = 60.0) -> bool:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if condition():
@@ -244,11 +244,15 @@ class Cluster:
         self.processes.append(process)
         return process
 
-    def ask(self, who: str, kind: str, host: str, port: int, count: int = 1) -> list[str]:
-        """What a client is told: "pod address-it-was-reached-from" for each connection."""
-        process = self.popen(who, CLIENT, kind, host, str(port), str(count))
-        out, _ = process.communicate(timeout=5 + 2 * count)
+    def ask(self, who: str, kind: str, host: str, port: int, count: int = 1, patience: float = 20) -> list[str]:
+        """What a client is told: "pod address-it-was-reached-from" for each connection; `patience` in seconds."""
+        process = self.popen(who, CLIENT, kind, host, str(port), str(count), str(patience))
+        out, _ = process.communicate(timeout=60 + patience * count)
         return out.decode().splitlines()
+
+    def denied(self, who: str, host: str, port: int) -> bool:
+        """Whether nobody answers a client."""
+        return set(self.ask(who, "tcp", host, port, 2, patience=1)) == {"error TimeoutError"}
 
     def talk(self, who: str, host: str, port: int) -> Talk:
         """A connection that stays."""
@@ -266,7 +270,7 @@ class Cluster:
         if hasattr(self, "thread"):
             self.loop.call_soon_threadsafe(self.api._http.close)
             self.server.should_exit = True
-            self.thread.join(10)
+            self.thread.join(60)
             self.loop.close()
             self.api.close()
         self.fabric.tear_down()

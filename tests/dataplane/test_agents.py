@@ -13,6 +13,7 @@ from .agents_lab import API, FRONTEND, SERVER, Cluster
 
 pytestmark = pytest.mark.kernel
 SERVICE = "10.0.1.1"
+ENOUGH = 40             # connections to two back ends miss one of them once in 2^39 runs
 DENY_ALICE = {"apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
               "metadata": {"name": "no-alice"},
               "spec": {"selector": "app == 'web'", "types": ["Ingress"], "ingress": [
@@ -43,12 +44,12 @@ def test_kube_proxy_carries_every_kind_of_flow(kube_proxy):
     lab = kube_proxy
     cli = lab.pods["cli"][0].ip
     for kind, port in (("tcp", 80), ("udp", 53)):
-        assert pods_and_sources(lab.ask("cli", kind, SERVICE, port, 12)) == {("web1", cli), ("web2", cli)}
+        assert pods_and_sources(lab.ask("cli", kind, SERVICE, port, ENOUGH)) == {("web1", cli), ("web2", cli)}
     # From outside a pod sees the node that the connection came in by: that is what Cluster costs.
     nodes = {node.ip for node in lab.nodes}
     # A node port is reached from within the VNet: as on Azure nodes have no public address.
     for who, host, port in (("alice", FRONTEND, 80), ("router", lab.nodes[0].ip, 30080)):
-        seen = pods_and_sources(lab.ask(who, "tcp", host, port, 12))
+        seen = pods_and_sources(lab.ask(who, "tcp", host, port, ENOUGH))
         assert {pod for pod, _ in seen} == {"web1", "web2"}
         assert {source for _, source in seen} <= nodes
     assert pods_and_sources(lab.ask("alice", "udp", FRONTEND, 53, 8)) <= {
@@ -86,7 +87,7 @@ def test_rules_outlive_kube_proxy_and_nobody_follows_changes_without_it(cluster)
 def http(lab, path):
     """Ask Felix's health port on the first node."""
     answer = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{lab.nodes[0].netns}", "curl", "-s", "-m", "2", "-w", " %{http_code}",
+        ["nsenter", f"--net=/run/netns/{lab.nodes[0].netns}", "curl", "-s", "-m", "20", "-w", " %{http_code}",
          f"http://127.0.0.1:9099{path}"], capture_output=True, text=True, check=False)
     body, _, code = answer.stdout.rpartition(" ")
     return int(code), body.strip()
@@ -100,12 +101,12 @@ def test_felix_says_when_it_has_lost_the_api(cluster):
     try:
         assert lab.until(lambda: http(lab, "/readiness") == (200, "felix is ready"))
         subprocess.run([*route, "add", "unreachable", f"{API}/32"], check=True)
-        assert lab.until(lambda: http(lab, "/readiness")[0] == 503, 30)
+        assert lab.until(lambda: http(lab, "/readiness")[0] == 503)
         assert "failed to connect to API server" in http(lab, "/readiness")[1]
         assert "Failed to connect to API server http://192.0.2.1" in lab.log("calico_node")
         assert http(lab, "/liveness")[0] == 200
         subprocess.run([*route, "del", "unreachable", f"{API}/32"], check=True)
-        assert lab.until(lambda: http(lab, "/readiness")[0] == 200, 15)
+        assert lab.until(lambda: http(lab, "/readiness")[0] == 200)
     finally:
         subprocess.run([*route, "del", "unreachable", f"{API}/32"], check=False, capture_output=True)
         lab.stop_agent("calico_node")
@@ -127,13 +128,13 @@ def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
     # kube-proxy goes, then eBPF comes: the article's order.
     lab.stop_agent("kube_proxy")
     lab.bpf(True)
-    assert lab.until(lambda: "KUBE-SERVICES" not in lab.rules(0, "nat") + lab.rules(1, "nat"), 10), (
+    assert lab.until(lambda: "KUBE-SERVICES" not in lab.rules(0, "nat") + lab.rules(1, "nat")), (
         lab.log("calico_node"))
     assert "BPF enabled, starting BPF endpoint manager and map manager." in lab.log("calico_node")
     assert (held.again(), held_outside.again()) == ("again", "again")
     for kind, port in (("tcp", 80), ("udp", 53)):
-        assert pods_and_sources(lab.ask("cli", kind, SERVICE, port, 12)) == {("web1", cli), ("web2", cli)}
-        seen = pods_and_sources(lab.ask("alice", kind, FRONTEND, port, 12))
+        assert pods_and_sources(lab.ask("cli", kind, SERVICE, port, ENOUGH)) == {("web1", cli), ("web2", cli)}
+        seen = pods_and_sources(lab.ask("alice", kind, FRONTEND, port, ENOUGH))
         assert seen == {("web1", lab.alice.address), ("web2", lab.alice.address)}
 
     made_by_ebpf = lab.talk("cli", SERVICE, 80)
@@ -141,22 +142,22 @@ def test_felix_enforces_policy_and_switches_to_ebpf_and_back(kube_proxy):
 
     # The same policy in both data planes; what it denies is the client outside, by its address.
     lab.call("create", "globalnetworkpolicies.crd.projectcalico.org", DENY_ALICE)
-    assert lab.until(lambda: set(lab.ask("alice", "tcp", FRONTEND, 80, 2)) == {"error TimeoutError"}, 15)
+    assert lab.until(lambda: lab.denied("alice", FRONTEND, 80))
     assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
 
     # And back: kube-proxy programs services again before the programs go.
     lab.start_agent("kube_proxy")
     assert lab.until(lambda: SERVICE in lab.rules(0, "nat"))
     lab.bpf(False)
-    assert lab.until(lambda: all("cali-tw-azv" in lab.rules(i, "filter") for i in (0, 1)), 10)
-    assert lab.until(lambda: SERVICE in lab.rules(0, "nat") and SERVICE in lab.rules(1, "nat"), 35)
+    assert lab.until(lambda: all("cali-tw-azv" in lab.rules(i, "filter") for i in (0, 1)))
+    assert lab.until(lambda: SERVICE in lab.rules(0, "nat") and SERVICE in lab.rules(1, "nat"))
     assert (made_by_ebpf.again(), made_outside.again(), held.again()) == ("again", "again", "again")
     # Straight to the pod of its own node nothing rewrites alice's address, so it is denied there too.
     lab.external_policy("Local")
-    assert lab.until(lambda: set(lab.ask("alice", "tcp", FRONTEND, 80, 2)) == {"error TimeoutError"}, 15)
+    assert lab.until(lambda: lab.denied("alice", FRONTEND, 80))
     assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
     lab.call("delete", "globalnetworkpolicies.crd.projectcalico.org", "no-alice")
-    assert lab.until(lambda: lab.ask("alice", "tcp", FRONTEND, 80)[0].endswith(lab.alice.address), 15)
+    assert lab.until(lambda: lab.ask("alice", "tcp", FRONTEND, 80, patience=1)[0].endswith(lab.alice.address))
     lab.external_policy("Cluster")
     lab.stop_agent("calico_node")
 
@@ -183,9 +184,10 @@ def test_who_gets_an_address_gets_none_of_its_connections(cluster):
     pod("old", "old")
     with netns.socket_in(lab.pods["cli"][0].netns, socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect((node.pod_ips[9], 8080))
-        sock.settimeout(1)
+        sock.settimeout(60)
         sock.send(b"hi")
         assert sock.recv(99).startswith(b"old ")
+        sock.settimeout(0.5)
         lab.vnet.remove_pod("oldxxxxxxxx")
         lab.call("delete", "pods", "old", "default", grace_period=0)
         pod("heir", "heir")
@@ -200,23 +202,6 @@ def test_who_gets_an_address_gets_none_of_its_connections(cluster):
     lab.call("delete", "networkpolicies.networking.k8s.io", "closed", "default")
 
 
-STREAM = """
-import socket, sys, time
-worst, last = 0.0, time.monotonic()
-end = last + float(sys.argv[3])
-while time.monotonic() < end:
-    try:
-        with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=0.3) as s:
-            if s.recv(99):
-                now = time.monotonic()
-                worst, last = max(worst, now - last), now
-    except OSError:
-        pass
-    time.sleep(0.02)
-print(max(worst, time.monotonic() - last), flush=True)
-"""
-
-
 def test_services_wait_in_ebpf_until_kube_proxy_is_back(cluster):
     """Switched off before kube-proxy has come back, as the steps are undone: no service may be without both."""
     lab = cluster
@@ -225,14 +210,16 @@ def test_services_wait_in_ebpf_until_kube_proxy_is_back(cluster):
     lab.start_agent("calico_node")
     assert lab.until(lambda: "BPF programs attached" in lab.log("calico_node")), lab.log("calico_node")
     assert lab.until(lambda: lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web"))
-    stream = lab.popen("cli", STREAM, SERVICE, "80", "9")
-    time.sleep(0.5)
+    said = lab.log("calico_node").count("BPF disabled")
     lab.bpf(False)
-    time.sleep(4)
+    assert lab.until(lambda: lab.log("calico_node").count("BPF disabled") > said), lab.log("calico_node")
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        assert all(answer.startswith("web") for answer in lab.ask("cli", "tcp", SERVICE, 80, 20, patience=2)), (
+            "kube-proxy is away, and services with it")
     lab.start_agent("kube_proxy")
     assert lab.until(lambda: "in sync (iptables" in lab.log("calico_node").rpartition("BPF disabled")[2]), (
         lab.log("calico_node"))
-    out, _ = stream.communicate(timeout=20)
+    assert lab.until(lambda: lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web"))
     for program in ("kube_proxy", "calico_node"):
         lab.stop_agent(program)
-    assert float(out) < 2, "kube-proxy was away for four seconds, and services with it"

@@ -299,15 +299,15 @@ def breaks_and_heals(hands: Hands, break_it, component: str, words: str) -> None
     lab = hands.lab
     before, said = hands.state(), events(lab)
     break_it(hands)
-    assert lab.until(lambda: hands.state() == before, 10), (
+    assert lab.until(lambda: hands.state() == before), (
         changed(before, hands.state()), lab.log("calico_node")[-999:])
 
     def told() -> list[str]:
         now = events(lab)
         return [text for text, times in now.items() if times > said.get(text, 0)]
     assert lab.until(lambda: any(text.startswith(f"{component}: ") and words in text for text in told())), told()
-    assert lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web")
-    assert lab.ask("alice", "tcp", FRONTEND, 80)[0].startswith("web")
+    for who, ip in (("cli", SERVICE), ("alice", FRONTEND)):
+        assert lab.until(lambda who=who, ip=ip: lab.ask(who, "tcp", ip, 80, patience=2)[0].startswith("web")), who
 
 
 IPTABLES = {
@@ -400,7 +400,7 @@ def kill(lab: Cluster, *programs: str) -> None:
     for key in [key for key in lab.agents if key[0] in programs]:
         agent = lab.agents.pop(key)
         agent.kill()
-        agent.wait(5)
+        agent.wait(60)
 
 
 def kernel(hands: Hands) -> dict[str, object]:
@@ -430,7 +430,7 @@ def test_agents_that_die_in_the_middle_of_a_switch_converge(ebpf):
             assert lab.until(lambda: kernel(ebpf)["pins"] == [])
             on_iptables = kernel(ebpf)
             assert on_iptables["cgroup"] == []
-        assert lab.until(lambda right=on_iptables: kernel(ebpf) == right, 60), changed(on_iptables, kernel(ebpf))
+        assert lab.until(lambda right=on_iptables: kernel(ebpf) == right), changed(on_iptables, kernel(ebpf))
         # The other node's agents died, too: their connections come when they have converged.
         assert lab.until(lambda: lab.ask("cli", "tcp", SERVICE, 80)[0].startswith("web"))
 
@@ -439,7 +439,7 @@ def test_agents_that_die_in_the_middle_of_a_switch_converge(ebpf):
         time.sleep(delay)
         kill(lab, "calico_node")
         lab.start_agent("calico_node")
-        assert lab.until(lambda: kernel(ebpf) == on_ebpf, 60), (changed(on_ebpf, kernel(ebpf)), lab.log("calico_node"))
+        assert lab.until(lambda: kernel(ebpf) == on_ebpf), (changed(on_ebpf, kernel(ebpf)), lab.log("calico_node"))
         assert lab.until(lambda: lab.ask("alice", "tcp", FRONTEND, 80)[0].startswith("web"))
 
 
