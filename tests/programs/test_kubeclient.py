@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from labkit.local.client import ApiError
-from labkit.local.programs.kubeclient import HttpClient, Unreachable
+from labkit.local.programs.kubeclient import HttpClient
+from labkit.local.programs.kubewire import Unreachable
 from tests.ports import free_port
 
 

@@ -5,84 +5,14 @@ A row of the table is (column, function from the object to the cell, priority, t
 
 from __future__ import annotations
 
-import re
-import time
-from calendar import timegm
 from collections.abc import Callable
 from typing import Any
 
 from labkit.local.client import Obj
 
+from . import pod_cells
 from .subresources import label_selector, selector_text
-
-NONE = "<none>"
-UNKNOWN = "<unknown>"
-
-
-def duration(seconds: float) -> str:
-    """A duration as kubectl prints ages."""
-    s = int(seconds)
-    if s < -1:
-        return "<invalid>"
-    s = max(s, 0)
-    if s < 120:
-        return f"{s}s"
-    m = s // 60
-    if m < 10:
-        return f"{m}m{s % 60}s" if s % 60 else f"{m}m"
-    if m < 180:
-        return f"{m}m"
-    h = s // 3600
-    if h < 8:
-        return f"{h}h{m % 60}m" if m % 60 else f"{h}h"
-    if h < 48:
-        return f"{h}h"
-    d = h // 24
-    if d < 8:
-        return f"{d}d{h % 24}h" if h % 24 else f"{d}d"
-    if d < 730:
-        return f"{d}d"
-    y = d // 365
-    return f"{y}y{d % 365}d" if y < 8 and d % 365 else f"{y}y"
-
-
-def seconds_since(stamp: str | None) -> float | None:
-    """Seconds since a timestamp."""
-    if not stamp:
-        return None
-    try:
-        return time.time() - timegm(time.strptime(stamp[:19], "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
-
-
-def age(stamp: Any) -> str:
-    """How long ago."""
-    seconds = seconds_since(stamp if isinstance(stamp, str) else None)
-    return UNKNOWN if seconds is None else duration(seconds)
-
-
-def json_path(obj: Any, path: str) -> Any:
-    """A simple JSONPath, as printer columns use: fields, indexes, and filters by equality."""
-    values = [obj]
-    for m in re.finditer(r"\.?(?:\[\?\(@\.([\w.]+)\s*==\s*[\"']([^\"']*)[\"']\)\]|\[(\d+|\*)\]|\[['\"]([^'\"]+)['\"]\]"
-                         r"|((?:[\w-]|\\\.)+))", path.strip("{}")):
-        where, equals, index, quoted, name = m.groups()
-        found: list[Any] = []
-        for value in values:
-            if where is not None:
-                found += [v for v in value if json_path(v, where) == equals] if isinstance(value, list) else []
-            elif index is not None:
-                if isinstance(value, list):
-                    found += value if index == "*" else value[int(index):int(index) + 1]
-            elif isinstance(value, dict):
-                key = quoted or name.replace("\\.", ".")
-                if key in value:
-                    found.append(value[key])
-        values = found
-    if not values:
-        return None
-    return values[0] if len(values) == 1 else ",".join(map(str, values))
+from .words import NONE, UNKNOWN, age, duration, seconds_since
 
 
 def _get(*path: str, default: Any = NONE) -> Callable[[Obj], Any]:
@@ -118,86 +48,6 @@ def _template(what: str) -> Callable[[Obj], str]:
 
 def _selector(obj: Obj) -> str:
     return selector_text(label_selector(obj.get("kind", ""), obj.get("spec") or {})) or NONE
-
-
-# pods
-
-def _init_status(pod: Obj) -> str | None:
-    specs = {c["name"]: c for c in pod["spec"].get("initContainers") or ()}
-    for i, status in enumerate(pod.get("status", {}).get("initContainerStatuses") or ()):
-        state = status.get("state") or {}
-        done = state.get("terminated")
-        if done and done.get("exitCode") == 0:
-            continue
-        if specs.get(status["name"], {}).get("restartPolicy") == "Always" and status.get("started"):
-            continue
-        if done:
-            if reason := done.get("reason"):
-                return f"Init:{reason}"
-            return f"Init:Signal:{done['signal']}" if done.get("signal") else f"Init:ExitCode:{done['exitCode']}"
-        waiting = state.get("waiting") or {}
-        if (reason := waiting.get("reason")) and reason != "PodInitializing":
-            return f"Init:{reason}"
-        return f"Init:{i}/{len(specs)}"
-    return None
-
-
-def pod_status(pod: Obj) -> str:
-    """The STATUS column."""
-    status = pod.get("status") or {}
-    reason = status.get("reason") or status.get("phase") or "Unknown"
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition.get("reason") == "SchedulingGated":
-            reason = "SchedulingGated"
-    init = _init_status(pod)
-    if init:
-        reason = init
-    else:
-        running = False
-        for one in reversed(status.get("containerStatuses") or ()):
-            state = one.get("state") or {}
-            waiting, done = state.get("waiting") or {}, state.get("terminated")
-            if waiting.get("reason"):
-                reason = waiting["reason"]
-            elif done:
-                reason = done.get("reason") or (f"Signal:{done['signal']}" if done.get("signal")
-                                                else f"ExitCode:{done.get('exitCode')}")
-            elif one.get("ready") and "running" in state:
-                running = True
-        if reason == "Completed" and running:
-            ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
-            reason = "Running" if ready else "NotReady"
-    if "deletionTimestamp" in pod["metadata"]:
-        return "Unknown" if status.get("reason") == "NodeLost" else "Terminating"
-    return str(reason)
-
-
-def _pod_ready(pod: Obj) -> str:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    ready = sum(bool(s.get("ready")) and "running" in (s.get("state") or {}) for s in statuses)
-    return f"{ready}/{len(pod['spec'].get('containers') or ())}"
-
-
-def _pod_restarts(pod: Obj) -> Any:
-    status = pod.get("status") or {}
-    which = "initContainerStatuses" if _init_status(pod) else "containerStatuses"
-    statuses = status.get(which) or ()
-    count = sum(s.get("restartCount", 0) for s in statuses)
-    ends = [((s.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for s in statuses]
-    last = max((e for e in ends if e), default=None)
-    return f"{count} ({age(last)} ago)" if count and last else str(count)
-
-
-def _pod_ip(pod: Obj) -> str:
-    return (pod.get("status") or {}).get("podIP") or NONE
-
-
-def _gates(pod: Obj) -> str:
-    gates = pod["spec"].get("readinessGates") or ()
-    if not gates:
-        return NONE
-    true = {c["type"] for c in (pod.get("status") or {}).get("conditions") or () if c["status"] == "True"}
-    return f"{sum(g['conditionType'] in true for g in gates)}/{len(gates)}"
 
 
 # nodes
@@ -388,9 +238,9 @@ _REPLICAS = (_NAME, ("Desired", _number("spec", "replicas"), 0, "integer"),
 
 Row = tuple[Any, ...]
 PRINTERS: dict[str, tuple[Row, ...]] = {
-    "pods": (_NAME, ("Ready", _pod_ready), ("Status", pod_status), ("Restarts", _pod_restarts), _AGE,
-             ("IP", _pod_ip, 1), ("Node", _get("spec", "nodeName"), 1),
-             ("Nominated Node", _get("status", "nominatedNodeName"), 1), ("Readiness Gates", _gates, 1)),
+    "pods": (_NAME, ("Ready", pod_cells.ready), ("Status", pod_cells.status_of), ("Restarts", pod_cells.restarts), _AGE,
+             ("IP", pod_cells.address, 1), ("Node", _get("spec", "nodeName"), 1),
+             ("Nominated Node", _get("status", "nominatedNodeName"), 1), ("Readiness Gates", pod_cells.gates, 1)),
     "nodes": (_NAME, ("Status", _node_status), ("Roles", _node_roles), _AGE, ("Version", _node_info("kubeletVersion")),
               ("Internal-IP", _node_address("InternalIP"), 1), ("External-IP", _node_address("ExternalIP"), 1),
               ("OS-Image", _node_info("osImage"), 1), ("Kernel-Version", _node_info("kernelVersion"), 1),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from labkit.local.client import Obj
 
 from .kinds import Kind, Served
-from .printers import PRINTERS, age, json_path
+from .printers import PRINTERS
 from .request import Request
 from .store import Entry
+from .words import age, json_path
 
 if TYPE_CHECKING:
     from .api import Api

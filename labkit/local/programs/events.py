@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from labkit.local.client import EventType, Obj
-from labkit.local.programs.kubeclient import HttpClient, Watch
+from labkit.local.programs.kubeclient import HttpClient
+from labkit.local.programs.kubewatch import Watch
 
 Handler = Callable[[str, Obj], None]
 
