@@ -4,10 +4,12 @@ import contextlib
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from labkit.local.fabric import netns
+from labkit.local.programs.kube_proxy import SYSCTLS
 
 from .agents_lab import API, FRONTEND, SERVER, Cluster
 
@@ -54,6 +56,9 @@ def test_kube_proxy_carries_every_kind_of_flow(kube_proxy):
         assert {source for _, source in seen} <= nodes
     assert pods_and_sources(lab.ask("alice", "udp", FRONTEND, 53, 8)) <= {
         (pod, ip) for pod in ("web1", "web2") for ip in nodes}
+    for node in lab.nodes:
+        held = netns.run_inside(node.netns, lambda: [int(Path("/proc/sys", name).read_text()) for name, _ in SYSCTLS])
+        assert held == [value for _, value in SYSCTLS]
 
 
 def test_with_the_policy_local_a_pod_sees_the_client(kube_proxy):

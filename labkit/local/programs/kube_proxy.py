@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
                     " traffic")
     log.info("Using iptables Proxier.")
     log.info("iptables %s, node %s", iptables.variant, config.node_name)
-    _route_localnet()
+    _set_sysctls()
     proxier = Proxier(config, iptables, partial=minor >= 28)
     servers = _serve(proxier, options, today=minor >= 28)
     events.watch("services", proxier.table.on_service, label_selector=OURS)
@@ -285,12 +285,19 @@ def _api_minor(client: HttpClient, stop: threading.Event) -> int:
     sys.exit(0)
 
 
-def _route_localnet() -> None:
-    """Let node ports answer on 127.0.0.1, as kube-proxy does."""
-    try:
-        Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")
-    except OSError as error:
-        log.warning("Node ports will not answer on 127.0.0.1: %s", error)
+# Node ports answer on 127.0.0.1; and how many seconds the kernel knows a connection that says nothing for long, or
+# that only one end has closed: kube-proxy's defaults, not the kernel's.
+SYSCTLS = (("net/ipv4/conf/all/route_localnet", 1), ("net/netfilter/nf_conntrack_tcp_timeout_established", 24 * 3600),
+           ("net/netfilter/nf_conntrack_tcp_timeout_close_wait", 3600))
+
+
+def _set_sysctls() -> None:
+    for name, value in SYSCTLS:
+        try:
+            Path("/proc/sys", name).write_text(str(value))
+            log.info('Set sysctl "%s" to %d', name, value)
+        except OSError as error:
+            log.warning('Failed to set sysctl "%s": %s', name, error)
 
 
 def _seconds(text: str) -> float:
