@@ -100,7 +100,7 @@ CATALOGUE: tuple[Image, ...] = (
     Image("pause", r"(.*/)?pause(-amd64)?", entrypoint=("/pause",), tools={"pause": ("sleep", "infinity")}),
     Image("busybox", r"(.*/)?busybox", cmd=("sh",), busybox=True),
     Image("alpine", r"(.*/)?alpine", cmd=("/bin/sh",), busybox=True),
-    Image("debian", r"(.*/)?(debian|ubuntu)", cmd=("bash",)),
+    Image("debian", r"(.*/)?(debian|ubuntu|debian-iptables)", cmd=("bash",)),
     Image("dnsutils", r"(.*/)?(jessie-)?dnsutils", cmd=("sleep", "infinity")),
     Image("python", r"(.*/)?python", cmd=("python3",), env=_PYTHON, tools={"python": ("/usr/bin/python3",)}),
     Image("curlimages/curl", r"(.*/)?curlimages/curl", entrypoint=("curl",)),
