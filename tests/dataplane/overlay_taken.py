@@ -8,21 +8,32 @@ from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.overlay import Overlay, OverlayRoutes
 
 OVERLAY = Overlay("192.168.0.0/16", {"192.168.0.0/26": "n1", "192.168.0.64/26": "n2"},
-                  {"n1": "10.224.0.4", "n2": "10.224.0.35"}, "n1", masquerade=False)
+                  {"n1": "10.224.0.4", "n2": "10.224.0.35"}, "n1")
+PEER = "192.168.0.64"
+GONE = ["route 192.168.0.64/26 was missing", f"neighbour {PEER} on vxlan.calico was missing"]
 TAKEN = {
-    "neigh flush dev vxlan.calico nud permanent": ["neighbour 192.168.0.64 on vxlan.calico was missing"],
-    "route del 192.168.0.64/26": ["route 192.168.0.64/26 was missing"],
-    "route del blackhole 192.168.0.0/26": ["route blackhole 192.168.0.0/26 was missing"],
-    "link del vxlan.calico": ["route 192.168.0.64/26 was missing",
-                              "neighbour 192.168.0.64 on vxlan.calico was missing"],
+    f"ip neigh flush dev vxlan.calico nud permanent; ip neigh del {PEER} dev vxlan.calico": GONE[1:],
+    f"ip neigh replace {PEER} lladdr 66:0a:00:00:00:01 dev vxlan.calico nud permanent": [
+        f"neighbour {PEER} on vxlan.calico was changed"],
+    "ip route del 192.168.0.64/26": GONE[:1],
+    "ip route replace 192.168.0.64/26 dev eth0 proto 80": ["route 192.168.0.64/26 was changed"],
+    "ip route del blackhole 192.168.0.0/26": ["route blackhole 192.168.0.0/26 was missing"],
+    "ip link set vxlan.calico mtu 1300": ["device vxlan.calico had another MTU"],
+    "ip link set vxlan.calico down": GONE,
+    "ip addr flush dev vxlan.calico": GONE,
+    "ip link del vxlan.calico": ["device vxlan.calico was missing", *GONE],
+    "iptables-legacy -t nat -F cali-nat-outgoing": ["chain cali-nat-outgoing (nat): 1 rule missing"],
+    "iptables-legacy -t nat -D POSTROUTING -j cali-nat-outgoing": ["chain POSTROUTING (nat): 1 rule missing"],
+    "iptables-legacy -t nat -F; iptables-legacy -t nat -X": [
+        "chain cali-nat-outgoing (nat): 1 rule missing", "chain POSTROUTING (nat): 1 rule missing"],
 }
-routes = OverlayRoutes(Iptables())
+routes = OverlayRoutes(Iptables("legacy"))
 for command in ("link set lo up", "link add eth0 type veth peer name other", "addr add 10.224.0.4/16 dev eth0",
                 "link set other up", "link set eth0 up"):
     subprocess.run(["ip", *command.split()], check=True)
 for command in ("", *TAKEN):
     if command:
-        subprocess.run(["ip", *command.split()], check=True)
+        subprocess.run(["sh", "-c", command], check=False, capture_output=True)
         assert routes.missing(OVERLAY, 4096) == TAKEN[command], (command, routes.missing(OVERLAY, 4096))
     routes.apply(OVERLAY, vni=4096, port=4789)
     assert routes.missing(OVERLAY, 4096) == []

@@ -92,10 +92,14 @@ class Iptables:
         """Whether a chain exists."""
         return self._iptables(table, "-S", chain, "1").returncode == 0
 
+    def has_rule(self, table: str, chain: str, rule: Sequence[str]) -> bool:
+        """Whether a chain has a rule, wherever in it."""
+        return self._iptables(table, "-C", chain, *rule).returncode == 0
+
     def ensure_rule(self, table: str, chain: str, rule: Sequence[str], *, append: bool = False) -> None:
         """Insert a rule at the chain's top (or append it) unless the chain has it."""
         with self._lock():
-            if self._iptables(table, "-C", chain, *rule).returncode == 0:
+            if self.has_rule(table, chain, rule):
                 return
             done = self._iptables(table, "-A" if append else "-I", chain, *rule)
         if done.returncode:
@@ -107,7 +111,7 @@ class Iptables:
             if self._iptables(table, "-S", chain, "1").stdout.split() == ["-A", chain, *rule]:
                 return False
             line = f"{chain} {' '.join(rule)}"
-            there = self._iptables(table, "-C", chain, *rule).returncode == 0
+            there = self.has_rule(table, chain, rule)
             lines = [f"*{table}", *([f"-D {line}"] if there else []), f"-I {line}", "COMMIT", ""]
             done = self._call([f"iptables-{self.variant}-restore", "-w", "5", "--noflush"], "\n".join(lines))
         if done.returncode:

@@ -9,9 +9,11 @@ the node's, so that nobody has to ask.
 from __future__ import annotations
 
 import ipaddress
+import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from labkit.local.dataplane import ebpf_tc
 from labkit.local.dataplane.iptables import Iptables
@@ -19,6 +21,8 @@ from labkit.local.dataplane.iptables import Iptables
 DEVICE = "vxlan.calico"
 MTU = 1450
 _PROTOCOL = 80                                     # Calico's number for routes that Felix has written
+_NAT = "cali-nat-outgoing"
+_NAT_JUMP = ("POSTROUTING", ("-j", _NAT))
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class OverlayRoutes:
 
     def __init__(self, iptables: Iptables) -> None:
         self._iptables = iptables
-        self._routes: set[str] = set()
+        self._nat_stamp = b""                         # of iptables' table, when our rules were found in it last
 
     def apply(self, overlay: Overlay, *, vni: int, port: int) -> None:
         """Bring the namespace to this.
@@ -99,31 +103,57 @@ class OverlayRoutes:
                   for tunnel, mac in neighbours(overlay).items()]
         wanted = routes(overlay, vni)
         lines += [f"route replace {to} {rest} proto {_PROTOCOL}" for to, rest in wanted.items()]
-        lines += [f"route del {to} proto {_PROTOCOL}" for to in sorted(self._there() - wanted.keys())]
+        lines += [f"route del {to} proto {_PROTOCOL}" for to in sorted(self._there().keys() - wanted.keys())]
         done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True,
                               timeout=30, check=False)
         if done.returncode:
             raise RuntimeError(f"ip: {done.stderr.strip()}")
         if overlay.masquerade:
-            rule = ("-s", overlay.pool, "!", "-d", overlay.pool, "-j", "MASQUERADE")
-            if not self._iptables.has_chain("nat", "cali-nat-outgoing"):
-                self._iptables.restore(f"*nat\n:cali-nat-outgoing - [0:0]\n-A cali-nat-outgoing {' '.join(rule)}\n"
-                                       "COMMIT\n")
-            self._iptables.ensure_rule("nat", "POSTROUTING", ("-j", "cali-nat-outgoing"))
+            self._iptables.restore(f"*nat\n:{_NAT} - [0:0]\n-A {_NAT} {' '.join(_masquerading(overlay))}\nCOMMIT\n")
+            self._iptables.ensure_rule("nat", *_NAT_JUMP)
 
     def missing(self, overlay: Overlay, vni: int) -> list[str]:
-        """Which routes and neighbours somebody took away, in words; with the device all of them go."""
+        """What somebody took away or changed by hand, in words; with the device its routes and neighbours go, too."""
+        gone = []
+        if not (ifindex := next((index for index, name in socket.if_nameindex() if name == DEVICE), 0)):
+            gone.append(f"device {DEVICE} was missing")
+        elif ebpf_tc.mtu(ifindex) != MTU:
+            gone.append(f"device {DEVICE} had another MTU")
+        there, known = self._there(), self._neighbours()
+        for to, rest in routes(overlay, vni).items():
+            if to not in there or rest.partition(" via ")[0].split() != there[to]:
+                gone.append(f"route {to} was {'changed' if to in there else 'missing'}")
+        for tunnel, mac in neighbours(overlay).items():
+            if known.get(tunnel) != mac:
+                gone.append(f"neighbour {tunnel} on {DEVICE} was {'changed' if tunnel in known else 'missing'}")
+        return gone + (self._missing_nat(overlay) if overlay.masquerade else [])
+
+    def _missing_nat(self, overlay: Overlay) -> list[str]:
+        stamp = self._iptables.stamp("nat")           # cheap: the table is kube-proxy's, too, and may be long
+        if stamp == self._nat_stamp:
+            return []
+        wanted = ((_NAT, _masquerading(overlay)), _NAT_JUMP)
+        gone = [f"chain {chain} (nat): 1 rule missing" for chain, rule in wanted
+                if not self._iptables.has_rule("nat", chain, rule)]
+        self._nat_stamp = b"" if gone else stamp
+        return gone
+
+    def _neighbours(self) -> dict[str, str]:
         shown = subprocess.run(["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"], text=True,
                                capture_output=True, timeout=30, check=False).stdout
-        known = {line.split()[0] for line in shown.splitlines()}
-        return [f"route {to} was missing" for to in sorted(routes(overlay, vni).keys() - self._there())] + [
-            f"neighbour {tunnel} on {DEVICE} was missing" for tunnel in neighbours(overlay) if tunnel not in known]
+        return {words[0]: words[words.index("lladdr") + 1] for words in map(str.split, shown.splitlines())}
 
-    def _there(self) -> set[str]:
+    def _there(self) -> dict[str, list[str]]:
+        """Destinations of our routes, with what `routes` says of them, in its order."""
         done = subprocess.run(["ip", "route", "show", "proto", str(_PROTOCOL)], text=True, capture_output=True,
                               timeout=30, check=False)
-        found = set()
-        for line in done.stdout.splitlines():
-            words = line.split()
-            found.add(" ".join(words[:2]) if words[0] == "blackhole" else words[0])
+        found = {}
+        for words in map(str.split, done.stdout.splitlines()):
+            to = " ".join(words[:2]) if words[0] == "blackhole" else words[0]
+            said = dict(pairwise(words))
+            found[to] = ["encap", "ip", "id", said["id"], "dst", said["dst"]] if "encap" in said else []
         return found
+
+
+def _masquerading(overlay: Overlay) -> tuple[str, ...]:
+    return "-s", overlay.pool, "!", "-d", overlay.pool, "-j", "MASQUERADE"
