@@ -78,6 +78,8 @@ def test_routes_neighbours_and_links_come_back(lab: Lab, monkeypatch: pytest.Mon
             await lab.until(lambda told=told: whole() and told())
         netns.ip(space, ["route del default"])
         await lab.until(lambda: any(f"default route of pod {ip} was missing" in text for text in events()))
+        netns.ip(space, [f"neigh del {topology.GATEWAY} dev eth0"])
+        await lab.until(lambda: not survey.is_cut_off(survey.look(space)))
         code, _ = await lab.run("web", ["sh", "-c", f"ip route get {lab.net.ip}"])
         assert code == 0
         event = next(e for e in lab.api.list("events", "default") if e["reason"] == "DataPlaneRepaired")

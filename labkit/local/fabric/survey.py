@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from labkit.local.fabric import netns
+from labkit.local.fabric import netns, topology
 from labkit.local.fabric.netlink import attributes
 
 _GETLINK, _GETROUTE, _GETNEIGH = 18, 26, 30
@@ -46,8 +46,10 @@ def look(space: str) -> Links:
 
 
 def is_cut_off(there: Links) -> bool:
-    """Whether a pod reaches nobody: it has no default route. Pure."""
-    return not any(to == "0.0.0.0/0" for to, _, _ in there.routes)
+    """Whether a pod reaches nobody: it has no default route, or does not know the next hop's hardware. Pure."""
+    known = {(address, link) for address, link, _ in there.neighbours}
+    ways = [(hop, link) for to, link, hop in there.routes if to == "0.0.0.0/0"]
+    return not any(hop != topology.GATEWAY or (hop, link) in known for hop, link in ways)
 
 
 def missing(there: Links, commands: Sequence[str]) -> list[str]:
