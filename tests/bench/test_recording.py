@@ -17,7 +17,7 @@ from labkit.errors import ResultsError
 from labkit.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMETERS = {"rounds": 60, "seconds": 1, "planes": ("vanilla", "ebpf")}  # a tuple is a list in a file
+PARAMETERS = {"rounds": 30, "seconds": 1, "planes": ("vanilla", "ebpf")}  # a tuple is a list in a file
 FACTS = {"kernel": "6.18", "cpu": "EPYC"}
 
 
@@ -70,7 +70,7 @@ def test_a_killed_run_is_whole_and_the_next_attempt_measures_only_the_rest(tmp_p
     assert kills == 3
     whole = Run.load(path)
     assert whole.finished
-    assert whole.values("vanilla", "pod to pod, TCP", "gbit_per_s") == [9.0 + n for n in range(60)]
+    assert whole.values("vanilla", "pod to pod, TCP", "gbit_per_s") == [9.0 + n for n in range(30)]
     assert sum("interrupted" in note for note in whole.notes) == kills
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 

@@ -11,7 +11,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 def run_all(page: Page, url: str) -> None:
     page.goto(url, wait_until="domcontentloaded")
-    page.wait_for_selector(".jp-Notebook", timeout=60_000)
+    page.wait_for_selector(".jp-Notebook", timeout=200_000)
     # Who runs cells before there is a kernel is asked for one, in a dialog over the menu: then take the one it offers.
     # What JupyterLab is asked to run before it is connected to the kernel it drops: then ask again.
     with contextlib.suppress(PlaywrightTimeout):
@@ -41,14 +41,15 @@ def shots(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("daemon")
 def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, page: Page, shots: Path) -> None:
     run_all(page, jupyter.format("03_enable_ebpf.ipynb"))
-    page.wait_for_selector(".lk-step", timeout=180_000)
+    page.wait_for_selector(".lk-step", timeout=400_000)
     cards = page.locator(".lk-step")
     assert cards.count() >= 3
     cards.first.scroll_into_view_if_needed()
     page.screenshot(path=str(shots / "cards.png"))
-    cards.first.get_by_role("button", name="Check").click()
-    page.wait_for_timeout(1500)
     assert cards.first.locator(".lk-title").first.inner_text().startswith("1.")
+    before = cards.first.inner_text()
+    cards.first.get_by_role("button", name="Check").click()
+    page.wait_for_function("([card, before]) => card.innerText != before", arg=[cards.first.element_handle(), before])
     page.screenshot(path=str(shots / "checked.png"))
 
 
@@ -56,19 +57,23 @@ def test_the_cards_of_lesson_03_can_be_clicked(jupyter: str, page: Page, shots: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("daemon")
 def test_the_chart_of_a_measurement_grows_while_it_runs_and_the_button_ends_it(
-    jupyter: str, page: Page, shots: Path
+    jupyter: str, page: Page, shots: Path, tmp_path: Path
 ) -> None:
+    notebook = tmp_path / "notebooks" / "04_benchmark.ipynb"
+    assert "rounds = 5" in notebook.read_text()
+    # A run that supports a claim is refused on a busy machine, as this one is while other tests run.
+    notebook.write_text(notebook.read_text().replace("rounds = 5", "rounds = 4"))
     run_all(page, jupyter.format("04_benchmark.ipynb"))
     cell = page.locator(".jp-CodeCell", has_text="ui.live(")
     dots = cell.locator(".js-plotly-plot .point")
-    dots.nth(3).wait_for(state="attached", timeout=180_000)
+    dots.nth(3).wait_for(state="attached", timeout=400_000)
     prompt = cell.locator(".jp-InputPrompt")
     assert "*" in prompt.inner_text(), "it was drawn after the run"
-    dots.nth(dots.count() + 1).wait_for(state="attached", timeout=60_000)
+    dots.nth(dots.count() + 1).wait_for(state="attached", timeout=200_000)
     assert "*" in prompt.inner_text(), "it grew after the run"
     cell.scroll_into_view_if_needed()
     assert "samples" in cell.locator("[role=status]").inner_text()
     page.screenshot(path=str(shots / "live.png"))
     cell.get_by_role("button", name="Stop").click()
-    cell.get_by_text("Stopped after").wait_for(timeout=60_000)
+    cell.get_by_text("Stopped after").wait_for(timeout=200_000)
     page.screenshot(path=str(shots / "stopped.png"))

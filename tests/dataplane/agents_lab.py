@@ -191,7 +191,8 @@ class Cluster:
     # --- agents
 
     def start_agent(self, program: str) -> None:
-        """Start kube_proxy or calico_node on both nodes."""
+        """Start kube_proxy or calico_node on both nodes; one that a test which failed left running is stopped."""
+        self.stop_agent(program)
         for node in self.nodes:
             cgroup = self.paths.cgroup / "c1" / node.name
             bpffs = self.paths.bpffs / "c1" / node.name
