@@ -174,7 +174,7 @@ class PolicyLab(EbpfLab):
         for node in self.nodes:
             if plane == "ebpf":
                 self.on(node, "attach", FelixConfig())
-                self._inside(node, self._calico[node].apply, build_bpf_mode())
+                self._let_pass(node)
                 for table in ("nat", "filter"):
                     self._inside(node, remove_chains, Iptables(), table, ("KUBE-",))
             elif before == "ebpf":
@@ -191,6 +191,11 @@ class PolicyLab(EbpfLab):
                 self.on(node, "apply_policy", endpoints)
                 self.on(node, "apply_routes", {name: net.ip for name, net in self.nodes.items()},
                         table.local_pods(), remote)
+                if self.planes[node].attached:
+                    self._let_pass(node)
+
+    def _let_pass(self, node: str) -> None:
+        self._inside(node, self._calico[node].apply, build_bpf_mode(self.planes[node].interfaces))
 
     def _inside(self, node: str, function: Any, *arguments: Any) -> Any:
         return netns.run_inside(self.nodes[node].netns, partial(function, *arguments))

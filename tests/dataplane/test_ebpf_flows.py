@@ -319,7 +319,7 @@ def test_packets_of_no_connection_are_no_way_around_policy(lab: EbpfLab) -> None
         seen.settimeout(0.5)
         probe.sendto(ack, (target.ip, 0))
         assert seen.recv(2048)                                  # the programs leave it to the host's stack …
-        netns.run_inside(node, lambda: rules.apply(build_bpf_mode()))
+        netns.run_inside(node, lambda: rules.apply(build_bpf_mode(lab.planes["node1"].interfaces)))
         try:
             probe.sendto(ack, (target.ip, 0))
             with pytest.raises(TimeoutError):                   # … where Felix has a rule for that

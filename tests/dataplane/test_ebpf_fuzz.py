@@ -36,7 +36,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                  for protocol in ("TCP", "UDP")),
                *(lab.service(protocol=protocol, name=f"empty-{protocol}", cluster_ip="10.0.7.9", node_port=0, lb_ips=())
                  for protocol in ("TCP", "UDP")))
-        rules = build_bpf_mode(interface_prefix=lab.pods["a1"].host_interface[:4].rstrip("0123456789"))
+        rules = build_bpf_mode(lab.planes["node1"].interfaces,
+                               interface_prefix=lab.pods["a1"].host_interface[:4].rstrip("0123456789"))
         netns.run_inside(lab.nodes["node1"].netns, lambda: CalicoIptables(Iptables()).apply(rules))
         yield lab
 

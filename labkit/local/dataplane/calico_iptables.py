@@ -28,6 +28,7 @@ BPF_MODE = "Pre-approved by BPF programs."            # comments by which our ru
 ALLOWED = "Policy explicitly accepted packet."
 VXLAN_PORT = 4789
 _RETURN_IF_ACCEPTED = f"-m mark --mark {ACCEPT} -j RETURN"
+_UNKNOWN = '-m comment --comment "Unknown interface" -j DROP'
 
 
 @dataclass(slots=True)
@@ -54,10 +55,9 @@ def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
     for endpoint in ours:
         rules.chains[f"cali-tw-{endpoint.interface}"] = _endpoint(rules, endpoint, "pi")
         rules.chains[f"cali-fw-{endpoint.interface}"] = _endpoint(rules, endpoint, "po", (_forged(vxlan_port),))
-    unknown = '-m comment --comment "Unknown interface" -j DROP'
     rules.chains |= {
-        "cali-to-wl-dispatch": (*(f"-o {e.interface} -g cali-tw-{e.interface}" for e in ours), unknown),
-        "cali-from-wl-dispatch": (*(f"-i {e.interface} -g cali-fw-{e.interface}" for e in ours), unknown),
+        "cali-to-wl-dispatch": (*(f"-o {e.interface} -g cali-tw-{e.interface}" for e in ours), _UNKNOWN),
+        "cali-from-wl-dispatch": (*(f"-i {e.interface} -g cali-fw-{e.interface}" for e in ours), _UNKNOWN),
         "cali-FORWARD": ("-j MARK --set-xmark 0x0/0xf0000",
                          f"-i {interface_prefix}+ -j cali-from-wl-dispatch",
                          f"-o {interface_prefix}+ -j cali-to-wl-dispatch"),
@@ -71,10 +71,13 @@ def build(endpoints: Iterable[EndpointPolicy], *, interface_prefix: str = "azv",
     return rules
 
 
-def build_bpf_mode(*, interface_prefix: str = "azv", vxlan_port: int = VXLAN_PORT) -> CalicoRules:
+def build_bpf_mode(interfaces: Iterable[str], *, interface_prefix: str = "azv",
+                   vxlan_port: int = VXLAN_PORT) -> CalicoRules:
     """What is left in iptables while eBPF does the work: accept what its programs have let pass.
 
     Args:
+        interfaces: the pods' host interfaces that have the programs. What goes to or from another one is dropped: its
+            pod's policy is not there yet.
         interface_prefix: what the pods' host interfaces start with.
         vxlan_port: where the node takes tunnels between nodes.
     """
@@ -88,8 +91,14 @@ def build_bpf_mode(*, interface_prefix: str = "azv", vxlan_port: int = VXLAN_POR
     approved = f'-m comment --comment "{BPF_MODE}" -m mark --mark {SEEN_BY_BPF} -j ACCEPT'
     # A pod's own VXLAN would come out of vxlan.calico with whatever client's address it holds inside.
     forged = f"-i {interface_prefix}+ {_forged(vxlan_port)}"
-    return CalicoRules({"cali-FORWARD": (known, unknown, approved), "cali-INPUT": (forged, known, approved),
-                        "cali-OUTPUT": ()})
+    unseen = (f'-i {interface_prefix}+ -m comment --comment "From workload without BPF seen mark"'
+              f" -m mark ! --mark {SEEN_BY_BPF} -j DROP")
+    dispatch = (f'-o {interface_prefix}+ -m comment --comment "To workload, check workload is known."'
+                " -j cali-to-wl-dispatch")
+    return CalicoRules({
+        "cali-to-wl-dispatch": (*(f"-o {interface} -j ACCEPT" for interface in sorted(interfaces)), _UNKNOWN),
+        "cali-FORWARD": (known, unknown, unseen, dispatch, approved),
+        "cali-INPUT": (forged, known, unseen, approved), "cali-OUTPUT": ()})
 
 
 def _forged(vxlan_port: int) -> str:

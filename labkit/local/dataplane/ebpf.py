@@ -115,6 +115,11 @@ class EbpfDataplane:
         """Whether this agent has attached the programs."""
         return self._attached
 
+    @property
+    def interfaces(self) -> frozenset[str]:
+        """The pods' interfaces that this agent has attached the programs to."""
+        return frozenset(self._interfaces)
+
     def attach(self, config: FelixConfig) -> None:
         """Take the node's traffic over, or change the configuration of what is attached. Idempotent.
 
@@ -246,7 +251,7 @@ class EbpfDataplane:
         return [f"program {name} was not attached to the node's cgroup" for name in missing]
 
     def _finish_detach(self) -> None:
-        if self._state and (held := ebpf_connections.held(self._state.loaded.maps["cali_v4_ct"], _now())):
+        if self._state and (held := ebpf_connections.drain(self._state.loaded.maps["cali_v4_ct"], _now())):
             self._log.info("BPF programs stay for the packets of translated connections (%d), until they end",
                            held)
             return

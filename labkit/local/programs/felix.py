@@ -248,12 +248,13 @@ class Felix:
         try:
             if self.mode == "bpf" and self._ebpf and (repaired := self._ebpf.repair()):
                 self._say("BPF data plane", repaired)
+            wanted = self._bpf_chains(self._ebpf) if self.mode == "bpf" and self._ebpf else self._chains
             overlay = self._overlay_written
             if overlay and (gone := self._overlay_routes.missing(overlay, self.config.vxlan_vni)):
                 self._overlay_routes.apply(overlay, vni=self.config.vxlan_vni, port=self.config.vxlan_port)
                 self._say("overlay", gone)
-            if self._chains is not None:
-                self._write_chains(self._chains, compare=True)
+            if wanted is not None:
+                self._write_chains(wanted, compare=True)
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Failed to check the %s data plane, will retry: %s", self.mode, error)
             self._broken = True                  # half of it may be back: write everything
@@ -339,14 +340,19 @@ class Felix:
             self._attached_config = self.config
             if not everything and not self.handing_over:
                 self._clean_up_kube_proxy()      # it may have been asked for just now
-        if everything:
+        chains = self._bpf_chains(bpf)
+        if everything or chains != self._chains:
             # Only now does iptables let go: the programs are attached and their maps are full.
-            self._write_chains(build_bpf_mode(interface_prefix=self.config.interface_prefix,
-                                              vxlan_port=self.config.vxlan_port), everything=True)
+            self._write_chains(chains, everything=everything)
+        if everything:
             self._clean_up_kube_proxy()
             self.mode = "bpf"
         if (everything or changed) and not self.handing_over:
             self._serve_proxy_health()
+
+    def _bpf_chains(self, bpf: EbpfDataplane) -> CalicoRules:
+        return build_bpf_mode(bpf.interfaces, interface_prefix=self.config.interface_prefix,
+                              vxlan_port=self.config.vxlan_port)
 
     def _bpf(self) -> EbpfDataplane:
         if self._ebpf is None:

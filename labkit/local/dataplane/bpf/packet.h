@@ -140,7 +140,7 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	case IPPROTO_ICMP:
 		if (bpf_skb_load_bytes(skb, packet->l4, &icmp, sizeof(icmp)))
 			return MALFORMED;
-		packet->starts = icmp.type == ICMP_ECHO;
+		packet->starts = icmp.type != ICMP_ECHO_REPLY;
 		if (icmp.type == ICMP_DEST_UNREACH || icmp.type == ICMP_TIME_EXCEEDED ||
 		    icmp.type == ICMP_PARAMETERPROB) {
 			__u32 offset = packet->l4;
@@ -149,10 +149,9 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 			packet->whole = false;          /* no errors about errors */
 			return parse_error(skb, packet, offset);
 		}
-		if (icmp.type != ICMP_ECHO && icmp.type != ICMP_ECHO_REPLY)
-			return NOT_OURS;
-		packet->flow.sport = packet->flow.dport = icmp.id;
-		packet->l4 = 0;
+		if (icmp.type == ICMP_ECHO || icmp.type == ICMP_ECHO_REPLY)
+			packet->flow.sport = packet->flow.dport = icmp.id;
+		packet->l4 = 0;         /* of other kinds policy is asked, too */
 		break;
 	default:
 		packet->l4 = 0;
