@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.local.dataplane import ebpf_maps as maps
-from labkit.local.dataplane.ebpf_connections import Stale, idle_seconds
+from labkit.local.dataplane.ebpf_connections import Stale, drain, idle_seconds
 from labkit.local.dataplane.ebpf_plan import policy_entries, service_entries
 from labkit.local.dataplane.policy import EndpointPolicy, Rule
 from labkit.local.dataplane.services import Endpoint, ServicePort
@@ -88,3 +90,38 @@ def test_flows_survive_packing() -> None:
 
 def test_closed_connections_are_forgotten_first() -> None:
     assert idle_seconds(6, maps.TCP_SYN) < idle_seconds(6, maps.TCP_ACK | maps.TCP_FIN) < idle_seconds(6, maps.TCP_ACK)
+
+
+class Table(dict[bytes, bytes]):
+    """Stands for cali_v4_ct."""
+
+    def discard(self, key: bytes) -> None:
+        self.pop(key, None)
+
+
+def test_a_detach_leaves_only_the_connections_that_nobody_else_can_translate() -> None:
+    """An entry that is left leads a reply past kube-proxy's translation, once a client uses its port again."""
+    table, second = Table(), 1_000_000_000
+
+    def connection(flow: maps.Flow, to: maps.Flow, flags: int = maps.TCP_ACK, seen: int = 100,
+                   path: int = maps.PATH_LOCAL) -> set[bytes]:
+        keys = flow.pack(), to.reversed().pack()
+        for key, other in zip(keys, (to, flow.reversed()), strict=True):
+            table[key] = other.pack() + struct.pack("=BBxx4sQQQQ", path, flags, bytes(4), 0, seen * second, 1, 60)
+        return set(keys)
+
+    def flow(port: int, protocol: int = 6, to: str = "192.0.2.7") -> maps.Flow:
+        return maps.Flow("203.0.113.10", to, port, 80, protocol)
+
+    kept = connection(flow(1), flow(1, to="10.224.0.6"))
+    kept |= connection(flow(2), flow(2), path=maps.PATH_TUNNEL)
+    kept |= connection(flow(3, 17), flow(3, 17, "10.224.0.6"), flags=0)
+    connection(flow(4, to="10.224.0.6"), flow(4, to="10.224.0.6"))                             # not translated
+    connection(flow(5, 17, "10.224.0.6"), flow(5, 17, "10.224.0.6"), flags=0)
+    connection(flow(6), flow(6, to="10.224.0.6"), flags=maps.TCP_ACK | maps.TCP_FIN)           # over
+    connection(flow(7), flow(7, to="10.224.0.6"), flags=maps.TCP_SYN)                          # not answered yet
+    connection(flow(8, 17), flow(8, 17, "10.224.0.6"), flags=0, seen=1)
+    assert drain(table, 101 * second) == 4, "both directions of two"
+    assert set(table) == kept
+    assert drain(table, 230 * second) == 0
+    assert not table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.bpfsys import Map
@@ -69,19 +69,26 @@ def idle_seconds(protocol: int, tcp_flags: int) -> int:
     return 60 if protocol == 17 else 5
 
 
-def held(connections: Map, now: int) -> int:
-    """How many established connections only these programs can translate, in either direction."""
+def drain(connections: Map, now: int) -> int:
+    """Delete what the host's stack can do without us; an entry that is left over leads a reply past its translation.
+
+    Returns:
+        How many established connections only these programs can translate, in either direction.
+    """
     entries = {key: maps.Connection.read(value) for key, value in connections.items()}
-    return sum(1 for _ in _held(entries, now))
-
-
-def _held(entries: Mapping[bytes, maps.Connection], now: int) -> Iterator[bytes]:
+    kept, held = set[bytes](), 0
     for key, entry in entries.items():
-        translated = entry.to.pack() != key or entry.path == maps.PATH_TUNNEL
-        if translated and entry.to.protocol == 6 and entry.tcp_flags & maps.TCP_ACK:
-            seen, flags = _both(entry, entries)
-            if not flags & (maps.TCP_FIN | maps.TCP_RST) and now - seen < _HELD:
-                yield key
+        if entry.to.pack() == key and entry.path != maps.PATH_TUNNEL:
+            continue                             # nothing is translated
+        seen, flags = _both(entry, entries)
+        established = bool(entry.tcp_flags & maps.TCP_ACK and not flags & (maps.TCP_FIN | maps.TCP_RST))
+        patience = _HELD if established else idle_seconds(17, 0) * _SECOND if key[12] == 17 else 0
+        if now - seen < patience:
+            kept |= {key, entry.to.reversed().pack()}
+            held += established
+    for key in entries.keys() - kept:
+        connections.discard(key)
+    return held
 
 
 def _both(entry: maps.Connection, entries: Mapping[bytes, maps.Connection]) -> tuple[int, int]:
