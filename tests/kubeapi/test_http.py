@@ -62,7 +62,7 @@ def run_a_pod(served: Served) -> None:
 
 
 def test_refusals_on_the_wire(served: Served) -> None:
-    pods = "/api/v1/namespaces/default/pods"
+    pods, labelled = "/api/v1/namespaces/default/pods", {"metadata": {"labels": {"a": 1}}}
     cases = [
         (call(served, pods, token="wrong"), 401, "Unauthorized", "Unauthorized"),
         (call(served, pods, "POST", b"{"), 400, "BadRequest", "json parse error"),
@@ -78,6 +78,11 @@ def test_refusals_on_the_wire(served: Served) -> None:
         (call(served, pods + "?continue=x"), 400, "BadRequest", "continue key is not valid"),
         (call(served, pods + "?dryRun=yes", "POST", pod()), 422, "Invalid", "dryRun"),
         (call(served, pods + "/none/log"), 404, "NotFound", 'pods "none" not found'),
+        (call(served, "/api/v1/namespaces/default", "PATCH", labelled, Content_Type="application/merge-patch+json"),
+         422, "Invalid", "cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"),
+        (call(served, "/api/v1/namespaces/default", "PATCH", labelled,
+              Content_Type="application/strategic-merge-patch+json"), 422, "Invalid",
+         'patch: Invalid value: "map[metadata:map[labels:map[a:1]]]": cannot convert int64 to string'),
     ]
     for (code, status), wanted, reason, text in cases:
         assert (code, status["reason"], status["kind"]) == (wanted, reason, "Status")

@@ -70,7 +70,7 @@ def test_json_patch(api: Api) -> None:
     assert (error.code, error.reason, error.message) == (
         422, "Invalid", "the server rejected our request due to an error in our request")
     assert not error.details, "kubectl would print what Python says of it"
-    assert refusal(api.patch, "deployments.apps", "web", [{"op": "dance"}], "default", type="json").code == 400
+    assert refusal(api.patch, "deployments.apps", "web", [{"op": "dance"}], "default", type="json").code == 422
     bare = json_patch({"metadata": {"labels": {}}}, [{"op": "add", "path": "/metadata/labels/x"}])
     settle(api.served_of("v1", "Pod"), bare)
     assert bare == {"metadata": {"labels": {"x": ""}}}, "no value is null, and null in a map of strings is empty"

@@ -90,10 +90,18 @@ OTHERS = [
      "rules[0].resources: Required value: resource rules must supply at least one resource"),
     ("services", service(type="LoadBalancer", loadBalancerSourceRanges=["nope"]),
      'spec.LoadBalancerSourceRanges: Invalid value: "[nope]": must be a list of IP ranges.'),
+    ("services", service(loadBalancerSourceRanges=["10.0.0.0/8"]),
+     "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'"),
+    ("services", service(externalIPs=["192.0.2.7", "127.0.0.1"]),
+     'spec.externalIPs[1]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8)'),
+    ("services", service(externalIPs=["x"]), 'spec.externalIPs[0]: Invalid value: "x": must be a valid IP address'),
+    ("services", service(clusterIP="abc"), 'spec.clusterIPs[0]: Invalid value: "abc": must be a valid IP address'),
+    ("priorityclasses.scheduling.k8s.io", {"metadata": {"name": "p"}, "value": 1_000_000_001},
+     "value: Forbidden: maximum allowed value of a user defined priority is 1000000000"),
 ]
 
 
-@pytest.mark.parametrize(("resource", "manifest", "text"), OTHERS, ids=[text[:30] for _, _, text in OTHERS])
+@pytest.mark.parametrize(("resource", "manifest", "text"), OTHERS, ids=[text[:40] for _, _, text in OTHERS])
 def test_other_kinds_that_cannot_be(api: Api, resource: str, manifest: dict, text: str) -> None:
     error = refusal(api.create, resource, manifest, "default")
     assert (error.code, error.reason) == (422, "Invalid")

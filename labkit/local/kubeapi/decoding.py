@@ -24,6 +24,21 @@ _WARNED = 10
 class WrongTypeError(Exception):
     """A value that does not fit its field."""
 
+    def __init__(self, value: Any, where: str, wanted: str) -> None:
+        super().__init__(f"json: cannot unmarshal {errors.go_type(value)} into Go struct field {where} of type"
+                         f" {wanted}")
+        self._value, self._wanted = value, wanted
+
+    def converted(self) -> str:
+        """The same in the words of what Kubernetes reads a strategic merge patch's result by."""
+        value, wanted = self._value, self._wanted
+        given = {str: "string", bool: "bool", int: "int64", float: "float64", dict: "map", list: "slice"}[type(value)]
+        for start, words in (("[]", "cannot restore slice from"), ("map[", "cannot restore map from"),
+                             ("v1.", "cannot restore struct from:")):
+            if wanted.startswith(start):
+                return f"{words} {given}"
+        return f"unrecognized type: {wanted}" if isinstance(value, str) else f"cannot convert {given} to {wanted}"
+
 
 def settle(served: Served, obj: Obj) -> list[str]:
     """Drop what a kind's type does not have, in place; the paths of what was dropped.
@@ -44,7 +59,7 @@ def settle(served: Served, obj: Obj) -> list[str]:
     try:
         _object(model(name), obj, "", dropped)
     except WrongTypeError as error:
-        raise _refusal(served, str(error)) from None
+        raise _refusal(served, str(error)) from error
     return dropped
 
 
@@ -140,8 +155,7 @@ def _go_type(field: Field) -> str:
 def _wrong(value: Any, holder: Model, at: str, wanted: str) -> WrongTypeError:
     """In the words of Go's decoder."""
     where = ".".join(part.partition("[")[0] for part in at.split("."))
-    return WrongTypeError(f"json: cannot unmarshal {errors.go_type(value)} into Go struct field"
-                          f" {holder.short}.{where} of type {wanted}")
+    return WrongTypeError(value, f"{holder.short}.{where}", wanted)
 
 
 def _unknown(schema: Obj, value: Any, at: str, found: list[str]) -> None:

@@ -88,7 +88,8 @@ class Documents:
             case ["v2"]:
                 accept = request.header(b"accept")
                 if "protobuf" in accept and "json" not in accept:
-                    return Reply(200, v2_without_definitions(self._version), V2_TYPE)
+                    served = [one for key in self._registry.served for one in self._served(*key)]
+                    return Reply(200, v2_without_definitions(self._version, _paths(served)), V2_TYPE)
                 return Later(self._v2)
             case ["v3"]:
                 return json_reply({"paths": {_path(g, v): {"serverRelativeURL":

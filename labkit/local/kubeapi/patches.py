@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jsonpatch
+import orjson
 from jsonpointer import JsonPointerException
 
 from labkit.local.client import ApiError, Obj, copy_of
@@ -44,8 +45,6 @@ def json_patch(target: Obj, patch: list[Obj]) -> Obj:
         patch = [{"value": None, **one} if one.get("op") in ("add", "replace", "test") else one for one in patch]
     try:
         out = jsonpatch.apply_patch(target, patch, in_place=True)
-    except jsonpatch.InvalidJsonPatch as e:
-        raise errors.bad_request(f"error decoding patch: {e}") from e
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError) as e:
         raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request") from e
     if not isinstance(out, dict) or not isinstance(out.get("metadata"), dict):
@@ -86,6 +85,17 @@ def _must_be_declared(served: Served, namespace: str, name: str, applied: Any) -
                        f" {fields if len(unknown) == 1 else 'errors:' + chr(10) + fields}")
 
 
+def _unfit(error: ApiError, patch: Any, out: Obj, type_: str) -> ApiError:
+    """A patch that leads to a value of a wrong type, as Kubernetes says it: of the patch, or of all that came out."""
+    if not isinstance(wrong := error.__cause__, decoding.WrongTypeError):
+        return error
+    value, why = (errors.go_print(patch), wrong.converted()) if type_ == "strategic" \
+        else (orjson.dumps(out).decode(), str(wrong))
+    about = errors.bad_value("patch", value, why)
+    return ApiError(422, "Invalid", f' "" is invalid: {about}', {
+        "causes": [{"reason": about.reason, "message": about.message, "field": about.field}]})
+
+
 def _object(obj: Any) -> Obj:
     if not isinstance(obj, dict) or not isinstance(obj.get("metadata"), dict):
         raise errors.bad_request("the patched object is no Kubernetes object")
@@ -114,7 +124,10 @@ def patch_object(machinery: Machinery, kind: Kind, namespace: str, name: str, pa
         before = copy_of(obj) if obj["metadata"].get("managedFields") else None
         out = change(served.to_wire(obj)) if served.to_wire else change(obj)
         if check is not None:
-            check(out)
+            try:
+                check(out)
+            except ApiError as error:
+                raise _unfit(error, patch, out, type_) from error
         obj = served.from_wire(out) if served.from_wire else out
         if before is not None:
             apply.note_update(before, obj, manager, sub, served.api_version)

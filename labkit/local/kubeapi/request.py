@@ -81,8 +81,8 @@ class Request:
         return ""
 
     def flag(self, name: str) -> bool:
-        """Whether a query parameter is there and true."""
-        return self.query.get(name, "false").lower() in ("true", "1", "")
+        """Whether a query parameter is there and not false: Kubernetes takes any other word for yes."""
+        return self.query.get(name, "false").lower() not in ("false", "0")
 
     def number(self, name: str) -> int | None:
         """A numeric query parameter."""

@@ -102,7 +102,7 @@ def _merge_list(have: Any, patch: list[Any], field: str, holder: str, order: lis
     out = list(old)
     for one in patch:
         if key not in one:
-            raise ApiError(422, "Invalid", f"map: {go_print(one)} does not contain declared merge key: {key}")
+            raise ApiError(500, "", f"map: {go_print(one)} does not contain declared merge key: {key}")
         at = next((i for i, o in enumerate(out) if isinstance(o, dict) and o.get(key) == one[key]), None)
         if one.get("$patch") == "delete":
             out = [o for o in out if o.get(key) != one[key]]

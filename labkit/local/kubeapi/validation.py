@@ -138,6 +138,29 @@ def is_port(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535
 
 
+_NO_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _special_address(text: str, field: str) -> list[FieldError]:
+    """An external address of a service, which may be none of a machine's own."""
+    if (ip := _address(text)) is None:
+        return [errors.bad_value(field, text, _NO_ADDRESS)]
+    for special, words in ((ip.is_unspecified, "be unspecified (0.0.0.0)"),
+                           (ip.is_loopback, "be in the loopback range (127.0.0.0/8)"),
+                           (ip.is_link_local, "be in the link-local range (169.254.0.0/16)"),
+                           (text.startswith("224.0.0."), "be in the link-local multicast range (224.0.0.0/24)")):
+        if special:
+            return [errors.bad_value(field, text, f"may not {words}")]
+    return []
+
+
 def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
     """A service's specification, and its change."""
     out: list[FieldError] = []
@@ -180,6 +203,13 @@ def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
         seen.add(key)
     if spec.get("sessionAffinity") not in ("ClientIP", "None"):
         out.append(errors.unsupported("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None")))
+    for i, one in enumerate(spec.get("externalIPs") or ()):
+        out += _special_address(one, f"spec.externalIPs[{i}]")
+    own = spec.get("clusterIP")
+    if own and own != "None" and not _address(own):
+        out.append(errors.bad_value("spec.clusterIPs[0]", own, _NO_ADDRESS))
+    if spec.get("loadBalancerSourceRanges") and spec["type"] != "LoadBalancer":
+        out.append(errors.denied("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'"))
     for one in spec.get("loadBalancerSourceRanges") or ():
         try:
             if "/" not in one:

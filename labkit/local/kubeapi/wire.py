@@ -7,13 +7,13 @@ from typing import Any
 
 from labkit.local.client import Obj
 
-from .kinds import Registry, Served
+from .kinds import Convert, Registry, Served
 
 EVENTS = "events.k8s.io/v1"
 
 
 def add_builtin_versions(registry: Registry, minor: int) -> None:
-    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices and disruption budgets at v1beta1.
+    """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices, disruption budgets and cron jobs at v1beta1.
 
     Ephemeral containers came with 1.23.
     """
@@ -26,7 +26,10 @@ def add_builtin_versions(registry: Registry, minor: int) -> None:
             slices, slices.group, "v1beta1", _slice_out, _slice_in)
         budgets = registry.kinds["poddisruptionbudgets.policy"]
         registry.served.setdefault((budgets.group, "v1beta1"), {})[budgets.plural] = Served(
-            budgets, budgets.group, "v1beta1", _budget_out, _budget_in)
+            budgets, budgets.group, "v1beta1", *_versions("policy/v1beta1", "policy/v1"))
+        jobs = registry.kinds["cronjobs.batch"]         # where kubectl before 1.21 makes them
+        registry.served.setdefault((jobs.group, "v1beta1"), {})[jobs.plural] = Served(
+            jobs, jobs.group, "v1beta1", *_versions("batch/v1beta1", "batch/v1"))
         if minor < 21:
             del registry.served[budgets.group, budgets.version]
     if minor < 23:
@@ -83,12 +86,9 @@ def _slice_in(obj: Obj) -> Obj:
     return {**obj, "apiVersion": "discovery.k8s.io/v1", "endpoints": endpoints}
 
 
-def _budget_out(obj: Obj) -> Obj:
-    return {**obj, "apiVersion": "policy/v1beta1"}
-
-
-def _budget_in(obj: Obj) -> Obj:
-    return {**obj, "apiVersion": "policy/v1"}
+def _versions(wire: str, storage: str) -> tuple[Convert, Convert]:
+    """To and from a version that differs in its name alone."""
+    return lambda obj: {**obj, "apiVersion": wire}, lambda obj: {**obj, "apiVersion": storage}
 
 
 def _hpa_out(obj: Obj) -> Obj:

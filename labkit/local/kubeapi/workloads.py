@@ -17,6 +17,8 @@ from .validation import immutable, template_errors
 if TYPE_CHECKING:
     from .machinery import Machinery
 
+_HIGHEST_PRIORITY = 1_000_000_000
+
 
 class WorkloadStrategy(Strategy):
     """A controller of pods: a selector that stays and a template.
@@ -211,6 +213,18 @@ class RbacStrategy(Strategy):
         return []
 
 
+class PriorityClassStrategy(Strategy):
+    """The highest priorities are Kubernetes' own."""
+
+    def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
+        """The value is in its range, and does not change."""
+        if old and new.get("value", 0) != old.get("value", 0):
+            return [errors.denied("value", "may not be changed in an update.")]
+        if not new["metadata"]["name"].startswith("system-") and new.get("value", 0) > _HIGHEST_PRIORITY:
+            return [errors.denied("value", f"maximum allowed value of a user defined priority is {_HIGHEST_PRIORITY}")]
+        return []
+
+
 class StorageClassStrategy(Strategy):
     """Defaults of storage classes."""
 
@@ -256,6 +270,7 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
         f"clusterroles.{rbac_group}": rbac,
         f"rolebindings.{rbac_group}": rbac,
         f"clusterrolebindings.{rbac_group}": rbac,
+        "priorityclasses.scheduling.k8s.io": PriorityClassStrategy(machinery),
         "storageclasses.storage.k8s.io": StorageClassStrategy(machinery),
         "persistentvolumes": claims,
         "persistentvolumeclaims": claims,
