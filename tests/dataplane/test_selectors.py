@@ -13,13 +13,14 @@ LABELS = {"app": "web", "tier": "front", "projectcalico.org/namespace": "shop"}
     ("app == 'x' || tier == 'front' && has(nope)", False), ("(app == 'web' || has(nope)) && has(tier)", True),
     ("!(app == 'web')", False), ("tier contains 'ron'", True), ("tier starts with 'fr'", True),
     ("tier ends with 'fr'", False), ("projectcalico.org/namespace == 'shop'", True), ("in == 'x'", False),
+    ("app notin {'api'}", True), ("tier startswith 'fr'", True), ("tier\tendswith\t'nt'", True), ("in in {'x'}", False),
 ])
 def test_calico_selectors(selector, matches):
     assert parse(selector)(LABELS) is matches
 
 
 @pytest.mark.parametrize("selector", ["app ==", "app = 'x'", "(app == 'x'", "app in {'a' 'b'}", "has()",
-                                      "app == 'a' b", "'app' == 'x'", "app"])
+                                      "app == 'a' b", "'app' == 'x'", "app", "app == 'web'\n", "ä == 'x'"])
 def test_malformed_selectors_are_refused_by_name(selector):
     with pytest.raises(SelectorError, match="invalid selector"):
         parse(selector)

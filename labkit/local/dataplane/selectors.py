@@ -15,14 +15,15 @@ class SelectorError(ValueError):
     """A selector that Calico would refuse; the message shows where it stops making sense."""
 
 
-_TOKEN = re.compile(r"""\s*(?:
-    (?P<call>all\(\s*\)|global\(\s*\))
-  | has\(\s*(?P<has>[\w./-]+)\s*\)
+# As in Calico, a blank is a space or a tab: a line's end is none.
+_TOKEN = re.compile(r"""[ \t]*(?:
+    (?P<call>all\([ \t]*\)|global\([ \t]*\))
+  | has\([ \t]*(?P<has>[\w./-]+)[ \t]*\)
   | (?P<op>==|!=|&&|\|\||!|\(|\)|\{|\}|,)
-  | (?P<word>not\s+in\b|in\b(?=\s*\{)|starts\s+with\b|ends\s+with\b|contains\b(?=\s*["']))
+  | (?P<word>(?:not[ \t]*in|in)(?=[ \t]*\{)|(?:starts[ \t]*with|ends[ \t]*with|contains)(?=[ \t]*["']))
   | (?P<string>"[^"]*"|'[^']*')
   | (?P<label>[\w./-]+)
-  )""", re.VERBOSE)
+  )""", re.VERBOSE | re.ASCII)
 
 
 @lru_cache(maxsize=4096)
@@ -46,13 +47,15 @@ class _Parser:
     def __init__(self, text: str, every: str = "") -> None:
         self.text, self.every = text, every
         self.tokens: list[tuple[str, str]] = []
-        at, end = 0, len(text.rstrip())
+        at, end = 0, len(text.rstrip(" \t"))
         while at < end:
             match = _TOKEN.match(text, at)
             if not match or not match.lastgroup:
                 raise SelectorError(f"invalid selector {text!r}: unexpected {text[at:].strip()!r}")
-            self.tokens.append((match.lastgroup, " ".join(match[match.lastgroup].split())
-                                if match.lastgroup == "word" else match[match.lastgroup]))
+            value = match[match.lastgroup]
+            if match.lastgroup == "word":
+                value = "".join(value.split())
+            self.tokens.append((match.lastgroup, value))
             at = match.end()
         self.at = 0
 
@@ -118,7 +121,7 @@ class _Parser:
 
     def _comparison(self, key: str) -> Predicate:
         _, operator = self._take("==", "!=", "word")
-        if operator in ("in", "not in"):
+        if operator in ("in", "notin"):
             values = self._set()
             if operator == "in":
                 return lambda labels: labels.get(key) in values
@@ -131,7 +134,7 @@ class _Parser:
                 return lambda labels: labels.get(key) != wanted
             case "contains":
                 return lambda labels: key in labels and wanted in labels[key]
-            case "starts with":
+            case "startswith":
                 return lambda labels: key in labels and labels[key].startswith(wanted)
             case _:
                 return lambda labels: key in labels and labels[key].endswith(wanted)
