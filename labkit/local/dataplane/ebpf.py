@@ -251,7 +251,7 @@ class EbpfDataplane:
         return [f"program {name} was not attached to the node's cgroup" for name in missing]
 
     def _finish_detach(self) -> None:
-        if self._state and (held := ebpf_connections.held(self._state.loaded.maps["cali_v4_ct"], _now())):
+        if self._state and (held := ebpf_connections.drain(self._state.loaded.maps["cali_v4_ct"], _now())):
             self._log.info("BPF programs stay for the packets of translated connections (%d), until they end",
                            held)
             return
