@@ -50,7 +50,7 @@ def time_to_answer(kube: Kube) -> Answer:
     """How long a new service takes to answer in the client's pod. It stays there: see `settle`.
 
     The pod tries its address every few milliseconds while the service is created. The pod's clock is compared with
-    ours beforehand; the error of that is half a round trip.
+    ours beforehand: see `clock_offset`.
 
     Args:
         kube: the cluster.
@@ -64,11 +64,9 @@ def time_to_answer(kube: Kube) -> Answer:
     forget(kube)
     address = kube.create(manifest)["spec"]["clusterIP"]
     settle(kube, address)
-    begin = time.time()
+    asked = time.time()
     theirs = float(workload.python(kube, "import time; print(time.time())"))
-    offset = theirs - (begin + time.time()) / 2
-    if abs(offset) < 0.2:
-        offset = 0.0  # within what a process takes to start: the clocks agree as far as we can tell
+    offset = clock_offset(asked, theirs, time.time())
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiter = pool.submit(workload.python, kube, _WAITER, address, timeout=70)
         time.sleep(0.5)  # the waiter has started; until the service exists it only fails
@@ -81,6 +79,20 @@ def time_to_answer(kube: Kube) -> Answer:
         forget(kube)
         raise MeasurementError("A new service did not answer within a minute.", "", "`lab.diagnose()` says why.")
     return Answer(float(answer[0]) - offset - created, written, address, int(answer[1]))
+
+
+def clock_offset(asked: float, theirs: float, heard: float) -> float:
+    """How far another machine's clock is ahead of ours, in seconds.
+
+    A clock that says a time between our question and its answer agrees with ours as far as can be told: then it is 0,
+    however long the process that reads it took to start. Otherwise the error is half a round trip.
+
+    Args:
+        asked: our time before the question.
+        theirs: what the other clock said.
+        heard: our time after the answer.
+    """
+    return 0.0 if asked <= theirs <= heard else theirs - (asked + heard) / 2
 
 
 def churn(kube: Kube, seconds: float, rate: float) -> tuple[int, str]:

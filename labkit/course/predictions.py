@@ -76,6 +76,8 @@ def compare(prediction: Prediction, measured: Guess) -> Outcome:
 
 
 def _verdict(guess: Guess, measured: Guess) -> str:
+    if isinstance(measured, str) and not isinstance(guess, str):
+        return "So nothing is said of your guess, either way."
     if isinstance(guess, str) or isinstance(measured, str):
         same = str(guess).strip().casefold() == str(measured).strip().casefold()
         return "As you expected." if same else "A surprise: what explains it?"
@@ -90,6 +92,8 @@ def _verdict(guess: Guess, measured: Guess) -> str:
 
 
 def say(value: Guess, unit: str) -> str:
-    """Return a value with its unit, in words."""
-    word = value if isinstance(value, str) else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    """Return a value with its unit, in words; words have no unit."""
+    if isinstance(value, str):
+        return value
+    word = f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{word} {unit}".strip()

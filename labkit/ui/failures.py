@@ -15,13 +15,17 @@ def install() -> None:
     """Have the kernel show labkit's own errors without the library's frames; nothing without a kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None:
-        shell.set_custom_exc((LabError, ChecksNotPassed), _show)
+        shell.set_custom_exc((LabError, ChecksNotPassed, NameError), _show)
 
 
 def lines(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> list[str]:
     """Return the error in words, below the line of the cell that met it."""
-    cells = [frame for frame in traceback.extract_tb(trace) if _is_cell(frame.filename)]
+    frames = traceback.extract_tb(trace)
+    cells = [frame for frame in frames if _is_cell(frame.filename)]
     where = [f"line {cells[-1].lineno} of the cell: {cells[-1].line}"] if cells else []
+    if isinstance(error, NameError) and cells and frames[-1] is cells[-1]:
+        return [*where, f"NameError: {error}", "  Why: the cell that makes it did not run in this kernel, or failed.",
+                "  What to do: run the cells above (Run > Run All Above Selected Cell), then this one."]
     return [*where, f"{kind.__name__}: {error}", "(%tb shows where in labkit)"]
 
 

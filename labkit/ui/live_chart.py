@@ -160,7 +160,8 @@ def _traces(arm: str, index: int, kinds: dict[str, list[Sample]], medians: dict[
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    """Say a duration as long as a minute counts: what is still to come is known no better."""
+    return f"{seconds / 60:.0f} min" if seconds >= 150 else f"{seconds:.0f} s"
 
 
 def spent(since: float) -> str:

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from labkit.charts.chart import Interval
-from labkit.markup import STYLE, details, escape, output
+from labkit.markup import STYLE, escape
+from labkit.ui.show import show
 
 if TYPE_CHECKING:
     from labkit.ui.live_chart import Live
@@ -28,12 +29,13 @@ class LiveView:
         self.figure = go.FigureWidget({**spec, "layout": {**spec["layout"], "autosize": True}})
         self.stop = widgets.Button(description="Stop", icon="stop", tooltip="Ends after the sample under way")
         self.stop.on_click(self._stop)
-        self.line, self.words = widgets.HTML(), widgets.HTML()
+        self.line = widgets.HTML()
+        self._box = widgets.VBox([widgets.HBox([self.stop, self.line]), self.figure])
 
     def show(self) -> None:
         """Display it under the cell."""
         self._say(self._live.said())
-        display(widgets.VBox([widgets.HBox([self.stop, self.line]), self.figure, self.words]))  # type: ignore[no-untyped-call]
+        display(self._box)  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
         """Say how far the run is; draw new samples, unless it was drawn a moment ago."""
@@ -45,16 +47,20 @@ class LiveView:
             self._draw()
 
     def finish(self) -> None:
-        """Draw what is missing, and say how it ended."""
+        """Say how it ended, and put a chart that needs no kernel in the place of the one that grew.
+
+        That one is gone with the kernel, and empty where the browser was too busy to set it up in time.
+        """
         from labkit.ui.live_chart import spent
 
-        if len(self._live) != self._samples:
-            self._draw()
-        said = details("The same in words", output(self._live.chart(self._medians).text))
-        self.words.value = f'{STYLE}<div class="lk">{said}</div>'
         word = "Stopped" if self._live.stopped else "Ended"
-        self._say(f"{word} after {spent(self._begun)}; {len(self._live)} samples are drawn.")
+        samples = f"{len(self._live)} samples are drawn" if len(self._live) else "nothing was measured"
+        self._say(f"{word} after {spent(self._begun)}; {samples}.")
         self.stop.disabled = True
+        self._box.children = self._box.children[:1]
+        self.figure.close()
+        if len(self._live):
+            show(self._live.chart(self._medians))
 
     def _stop(self, _: Any) -> None:
         self._live.stopped = True

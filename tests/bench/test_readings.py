@@ -3,11 +3,18 @@ import json
 import pytest
 
 from labkit.bench import cpu, iperf
+from labkit.bench.changes import clock_offset
 from labkit.bench.scale import process_ticks
 from labkit.errors import MeasurementError
 
 BEFORE = "cpu  100 0 50 1000 10 0 5 20 0 0\ncpu0 50 0 25 500 5 0 2 10 0 0\ncpu1 50 0 25 500 5 0 3 10 0 0\nintr 1"
 AFTER = "cpu  200 0 100 1130 20 0 15 20 0 0\ncpu0 1 0 0 0 0 0 0 0 0 0\ncpu1 1 0 0 0 0 0 0 0 0 0"
+
+
+def test_a_slow_question_sets_no_clock_wrong():
+    assert clock_offset(100.0, 101.8, 102.0) == 0, "it says a time within: a process that took long to start"
+    assert clock_offset(100.0, 110.0, 102.0) == pytest.approx(9.0)
+    assert clock_offset(100.0, 90.0, 102.0) == pytest.approx(-11.0)
 
 
 def test_cpu_tells_busy_from_idle_and_steal():

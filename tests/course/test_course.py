@@ -88,10 +88,16 @@ def test_a_prediction_meets_its_measurement(tmp_path: Path) -> None:
         (5, -1, "Less"),
         ("Node", "node ", "As you"),
         ("a", "b", "surprise"),
+        (20, "no detectable difference", "nothing is said"),
     ],
 )
 def test_verdicts(guess: float | str, measured: float | str, verdict: str) -> None:
     assert verdict in predictions.compare(predictions.Prediction("k", "q", guess), measured).verdict
+
+
+def test_a_finding_in_words_has_no_unit() -> None:
+    outcome = predictions.compare(predictions.Prediction("k", "q", 20, "% less"), "no detectable difference")
+    assert "expected 20 % less, measured no detectable difference." in repr(outcome)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 7}', '{"schema": 1}'])

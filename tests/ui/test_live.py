@@ -9,6 +9,7 @@ import pytest
 from labkit import mode, ui
 from labkit.bench.results import Run, Sample
 from labkit.bench.watch import Progress, Watch
+from labkit.charts import Chart
 from labkit.errors import MeasurementError
 from labkit.ui import live_chart, live_view
 
@@ -57,19 +58,41 @@ def test_without_a_front_end_it_measures_in_the_cell_s_own_thread_and_draws_noth
     assert ui.live("cores"), "the name is still a function after the first call"
 
 
-def test_it_grows_and_ends_with_every_sample(views: list[live_view.LiveView]) -> None:
+def test_it_grows_while_samples_come(views: list[live_view.LiveView]) -> None:
     live = ui.live("cores", "CPU")
-    asyncio.run(live.run(suite, pause=0.02))
-    (view,) = views
+    suite(live)
+    view = live_view.LiveView(live)
+    view.update()
     dots = [trace for trace in view.figure.data if not trace.error_y.array]
     assert sum(len(trace.y) for trace in dots) == 12
     medians = {trace.name: trace for trace in view.figure.data if trace.error_y.array}
     assert list(medians["kube-proxy"].y) == pytest.approx([5.1, 5.1])
     assert list(medians["Calico eBPF"].error_y.array) == pytest.approx([0.1, 0.1])
+
+
+def test_it_ends_with_a_chart_that_needs_no_kernel(
+    views: list[live_view.LiveView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Chart] = []
+    monkeypatch.setattr(live_view, "show", drawn.append)
+    asyncio.run(ui.live("cores", "CPU").run(suite))
+    (view,) = views
     assert view.stop.disabled
     assert "Ended after" in view.line.value
-    assert "pod to pod, UDP" in view.words.value
-    assert "5.1" in view.words.value
+    assert view.figure.comm is None, "the one that grew is still there"
+    (chart,) = drawn
+    assert sum(len(trace["y"]) for trace in chart.data if "error_y" not in trace) == 12
+    assert "pod to pod, UDP" in chart.text
+
+
+def test_where_nothing_was_measured_no_empty_axes_are_left(
+    views: list[live_view.LiveView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_view, "show", lambda chart: pytest.fail("an empty chart"))
+    with pytest.raises(MeasurementError):
+        asyncio.run(ui.live("cores").run(suite, rounds=0, fail=True))
+    assert "nothing was measured" in views[0].line.value
+    assert views[0].figure.comm is None
 
 
 def test_the_button_ends_the_suite_and_the_cell_has_its_run(views: list[live_view.LiveView]) -> None:

@@ -273,6 +273,18 @@ def test_errors_with_a_cure_are_shown_without_the_library() -> None:
     assert "test_ui" not in shown
 
 
+def test_a_cell_that_was_passed_over_is_named_as_the_cause() -> None:
+    from labkit.ui.failures import lines
+
+    for file, meant in (("/tmp/ipykernel_7/1.py", True), ("/usr/lib/labkit/lab.py", False)):
+        try:
+            exec(compile("run.notes", file, "exec"), {})
+        except NameError as error:
+            shown = "\n".join(lines(type(error), error, error.__traceback__ and error.__traceback__.tb_next))
+        assert "name 'run' is not defined" in shown
+        assert ("Run All Above" in shown) == meant
+
+
 def test_a_command_keeps_its_columns_and_a_missing_one_says_where_to_get_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
