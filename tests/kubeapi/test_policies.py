@@ -123,7 +123,7 @@ def rule(**given: object) -> dict:
     (rule(notProtocol="TCP"), f"{R}.notProtocol: Forbidden"),
     (rule(source={"services": {"name": "s"}}), f"{R}.source.services: Forbidden"),
     (rule(source={"serviceAccounts": {"selector": "a == 'b'"}}), f"{R}.source.serviceAccounts.selector: Forbidden"),
-    (rule(source={"nets": ["10.0.0.0"]}), f'{R}.source.nets[0]: Invalid value: "10.0.0.0": invalid CIDR'),
+    (rule(source={"nets": ["10.0.0.0", "10.0.0"]}), f'{R}.source.nets[1]: Invalid value: "10.0.0": invalid CIDR'),
     (rule(source={"selector": "global()"}), "global() can only be used in an EntityRule namespaceSelector"),
     (rule(source={"namespaceSelector": "global() || a == 'b'"}), "global() cannot be combined with other selectors"),
     (rule(destination={"ports": [80]}),

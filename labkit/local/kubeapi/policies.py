@@ -113,9 +113,10 @@ def _block_errors(block: Obj, at: str) -> Iterator[FieldError]:
             yield errors.bad_value(f"{at}.except[{i}]", text, "must be a strict subset of `cidr`")
 
 
-def _net(text: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+def _net(text: Any, *, bare: bool = False) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """A CIDR; with `bare` also an address alone, which Calico takes for a net of its own."""
     try:
-        return ipaddress.ip_network(text, strict=False) if "/" in str(text) else None
+        return ipaddress.ip_network(str(text), strict=False) if bare or "/" in str(text) else None
     except ValueError:
         return None
 
@@ -197,7 +198,7 @@ def _rule_errors(rule: Obj, at: str) -> Iterator[FieldError]:
             yield errors.denied(f"{here}.serviceAccounts.selector", _LAB)
         for key in ("nets", "notNets"):
             yield from (errors.bad_value(f"{here}.{key}[{i}]", net, "invalid CIDR")
-                        for i, net in enumerate(entity.get(key) or ()) if _net(net) is None)
+                        for i, net in enumerate(entity.get(key) or ()) if _net(net, bare=True) is None)
         if "global(" in (entity.get("selector") or ""):
             yield errors.bad_value(f"{here}.selector", entity["selector"], _GLOBAL)
         spaces = "".join((entity.get("namespaceSelector") or "").split())
