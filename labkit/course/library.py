@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from labkit.course.checks import CheckFailed, check
+from labkit.course.predictions import say
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -20,7 +21,8 @@ def measured(lab: "Lab", key: str) -> str:
     """Return what was measured for a prediction; the check fails if nothing was."""
     entry: dict[str, Any] = lab.course.progress.entry("predictions", key) or {}
     need("measured" in entry, f"nothing was measured yet for the prediction {key}")
-    return f"expected {entry['guess']}, measured {entry['measured']} {entry.get('unit', '')}".rstrip()
+    unit = entry.get("unit", "")
+    return f"expected {say(entry['guess'], unit)}, measured {say(entry['measured'], unit)}"
 
 
 def ready(obj: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from labkit.markup import Fragment, escape
 
-__all__ = ["Guess", "Outcome", "Prediction", "compare"]
+__all__ = ["Guess", "Outcome", "Prediction", "compare", "say"]
 
 Guess = float | int | str
 
