@@ -284,12 +284,15 @@ class Behind(http.server.BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         said = {"asked": f"{self.command} {self.path}", "body": self.rfile.read(length).decode(),
                 "headers": {k.lower(): v for k, v in self.headers.items()}}
-        body = json.dumps(said).encode()
+        body = b'<a href="/x">a</a><img src=/y><b x="/z"><a href="//h/x">' if "page" in self.path \
+            else json.dumps(said).encode()
         self.send_response(302 if "away" in self.path else 418 if "tea" in self.path else 200)
         if "away" in self.path:
             self.send_header("Location", "/there?x=1")
         if "bare" not in self.path:         # else the body ends with the connection
             self.send_header("Content-Length", str(len(body)))
+        if "page" in self.path:
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         self.wfile.write(body)
 
@@ -325,6 +328,9 @@ def test_the_api_passes_requests_on_and_counts_them(served: Served) -> None:
                                     (f"pods/p:{port}/proxy/away", "GET /there?x=1")):
                 assert call(served, f"{base}/{asked}")[1]["asked"] == answered
             assert call(served, f"{base}/pods/p:{port}/proxy/tea")[0] == 418
+            way = f"{base}/pods/p:{port}/proxy"
+            assert kubectl(served, "get", "--raw", f"{way}/page").stdout == (
+                f'<a href="{way}/x">a</a><img src={way}/y><b x="/z"><a href="//h/x">')
             refusals = ((f"pods/p:{nobody}/proxy/", 503, f"dial tcp 10.224.0.6:{nobody}: connect: connection refused"),
                         ("pods/a:b:c:d/proxy/", 400, 'invalid pod request "a:b:c:d"'),
                         ("services/ftp:s:80/proxy/", 400, 'invalid service request "ftp:s:80"'),

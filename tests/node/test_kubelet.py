@@ -193,6 +193,13 @@ def test_probes(lab: Lab) -> None:
         web = next(p for p in summary["pods"] if p["podRef"]["name"] == "web")["containers"][0]
         assert web["cpu"]["usageCoreNanoSeconds"] > 0 < web["memory"]["workingSetBytes"]
         assert (await lab.nodes.kubelet(lab.net.name, "/nope"))[0] == 404
+        logs = lab.kubelet.host_disk() / "var/log"
+        (logs / "a.log").write_text("said")
+        (logs / "out").symlink_to("/etc/hostname")          # as a pod could leave one
+        assert (await lab.nodes.kubelet(lab.net.name, "/logs/"))[1].startswith(b'<pre>\n<a href="a.log">a.log</a>\n')
+        assert (await lab.nodes.kubelet(lab.net.name, "/logs/a.log"))[1] == b"said"
+        for path in ("out", "../../../x"):
+            assert (await lab.nodes.kubelet(lab.net.name, f"/logs/{path}"))[0] == 404
 
     asyncio.run(scenario())
 

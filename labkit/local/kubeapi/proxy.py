@@ -6,10 +6,10 @@ It leaves from the node, as it does where a tunnel brings the API server's packe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import os
 import random
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +31,8 @@ KUBELET_PORT = 10250
 _CONNECT_SECONDS = 30.0
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
                          b"trailer", b"transfer-encoding", b"upgrade"))
+_LINK = re.compile(rb"""(<[^>]*?\s(?:action|background|cite|classid|codebase|data|formaction|href|icon|longdesc"""
+                   rb"""|manifest|poster|profile|src|usemap)\s*=\s*["']?)(/[^"'\s>]*)(["'\s>])""", re.IGNORECASE)
 _OURS = frozenset((b"host", b"authorization", b"content-length", b"accept-encoding"))
 
 
@@ -243,15 +245,27 @@ class _Exchange:
             self._writer.close()
 
     async def _pump(self, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+        if self.content_type.partition(b";")[0].strip() == b"text/html" and self._request.method != "HEAD":
+            await self._pump_page(headers, send)
+            return
         await send({"type": "http.response.start", "status": self.code, "headers": headers})
         while True:
             while self._chunks:
                 await send({"type": "http.response.body", "body": self._chunks.popleft(), "more_body": True})
             if self._complete:
                 break
-            with contextlib.suppress(ConnectionError):
-                await self._read()
+            await self._read()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pump_page(self, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+        """A page whose links within what is behind the proxy stay behind it."""
+        while not self._complete:
+            await self._read()
+        page = _LINK.sub(lambda m: m[1] + self._rewritten(m[2]) + m[3], b"".join(self._chunks))
+        kept = [(name, value) for name, value in headers if name != b"content-length"]
+        await send({"type": "http.response.start", "status": self.code,
+                    "headers": [*kept, (b"content-length", b"%d" % len(page))]})
+        await send({"type": "http.response.body", "body": page, "more_body": False})
 
     def _rewritten(self, location: bytes) -> bytes:
         """A redirect within what is behind the proxy stays behind it."""

@@ -5,15 +5,18 @@ It is asked through the API server alone: nobody listens on port 10250 of a node
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
 from labkit.local.client import Obj
+from labkit.local.node import volumes
+from labkit.local.node.environment import ConfigError
 from labkit.local.node.status import timestamp
 
 if TYPE_CHECKING:
@@ -25,7 +28,10 @@ _TEXT = b"text/plain; charset=utf-8"
 
 def answer(kubelet: Kubelet, path: str) -> Answer:
     """Code, body and content type for a GET."""
-    match urlsplit(path).path.strip("/"):
+    asked = unquote(urlsplit(path).path).strip("/")
+    if asked.partition("/")[0] == "logs":
+        return _logs(kubelet, asked.removeprefix("logs"))
+    match asked:
         case "healthz" | "healthz/ping" | "healthz/syncloop":
             return 200, b"ok", _TEXT
         case "pods":
@@ -37,6 +43,19 @@ def answer(kubelet: Kubelet, path: str) -> Answer:
         case "metrics/resource":
             return 200, ("\n".join(_resources(kubelet)) + "\n").encode(), b"text/plain; version=0.0.4; charset=utf-8"
     return 404, b"404 page not found\n", _TEXT
+
+
+def _logs(kubelet: Kubelet, path: str) -> Answer:
+    """A file or folder of the node's /var/log."""
+    try:
+        found = volumes.within(kubelet.host_disk(), f"/var/log{path}")
+        if found.is_dir():
+            names = sorted(entry.name + "/" * entry.is_dir() for entry in found.iterdir())
+            lines = "".join(f'<a href="{quote(name)}">{html.escape(name)}</a>\n' for name in names)
+            return 200, f"<pre>\n{lines}</pre>\n".encode(), b"text/html; charset=utf-8"
+        return 200, found.read_bytes(), _TEXT
+    except (ConfigError, OSError):
+        return 404, b"404 page not found\n", _TEXT
 
 
 def _json(obj: Obj) -> Answer:

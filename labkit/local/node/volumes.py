@@ -152,7 +152,7 @@ def _downward(item: Obj, pod: Obj, place: Place) -> str:
 def _write(folder: Path, path: str, data: bytes, mode: int) -> None:
     """Write a file so that a reader sees the old or the new text, never half of one."""
     place = posixpath.normpath("/" + path)
-    target = _within(folder, posixpath.dirname(place)) / posixpath.basename(place)
+    target = within(folder, posixpath.dirname(place)) / posixpath.basename(place)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file() and not target.is_symlink() and target.read_bytes() == data:
         return
@@ -174,7 +174,7 @@ def _host_path(source: Obj, around: Surroundings) -> str:
         return path
     if _is_readable(path) and os.path.exists(path):
         return path
-    target = _within(around.host, path)
+    target = within(around.host, path)
     if kind.startswith("File"):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
@@ -188,7 +188,7 @@ def _is_readable(path: str) -> bool:
     return any(path == known or path.startswith(f"{known}/") for known in _READABLE_HOST_PATHS)
 
 
-def _within(folder: Path, below: str) -> Path:
+def within(folder: Path, below: str) -> Path:
     """A path below a folder that pods can write to.
 
     Raises:
@@ -214,7 +214,7 @@ def mounts(container: Obj, paths: Mapping[str, str], env: Mapping[str, str]) -> 
         source = Path(paths[mount["name"]])
         below = mount.get("subPath") or expand(mount.get("subPathExpr") or "", env)
         if below:
-            source = _within(source, below)
+            source = within(source, below)
             if not source.exists():
                 source.mkdir(parents=True)
         read_only = bool(mount.get("readOnly")) or _is_readable(str(source))
