@@ -258,6 +258,8 @@ def test_kubectl_every_day(served: Served) -> None:
     assert kubectl(served, "apply", "-f", "-", stdin=manifest).stdout == "deployment.apps/web created\n"
     assert kubectl(served, "apply", "-f", "-", stdin=manifest).stdout == "deployment.apps/web unchanged\n"
     assert kubectl(served, "scale", "deploy/web", "--replicas=3").stdout == "deployment.apps/web scaled\n"
+    assert kubectl(served, "autoscale", "deploy/web", "--max=3").returncode == 0     # it speaks protobuf
+    assert "<unknown>/80%   1         3" in kubectl(served, "get", "hpa").stdout
     table = kubectl(served, "get", "deploy", "-o", "wide").stdout.splitlines()
     assert table[0].split() == ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES", "SELECTOR"]
     assert table[1].split()[:2] == ["web", "0/3"]

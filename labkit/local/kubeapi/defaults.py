@@ -171,3 +171,11 @@ def _default(target: Obj, **values: Any) -> None:
     for key, value in values.items():
         if target.get(key) is None:
             target[key] = value
+
+
+def autoscaler(spec: Obj) -> None:
+    """At least one pod, and the processors at 80 %."""
+    spec.setdefault("minReplicas", 1)
+    if not spec.get("metrics"):
+        spec["metrics"] = [{"type": "Resource", "resource": {
+            "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]

@@ -223,6 +223,13 @@ _BINDING = (("Users", _subjects("User"), 1), ("Groups", _subjects("Group"), 1),
             ("ServiceAccounts", _subjects("ServiceAccount"), 1))
 
 
+def _targets(obj: Obj) -> str:
+    """Nobody measures here: what is wanted, beside what is not known."""
+    wanted = [(m.get("resource") or {}).get("target") or {} for m in obj["spec"].get("metrics") or ()]
+    return ", ".join(f"{UNKNOWN}/{t.get('averageUtilization')}%" if "averageUtilization" in t
+                     else f"{UNKNOWN}/{t.get('averageValue', NONE)}" for t in wanted) or NONE
+
+
 def _role(obj: Obj) -> str:
     ref = obj.get("roleRef") or {}
     return f"{ref.get('kind')}/{ref.get('name')}"
@@ -319,7 +326,7 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
         ("Allowed Disruptions", _number("status", "disruptionsAllowed"), 0, "integer"), _AGE),
     "horizontalpodautoscalers.autoscaling": (
         _NAME, ("Reference", lambda o: f"{(r := o['spec'].get('scaleTargetRef') or {}).get('kind')}/{r.get('name')}"),
-        ("Targets", lambda o: UNKNOWN), ("MinPods", _get("spec", "minReplicas", default="<unset>")),
+        ("Targets", _targets), ("MinPods", _get("spec", "minReplicas", default="<unset>")),
         ("MaxPods", _number("spec", "maxReplicas"), 0, "integer"),
         ("Replicas", _number("status", "currentReplicas"), 0, "integer"), _AGE),
     "roles.rbac.authorization.k8s.io": (_NAME, _CREATED),

@@ -72,6 +72,15 @@ _MESSAGES = {
     "ReadinessGate": "conditionType:1",
     "EphemeralContainer": "ephemeralContainerCommon:1=Container targetContainerName:2",
     "Pod": f"{_META} spec:2=PodSpec status:3=-",
+    "HorizontalPodAutoscaler": f"{_META} spec:2=AutoscalerSpec status:3=-",
+    "AutoscalerSpec": "scaleTargetRef:1=ScaleTarget minReplicas:2=int! maxReplicas:3=int metrics:4=*Metric",
+    "HorizontalPodAutoscaler autoscaling/v1": f"{_META} spec:2=AutoscalerSpecV1 status:3=-",
+    "AutoscalerSpecV1": "scaleTargetRef:1=ScaleTarget minReplicas:2=int! maxReplicas:3=int"
+                        " targetCPUUtilizationPercentage:4=int!",
+    "ScaleTarget": "kind:1 name:2 apiVersion:3",
+    "Metric": "type:1 resource:4=ResourceMetric",
+    "ResourceMetric": "name:1 target:2=MetricTarget",
+    "MetricTarget": "type:1 value:2=quantity averageValue:3=quantity averageUtilization:4=int!",
     "Toleration": "key:1 operator:2 value:3 effect:4 tolerationSeconds:5=int!",
     "Container": "name:1 image:2 command:3=*string args:4=*string workingDir:5 ports:6=*ContainerPort env:7=*EnvVar"
                  " resources:8=Resources volumeMounts:9=*VolumeMount livenessProbe:10=Probe readinessProbe:11=Probe"
@@ -209,9 +218,12 @@ def decode(body: bytes) -> Obj:
                 about = {{1: "apiVersion", 2: "kind"}[n]: v.decode() for n, v in _scan(value)}
             elif number == 2:
                 raw = value
-        if about.get("kind") not in _MESSAGES:
+        kind = about.get("kind", "")
+        of_version = f"{kind} {about.get('apiVersion')}"        # of a kind that has other fields there
+        message = of_version if of_version in _MESSAGES else kind
+        if message not in _MESSAGES:
             raise errors.unsupported_media_type(("application/json", "application/yaml"))
-        return {**about, **_message(raw, about["kind"])}
+        return {**about, **_message(raw, message)}
     except (IndexError, ValueError, AttributeError, TypeError) as e:
         raise errors.bad_request(f"the object provided is unrecognized: malformed protobuf: {e}") from None
 

@@ -263,6 +263,7 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
         "statefulsets.apps": WorkloadStrategy(machinery, defaults.stateful_set),
         "jobs.batch": JobStrategy(machinery, lambda spec: defaults.job(spec, minor)),
         "cronjobs.batch": SpecDefaults(machinery, defaults.cron_job),
+        "horizontalpodautoscalers.autoscaling": SpecDefaults(machinery, defaults.autoscaler),
         "endpoints": endpoints,
         "endpointslices.discovery.k8s.io": endpoints,
         "events": EventStrategy(machinery),
