@@ -162,7 +162,7 @@ class Captures:
             elif post.place.kind == "node":
                 failures.append(f"{post.place}: {failure}")
             else:
-                self.notes.append(f"{post.place} was not captured in: {failure.strip().splitlines()[-1]}.")
+                self.notes.append(f"{post.place} was not captured in: {failure.strip().splitlines()[-1].strip('()')}.")
         if failures:
             raise LabError("tcpdump does not start on every node.", "; ".join(failures),
                            f"look at the image {TOOLS_IMAGE}: it must have tcpdump 4.99 or later.")

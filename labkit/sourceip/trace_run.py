@@ -125,6 +125,9 @@ def _service(kube: Kube, service: str, port: int | None) -> _Service:
         here = ", ".join(s["metadata"]["name"] for s in kube.list("services", namespace)) or "none"
         raise LabError(f"There is no service {service}.", f"services of the namespace {namespace}: {here}.",
                        "the echo service is made by `lab.run(lab.source_ip.expose(capture=True))`.")
+    if elsewhere := obj["spec"].get("externalName"):
+        raise LabError(f"The service {service} has no address.", f"its name stands for {elsewhere}, and DNS says so.",
+                       "trace to a service with pods of this cluster.")
     tcp = [p for p in obj["spec"].get("ports") or [] if p.get("protocol", "TCP") == "TCP"]
     chosen = next((p for p in tcp if port in (None, p["port"])), None)
     if chosen is None:
@@ -162,7 +165,7 @@ def _client(kube: Kube, target: Target, client: str,
         names = sorted(n["metadata"]["name"] for n in kube.list("nodes") if is_ready(n))
         return Place("pod", "", next((n for n in names if n not in taken), names[0])), None
     if "/" not in client:
-        if kube.find("nodes", client):
+        if client and kube.find("nodes", client):
             raise LabError(f"{client} is a node.", "a trace follows a connection of a pod or of a client outside.",
                            f"trace from a pod on it, or as {OWN_POD!r}.")
         who = target.client(client)

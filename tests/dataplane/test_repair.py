@@ -91,7 +91,7 @@ WITH_NEW_B = (*RIGHT[:4], "-A KUBE-B -p tcp -m tcp -j DNAT --to-destination 10.0
     (RIGHT, ("chain KUBE-B (nat): 1 rule missing, 1 rule not ours",)),                   # a whole table, put back
     ((*WITH_NEW_B[:4], "-A KUBE-B -j DNAT --to-destination 10.9.9.9:80"),
      ("chain KUBE-B (nat): 1 rule missing, 1 rule not ours",)),
-    ((*WITH_NEW_B[:2], *WITH_NEW_B[3:]), ("chain PREROUTING (nat) was missing",)),
+    ((*WITH_NEW_B[:2], *WITH_NEW_B[3:]), ("chain PREROUTING (nat): 1 rule missing",)),
 ])
 def test_a_change_between_a_look_and_the_end_of_our_own_writing_is_noticed(there, said):
     table, guard = guarded(*RIGHT)
@@ -318,7 +318,9 @@ IPTABLES = {
         lambda h: h.iptables("-t", "nat", "-F", h.rule("nat", "KUBE-SEP-")[0]), "kube-proxy", "(nat): 2 rules missing"),
     "the way in": (
         lambda h: h.delete_rule("nat", "PREROUTING", "KUBE-SERVICES"), "kube-proxy",
-        "chain PREROUTING (nat) was missing"),
+        "chain PREROUTING (nat): 1 rule missing"),
+    "a chain that is there to be missed": (
+        lambda h: h.iptables("-t", "mangle", "-X", CANARY), "kube-proxy", f"chain {CANARY} (mangle) was missing"),
     "a rule that leads elsewhere": (
         lambda h: h.iptables("-t", "nat", "-R", h.rule("nat", "KUBE-SEP-")[0], "2", "-p", "tcp", "-j", "DNAT",
                              "--to-destination", "10.9.9.9:9"), "kube-proxy", "1 rule missing, 1 rule not ours"),

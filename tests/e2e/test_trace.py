@@ -23,6 +23,8 @@ def traced(cluster):
         first, second = cluster.nodes()
         headless = service("headless", namespace, app="server")
         headless["spec"]["clusterIP"] = "None"
+        elsewhere = service("elsewhere", namespace, app="server", kind="ExternalName")
+        elsewhere["spec"]["externalName"] = "example.com"
         cluster.apply(
             pod("server", namespace, node=second, args=["netexec", "--http-port=8080"], ready_port=8080),
             pod("caller", namespace, node=first, args=["pause"]),
@@ -30,7 +32,7 @@ def traced(cluster):
             service("inner", namespace, app="server"),
             service("nobody", namespace, app="nobody"),
             service("udp", namespace, app="server", ports=(("UDP", 53, 53),)),
-            headless,
+            headless, elsewhere,
         )
         target = targets.local()
         wait_for(lambda: answers(kube, target, namespace), "the load balancer serves")
@@ -109,6 +111,8 @@ def test_a_pod_asks_its_own_way(traced) -> None:
         ("alice", "nobody", "has no ready pod"),
         ("alice", "udp", "has no TCP port"),
         ("pod", "headless", "has no cluster IP"),
+        ("pod", "elsewhere", "stands for example.com"),
+        ("", "front", "no outside client ''"),
         ("kube-system/none", "inner", "There is no pod kube-system/none"),
     ],
 )

@@ -113,7 +113,7 @@ class Guard:
                 words = str if wanted else gist
                 wanted = wanted or tuple(map(gist, self._jumps.get(chain, ()))) or None
                 left = set(map(words, found or ()))
-                found = tuple(rule for rule in wanted or () if rule in left) or None
+                found = None if wanted is None else tuple(rule for rule in wanted if rule in left)
             elif chain in since:
                 wanted, found = since[chain], None if found is None else tuple(map(gist, found))
             want |= {} if wanted is None else {chain: wanted}

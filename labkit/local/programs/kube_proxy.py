@@ -57,7 +57,7 @@ class Proxier:
         self._pending: set[Key] = set()
         self._udp: dict[Key, tuple[ServicePort, ...]] = {}
         self._guards = [Guard(iptables, table, "KUBE-", [jump[1:] for jump in JUMPS if jump[0] == table])
-                        for table in ("nat", "filter")]
+                        for table in ("nat", "filter", "mangle")]
         self._failed = False          # the last sync: what is wrong now may be its half of the work
 
     @property
