@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, TypeVar
 
 from labkit.local.dataplane import compile as bpf
 from labkit.local.dataplane.ebpf import EbpfDataplane
@@ -27,6 +28,7 @@ from labkit.local.dataplane.services import Endpoint, ServicePort
 from labkit.local.fabric import netns
 from labkit.local.fabric.fabric import Fabric, NodeNet, PodNet
 from labkit.local.paths import LabPaths
+from labkit.local.server import lifecycle
 
 CLUSTER_IP, FRONTEND, NODE_PORT = "10.0.7.7", "192.0.2.77", 30077
 POOL, BLOCKS = "192.168.0.0/16", {"192.168.0.0/26": "node1", "192.168.0.64/26": "node2"}
@@ -34,7 +36,7 @@ CLIENT = """
 import json, socket, sys
 kind, ip, port, payload = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].encode()
 s = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-s.settimeout(2)
+s.settimeout(float(sys.argv[5]))
 answer = {}
 try:
     if kind == "unconnected":
@@ -195,18 +197,19 @@ class EbpfLab:
             self._servers.append(Server(self.pods[pod].netns, port, pod))
 
     def ask(self, space: str, kind: str, ip: str, port: int, *, cgroup: Path | None = None,
-            payload: str = "hello") -> dict[str, object]:
-        """What a client process sees: {server, client, size, peer} or {error}."""
-        done = self.run(space, [sys.executable, "-c", CLIENT, kind, ip, str(port), payload], cgroup=cgroup)
+            payload: str = "hello", patience: float = 20) -> dict[str, object]:
+        """What a client process sees: {server, client, size, peer} or {error}; `patience` in seconds."""
+        argv = [sys.executable, "-c", CLIENT, kind, ip, str(port), payload, str(patience)]
+        done = self.run(space, argv, cgroup=cgroup)
         return dict(json.loads(done))
 
-    def from_pod(self, pod: str, kind: str, ip: str, port: int, **options: str) -> dict[str, object]:
+    def from_pod(self, pod: str, kind: str, ip: str, port: int, **options: Any) -> dict[str, object]:
         return self.ask(self.pods[pod].netns, kind, ip, port, cgroup=self.cgroup(self.home_of[pod].name), **options)
 
-    def from_node(self, node: str, kind: str, ip: str, port: int, **options: str) -> dict[str, object]:
+    def from_node(self, node: str, kind: str, ip: str, port: int, **options: Any) -> dict[str, object]:
         return self.ask(self.nodes[node].netns, kind, ip, port, cgroup=self.cgroup(node), **options)
 
-    def run(self, space: str, argv: list[str], *, cgroup: Path | None = None, timeout: float = 10) -> str:
+    def run(self, space: str, argv: list[str], *, cgroup: Path | None = None, timeout: float = 120) -> str:
         def join() -> None:
             if cgroup:
                 (cgroup / "cgroup.procs").write_text(str(os.getpid()))
@@ -228,10 +231,21 @@ class EbpfLab:
                 folder.rmdir()
 
 
+L = TypeVar("L", bound=EbpfLab)
+
+
 @contextlib.contextmanager
-def ebpf_lab(home: Path, *, overlay: bool = False) -> Iterator[EbpfLab]:
-    lab = EbpfLab(home, overlay=overlay)
+def leaving_nothing(home: Path, make: Callable[[], L]) -> Iterator[L]:
+    """A lab that goes with all that is its own, also where it could be made only in part."""
     try:
-        yield lab
+        lab = make()
+        try:
+            yield lab
+        finally:
+            lab.close()
     finally:
-        lab.close()
+        lifecycle.down(LabPaths(home))
+
+
+def ebpf_lab(home: Path, *, overlay: bool = False) -> contextlib.AbstractContextManager[EbpfLab]:
+    return leaving_nothing(home, lambda: EbpfLab(home, overlay=overlay))

@@ -29,7 +29,7 @@ from labkit.local.dataplane.policy_table import PolicyTable
 from labkit.local.dataplane.services import ServicePort
 from labkit.local.fabric import netns
 from labkit.local.fabric.fabric import NodeNet, PodNet
-from tests.dataplane.ebpf_lab import FRONTEND, EbpfLab, Server
+from tests.dataplane.ebpf_lab import FRONTEND, EbpfLab, Server, leaving_nothing
 from tests.dataplane.policy_model import Connection
 
 Obj = dict[str, Any]
@@ -233,7 +233,7 @@ class PolicyLab(EbpfLab):
             started = last = time.monotonic()
             while poll.get_map():
                 now = time.monotonic()
-                limit = started + 5 if waiting - found else last + SILENCE
+                limit = started + 20 if waiting - found else last + SILENCE
                 if now >= limit:
                     break
                 for key, _ in poll.select(limit - now):
@@ -255,7 +255,7 @@ class PolicyLab(EbpfLab):
         """A port that the client has not had before: data planes remember connections, and let their packets pass."""
         return next(self._source_ports[client, protocol])
 
-    def open(self, attempt: Attempt, timeout: float = 5) -> socket.socket:
+    def open(self, attempt: Attempt, timeout: float = 20) -> socket.socket:
         """A socket that has connected, and has said something.
 
         Args:
@@ -289,11 +289,6 @@ def _answered(sock: socket.socket, attempt: Attempt) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def policy_lab(home: Path) -> Iterator[PolicyLab]:
+def policy_lab(home: Path) -> contextlib.AbstractContextManager[PolicyLab]:
     """A lab that leaves nothing behind."""
-    lab = PolicyLab(home)
-    try:
-        yield lab
-    finally:
-        lab.close()
+    return leaving_nothing(home, lambda: PolicyLab(home))

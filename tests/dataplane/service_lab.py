@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from labkit.local.dataplane.kubeproxy import ProxyConfig
 from labkit.local.dataplane.services import ServiceTable
 from labkit.local.fabric import netns
 from labkit.local.programs.kube_proxy import Proxier
-from tests.dataplane.ebpf_lab import POOL, EbpfLab, Server
+from tests.dataplane.ebpf_lab import POOL, EbpfLab, Server, leaving_nothing
 
 Obj = dict[str, Any]
 CLUSTER_CIDR = "10.224.0.0/16"
@@ -55,7 +54,7 @@ class Asker:
         self._process = subprocess.Popen(["sh", "-c", join, "sh", sys.executable, "-c", ASKER], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def ask(self, kind: str, ip: str, port: int, *, count: int = 1, timeout: float = 2.0) -> list[Obj]:
+    def ask(self, kind: str, ip: str, port: int, *, count: int = 1, timeout: float = 20.0) -> list[Obj]:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(
@@ -143,13 +142,8 @@ class ServiceLab(EbpfLab):
                 folder.rmdir()
 
 
-@contextlib.contextmanager
-def service_lab(home: Path, plane: str, *, overlay: bool = False) -> Iterator[ServiceLab]:
-    lab = ServiceLab(home, plane, overlay=overlay)
-    try:
-        yield lab
-    finally:
-        lab.close()
+def service_lab(home: Path, plane: str, *, overlay: bool = False) -> contextlib.AbstractContextManager[ServiceLab]:
+    return leaving_nothing(home, lambda: ServiceLab(home, plane, overlay=overlay))
 
 
 def service(name: str, cluster_ip: str, *ports: Obj, lb: tuple[str, ...] = (), **spec: Any) -> Obj:

@@ -43,7 +43,7 @@ def lab(world: EbpfLab) -> Iterator[EbpfLab]:
     yield world
     world.down()
     assert subprocess.run(["ip", "-n", world.nodes["node1"].netns, "link", "show", "vxlan.calico"],
-                          capture_output=True, timeout=5, check=False).returncode != 0
+                          capture_output=True, timeout=60, check=False).returncode != 0
 
 
 def dump(lab: EbpfLab, node: str, *command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -139,7 +139,7 @@ def test_external_policy_local_takes_no_detour(lab: EbpfLab) -> None:
     service(lab, "tcp", "a1", "b1", external_policy="Local")
     assert {lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] for _ in range(6)} == {"a1"}
     service(lab, "tcp", "b1", external_policy="Local")
-    assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["error"] == "TimeoutError"
+    assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80, patience=0.5)["error"] == "TimeoutError"
     assert lab.from_pod("a1", "tcp", CLUSTER_IP, 80)["server"] == "b1"      # inside, every backend will do
 
 
@@ -150,7 +150,11 @@ def test_a_service_without_backends_refuses(lab: EbpfLab) -> None:
 
 def test_backends_share_the_load(lab: EbpfLab) -> None:
     service(lab, "tcp", "a1", "a2", "b1")
-    assert {lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] for _ in range(24)} == {"a1", "a2", "b1"}
+    seen: set[object] = set()
+    for _ in range(200):
+        with connection(lab, lab.alice.netns, FRONTEND, 80) as sock:
+            seen.add(says(sock))
+    assert seen == {"a1", "a2", "b1"}
 
 
 def test_affinity_keeps_a_client_with_its_backend(lab: EbpfLab) -> None:
@@ -162,7 +166,7 @@ def test_affinity_keeps_a_client_with_its_backend(lab: EbpfLab) -> None:
 def test_source_ranges(lab: EbpfLab) -> None:
     service(lab, "tcp", "a1", lb_source_ranges=(f"{lab.alice.address}/32",))
     assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] == "a1"
-    assert lab.ask(lab.bob.netns, "tcp", FRONTEND, 80)["error"] == "TimeoutError"
+    assert lab.ask(lab.bob.netns, "tcp", FRONTEND, 80, patience=0.5)["error"] == "TimeoutError"
     assert lab.from_pod("a2", "tcp", CLUSTER_IP, 80)["server"] == "a1"
 
 
@@ -172,8 +176,8 @@ def test_policy_on_outside_clients(lab: EbpfLab, backend: str, capsys: pytest.Ca
     lab.policy(backend, ingress=(allowed,))
     service(lab, "tcp", backend)
     assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] == backend
-    assert lab.ask(lab.bob.netns, "tcp", FRONTEND, 80)["error"] == "TimeoutError"
-    assert lab.from_pod("a2", "tcp", CLUSTER_IP, 80)["error"] == "TimeoutError"
+    assert lab.ask(lab.bob.netns, "tcp", FRONTEND, 80, patience=0.5)["error"] == "TimeoutError"
+    assert lab.from_pod("a2", "tcp", CLUSTER_IP, 80, patience=0.5)["error"] == "TimeoutError"
     node = lab.home_of[backend].name
     assert lab.from_node(node, "tcp", lab.pods[backend].ip, 8080)["server"] == backend    # its node may, always
     rules = dump(lab, node, "policy", "dump", lab.pods[backend].host_interface, "all", capsys=capsys)
@@ -184,7 +188,7 @@ def test_egress_policy_sees_the_backend(lab: EbpfLab) -> None:
     lab.policy("a1", egress=(Rule("Allow", None, (f"{lab.pods['b1'].ip}/32",)),))
     service(lab, "udp", "b1")
     assert lab.from_pod("a1", "udp", CLUSTER_IP, 80)["server"] == "b1"
-    assert lab.from_pod("a1", "udp", lab.pods["a2"].ip, 8080)["error"] == "TimeoutError"
+    assert lab.from_pod("a1", "udp", lab.pods["a2"].ip, 8080, patience=0.5)["error"] == "TimeoutError"
     assert lab.from_pod("a2", "udp", lab.pods["a1"].ip, 8080)["server"] == "a1"            # a reply is no new flow
     assert lab.from_node("node1", "udp", lab.pods["a1"].ip, 8080)["server"] == "a1"
 
@@ -215,28 +219,27 @@ def test_large_transfers_and_datagrams_cross_the_tunnel(lab: EbpfLab, mode: str)
         listener.listen()
         lab.up(lab.service("b1", endpoints=tuple(
             type(e)(e.ip, 9999, e.node) for e in lab.service("b1").endpoints)), config=config)
-        client.settimeout(5)
+        client.settimeout(60)
         client.connect((FRONTEND, 80))
         server, peer = listener.accept()
         assert peer[0] == lab.alice.address
-        began = time.monotonic()
         with server:
-            server.settimeout(5)
             for sender, receiver in ((client, server), (server, client)):
                 got, left = 0, memoryview(bytes(size))
                 sender.setblocking(False)
+                until = time.monotonic() + 60           # without path MTU discovery it would take far longer
                 while got < size:
+                    assert time.monotonic() < until
                     with contextlib.suppress(BlockingIOError):
                         left = left[sender.send(left[:1 << 20]):] if left else left
                     receiver.setblocking(not left)
                     with contextlib.suppress(BlockingIOError):
                         got += len(receiver.recv(1 << 20))
-        assert time.monotonic() - began < 8
 
 
 def connection(lab: EbpfLab, space: str, ip: str, port: int) -> socket.socket:
     sock = netns.socket_in(space, socket.AF_INET, socket.SOCK_STREAM)
-    sock.settimeout(3)
+    sock.settimeout(20)
     sock.connect((ip, port))
     return sock
 
@@ -282,7 +285,7 @@ def test_connections_survive_the_switch_to_ebpf_and_back(lab: EbpfLab) -> None:
     node = lab.nodes["node1"].netns
     rules = IPTABLES.format(backend=lab.pods["b1"].ip)
     netns.run_inside(node, lambda: subprocess.run(["iptables-restore"],
-                                                    input=rules, text=True, check=True, timeout=10))
+                                                    input=rules, text=True, check=True, timeout=60))
     try:
         before = {"outside": connection(lab, lab.alice.netns, FRONTEND, 80),
                   "pod": connection(lab, lab.pods["a1"].netns, CLUSTER_IP, 80)}
@@ -299,10 +302,13 @@ def test_connections_survive_the_switch_to_ebpf_and_back(lab: EbpfLab) -> None:
             assert says(new) == "b1"                            # new ones are iptables' again
         for sock in (*before.values(), *after.values()):
             sock.close()
-        time.sleep(0.2)
-        lab.on("node1", "tick")                                  # the last one has ended
+        until = time.monotonic() + 60
+        while netns.has_link(node, "vxlan.calico"):              # until the last one has ended
+            assert time.monotonic() < until
+            time.sleep(0.05)
+            lab.on("node1", "tick")
     finally:
-        netns.run_inside(node, lambda: subprocess.run(["iptables", "-t", "nat", "-F"], check=True, timeout=10))
+        netns.run_inside(node, lambda: subprocess.run(["iptables", "-t", "nat", "-F"], check=True, timeout=60))
 
 
 def test_packets_of_no_connection_are_no_way_around_policy(lab: EbpfLab) -> None:
@@ -316,11 +322,12 @@ def test_packets_of_no_connection_are_no_way_around_policy(lab: EbpfLab) -> None
         return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
 
     with netns.run_inside(source.netns, raw_socket) as probe, netns.run_inside(target.netns, raw_socket) as seen:
-        seen.settimeout(0.5)
+        seen.settimeout(20)
         probe.sendto(ack, (target.ip, 0))
         assert seen.recv(2048)                                  # the programs leave it to the host's stack …
         netns.run_inside(node, lambda: rules.apply(build_bpf_mode(lab.planes["node1"].interfaces)))
         try:
+            seen.settimeout(0.5)
             probe.sendto(ack, (target.ip, 0))
             with pytest.raises(TimeoutError):                   # … where Felix has a rule for that
                 seen.recv(2048)
@@ -331,7 +338,7 @@ def test_packets_of_no_connection_are_no_way_around_policy(lab: EbpfLab) -> None
 def test_ping(lab: EbpfLab) -> None:
     def ping(target: str) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as sock:
-            sock.settimeout(1)
+            sock.settimeout(20)
             sock.sendto(struct.pack(">BBHHH", 8, 0, 0, 1, 1) + b"hello", (target, 0))
             return sock.recv(100)
 
@@ -368,7 +375,7 @@ def test_the_agent_may_die(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> 
 def test_udp_follows_its_service_to_new_backends(lab: EbpfLab) -> None:
     service(lab, "udp", "a2")
     with netns.socket_in(lab.alice.netns, socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(2)
+        client.settimeout(20)
         client.connect((FRONTEND, 80))
         assert says(client) == "a2"
         service(lab, "udp", "b1")

@@ -49,7 +49,7 @@ def test_case(lab: ServiceLab, case: Case, kind: str) -> None:
     ip = lab.nodes[case.to].ip if case.to in lab.nodes else PUBLIC.get(case.to, (case.to,))[0]
     asker = lab.who(case.asker)
     if error:
-        [answer] = asker.ask(kind, ip, case.number, timeout=0.3 if error == SILENCE else 2)
+        [answer] = asker.ask(kind, ip, case.number, timeout=0.3 if error == SILENCE else 20)
         assert answer == {"error": error}
         return
     answers = asker.ask(kind, ip, case.number, count=4)
@@ -136,7 +136,7 @@ def test_a_back_end_that_leaves(lab: ServiceLab, who: str, ip: str) -> None:
     with (netns.socket_in(space, socket.AF_INET, socket.SOCK_STREAM) as stream,
           netns.socket_in(space, socket.AF_INET, socket.SOCK_DGRAM) as datagrams):
         for sock in (stream, datagrams):
-            sock.settimeout(2)
+            sock.settimeout(20)
             sock.connect((ip, 80))
         assert [says(stream), says(datagrams)] == ["b1", "b1"]
         leaving = pieces(lab, "drain", "b1", ready=False, serving=True, terminating=True)
