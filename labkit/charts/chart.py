@@ -76,14 +76,15 @@ def layout(
         rows: of a chart that lists things, each a line high; 0 for the usual height.
         legend: its entries, where there may be more than fit into one line.
     """
-    wrapped = "<br>".join(textwrap.wrap(note, 115))  # plotly draws an annotation on one line
+    # Plotly breaks no lines itself; these fit into a notebook in a window of 800 pixels.
+    wrapped, formula = ("<br>".join(textwrap.wrap(text, 88)) for text in (note, y_axis))
     lines = wrapped.count("<br>") + 1 if note else 0
     below = (60 if x_axis else 28) + 16 * lines
-    above = 96 + 19 * (_legend_lines(legend) - 1)
+    above = 96 + 19 * (_legend_lines(legend) - 1) + 16 * formula.count("<br>")
     height = above + 324 if not rows else above + 44 + 24 * rows + (60 if x_axis else 28)
     made: dict[str, Any] = {
         "title": {
-            "text": f"<b>{title}</b><br><span style='font-size:12px'>{y_axis}</span>",
+            "text": f"<b>{title}</b><br><span style='font-size:12px'>{formula}</span>",
             "font": {"size": 15}, "x": 0.01, "xanchor": "left", "y": 0.97, "yanchor": "top", "yref": "container",
         },
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
@@ -99,7 +100,7 @@ def layout(
     return made
 
 
-def _legend_lines(entries: Sequence[str], width: int = 820) -> int:
+def _legend_lines(entries: Sequence[str], width: int = 560) -> int:
     """How many lines plotly sets a legend in: all its columns are as wide as the longest entry."""
     if not entries:
         return 1

@@ -136,7 +136,7 @@ def beside(left: Chart, right: Chart, titles: tuple[str, str], *, note: str = ""
     known = {trace["name"] for trace in left.data}
     legend = [*known, *(trace["name"] for trace in right.data if trace["name"] not in known)]
     bare = title.removeprefix("<b>").removesuffix("</b>")
-    made = layout(bare, " ", axis.partition(">")[2].partition("<")[0], note, legend=legend)
+    made = layout(bare, " ", axis.partition(">")[2].removesuffix("</span>").replace("<br>", " "), note, legend=legend)
     made["height"] += 24
     made["margin"]["t"] += 24
     made |= {key: value for key, value in left.layout.items() if key == "barmode"}

@@ -9,6 +9,8 @@ from labkit.errors import LabError
 
 __all__ = ["ParameterError", "guess", "require_counts"]
 
+#: What is a list, by its name in the notebooks.
+_LISTS: Final = {"counts"}
 _CURE: Final = "correct it in the cell at the top, or after `-p`, and run the notebook again."
 
 
@@ -27,6 +29,10 @@ def require_counts(**counts: object) -> None:
     """
     for name, value in counts.items():
         several = isinstance(value, list | tuple)
+        if name in _LISTS and not several:
+            raise ParameterError(
+                f"The parameter {name} cannot be {value!r}.", "it must be a list, such as [10, 500, 2000].", _CURE
+            )
         values = list(value) if isinstance(value, list | tuple) else [value]
         for one in values:
             if not isinstance(one, int) or isinstance(one, bool) or one < 1:

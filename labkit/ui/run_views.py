@@ -164,7 +164,7 @@ def noise(run: Run, metric: str) -> Chart:
     right.layout["yaxis"] |= {"ticksuffix": " %"}
     right.layout["xaxis"] |= {"dtick": 1}
     note = _said(run, metric, far)
-    heads = (f"{metric.replace('_', ' ')}: distance from the median", "while idle: busy, and stolen")
+    heads = ("each sample: distance from the median", "while idle: busy, and stolen")
     return beside(left, right, heads, note=note)
 
 

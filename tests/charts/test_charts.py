@@ -146,6 +146,18 @@ def test_hundreds_of_points_are_told_in_a_few_lines() -> None:
     assert len(text.splitlines()) < 10
 
 
+def test_a_long_formula_breaks_into_lines_also_above_two_charts() -> None:
+    formula = "the left formula, % of a node, " * 5
+    bar = {"ebpf": {"a": (1.0, 1.0, 1.0)}}
+    one = charts.bars("x", "t", formula, bar)
+    two = charts.beside(one, one, ("left", "right"))
+    for chart in (one, two):
+        lines = chart.layout["title"]["text"].split("<br>")[1:]
+        assert len(lines) == 2
+        assert "".join(lines).count("the left formula") == 5
+    assert one.layout["margin"]["t"] > charts.bars("x", "t", "%", bar).layout["margin"]["t"]
+
+
 def test_a_long_legend_has_room() -> None:
     curves = {"tigera-2020-connect": ["kube_proxy_iptables", "ipvs", "ebpf"], "k8s-2025-first-packet": ["p50", "p99"]}
     tall = charts.published_curves("x", "t", "µs", curves, 1)

@@ -139,6 +139,11 @@ def test_a_parameter_that_cannot_be_meant_is_named_before_anything_runs(tmp_path
     assert caught.value.fix
 
 
+def test_a_list_of_numbers_is_not_one_number(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="must be a list"):
+        course(tmp_path).begin("05", counts=5)
+
+
 def test_a_guess_must_be_one_that_the_question_allows(tmp_path: Path) -> None:
     c = course(tmp_path)
     with pytest.raises(ParameterError, match="not a number"):
