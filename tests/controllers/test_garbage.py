@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import Obj
 
 from .world import World
 
@@ -118,9 +118,8 @@ def test_a_deployment_takes_its_pods_along(world: World, propagation: str) -> No
         world.workload("deployments.apps", "Deployment", replicas=3)
         await world.until(lambda: len(world.ready()) == 3)
         world.api.delete("deployments.apps", "web", "default", propagation=propagation)
-        await world.until(lambda: not world.api.list("pods") and not world.api.list("replicasets.apps"))
-        with pytest.raises(ApiError, match="not found"):
-            world.api.get("deployments.apps", "web", "default")
+        kinds = ("pods", "replicasets.apps", "deployments.apps")
+        await world.until(lambda: not any(world.api.list(kind) for kind in kinds))
 
     world.run(body)
 
