@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import uuid
 
 import pytest
 
@@ -83,7 +84,7 @@ while True:
 CLIENT = """
 import socket, sys
 try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=0.4) as s:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3])) as s:
         s.settimeout(5)
         sys.exit(0 if s.recv(9) == b"hello" else 2)
 except OSError:
@@ -115,10 +116,10 @@ class Network:
         assert self.server.stdout.readline() == b"ready\n"
 
     def run(self, where: str, *argv: str) -> int:
-        return subprocess.run(["ip", "netns", "exec", self.names[where], *argv], timeout=10).returncode
+        return subprocess.run(["ip", "netns", "exec", self.names[where], *argv], timeout=120).returncode
 
-    def reaches(self, where: str, port: int) -> bool:
-        return self.run(where, sys.executable, "-c", CLIENT, "10.9.0.2", str(port)) == 0
+    def reaches(self, where: str, port: int, patience: float = 20) -> bool:
+        return self.run(where, sys.executable, "-c", CLIENT, "10.9.0.2", str(port), str(patience)) == 0
 
     def close(self) -> None:
         self.server.kill()
@@ -129,8 +130,8 @@ class Network:
 
 
 @pytest.fixture
-def network(tmp_path):
-    network = Network(f"{abs(hash(tmp_path)) % 16**6:06x}")
+def network():
+    network = Network(uuid.uuid4().hex[:8])
     yield network
     network.close()
 
@@ -147,33 +148,33 @@ def test_packets_get_the_verdict_of_the_rules(network, variant):
 
     assert network.reaches("client", 80)
     calico.apply(build([endpoint(DENY)]))
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     assert network.reaches("node", 80)                       # a node reaches its own pods
 
     pair = ("203.0.113.10/32", "203.0.113.12/32")
     calico.apply(build([endpoint(Rule("Allow", "TCP", pair, (), ((80, 80),), "p"), DENY)]))
-    assert (network.reaches("client", 80), network.reaches("client", 81)) == (True, False)
+    assert (network.reaches("client", 80), network.reaches("client", 81, patience=0.4)) == (True, False)
 
     other = ("203.0.113.11/32", "203.0.113.12/32")
     assert calico.apply(build([endpoint(Rule("Deny", None, pair, (), (), "q"), ALLOW)]))
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     calico.apply(build([endpoint(Rule("Deny", None, other, (), (), "q"), ALLOW)]))
     assert network.reaches("client", 80)
     assert not calico.apply(build([endpoint(Rule("Deny", None, other, (), (), "q"), ALLOW)]))
 
     calico.apply(build([]))                                  # a pod that Felix does not know
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     assert sets() == [], "one that no rule names is destroyed"
 
     calico.apply(build([endpoint(Rule("Deny", None, pair, (), (), "q"), ALLOW)]))
     subprocess.run([*prefix, "ipset", "flush"], check=True)
     again = CalicoIptables(iptables, prefix)                 # a new process adopts what is there, and trusts none of it
     again.apply(build([endpoint(Rule("Deny", None, pair, (), (), "q"), ALLOW)]))
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     again.apply(build([endpoint(Rule("Allow", None, other, (), (), "r"), DENY, egress=(DENY,))]))
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     again.apply(build_bpf_mode([]))                          # nor one whose programs are still to come
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     again.apply(build_bpf_mode(["azv1"]))
     assert network.reaches("client", 80)
     again.remove()
@@ -192,7 +193,7 @@ def test_policies_come_before_what_another_program_puts_first(network, variant):
     iptables.ensure_rule("filter", "FORWARD", ("-j", "ACCEPT"))          # as kube-proxy does when it starts
     assert network.reaches("client", 80)
     assert calico.hook()
-    assert not network.reaches("client", 80)
+    assert not network.reaches("client", 80, patience=0.4)
     assert iptables.save("filter").count("-A FORWARD -j cali-FORWARD") == 1
 
 
@@ -203,7 +204,7 @@ def test_connections_that_exist_go_on_when_a_policy_comes(network):
     calico.apply(build([endpoint(ALLOW)]))
     listen = ("import socket; s = socket.create_server(('', 90)); print('ready', flush=True);"
               "c, _ = s.accept(); c.sendall(c.recv(9)); c.sendall(c.recv(9))")
-    talk = ("import socket, sys; c = socket.create_connection(('10.9.0.2', 90), timeout=2);"
+    talk = ("import socket, sys; c = socket.create_connection(('10.9.0.2', 90), timeout=60);"
             "c.sendall(b'one'); print(c.recv(9), flush=True); sys.stdin.readline();"
             "c.sendall(b'two'); print(c.recv(9), flush=True)")
     start = ["ip", "netns", "exec"]
@@ -215,8 +216,8 @@ def test_connections_that_exist_go_on_when_a_policy_comes(network):
     try:
         assert client.stdout.readline() == b"b'one'\n"
         calico.apply(build([endpoint(DENY)]))
-        assert not network.reaches("client", 80)
-        out, _ = client.communicate(b"\n", timeout=5)
+        assert not network.reaches("client", 80, patience=0.4)
+        out, _ = client.communicate(b"\n", timeout=60)
         assert out == b"b'two'\n"
     finally:
         for process in (server, client):

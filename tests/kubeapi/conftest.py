@@ -53,7 +53,7 @@ class Served:
     def run(self, function, *args, **kwargs):
         async def call():
             return function(*args, **kwargs)
-        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(60)
 
 
 KUBECONFIG = """
@@ -123,11 +123,11 @@ def serve(tmp_path: Path, version: str = "v1.20.2") -> Iterator[Served]:
 
     thread = threading.Thread(target=main)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     api, server, loop = started
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(KUBECONFIG.format(url=url, token=TOKEN, ca=certificate))
     yield Served(api, url, certificate, loop, kubeconfig)
     loop.call_soon_threadsafe(hang_up, api, server)
-    thread.join(5)
+    thread.join(60)
     listening.close()
