@@ -278,12 +278,14 @@ def test_a_pod_has_few_rights(lab: Lab) -> None:
     async def scenario() -> None:
         await lab.kubelet.start()
         lab.pod("plain", script)
-        lab.pod("user", "id -u; sleep 100", securityContext={"runAsUser": 1000})
+        lab.pod("user", "id -u; cat /etc/passwd > /dev/null && echo reads; sleep 100",
+                securityContext={"runAsUser": 1000})
         await lab.until(lambda: lab.ready("plain") and lab.ready("user"))
         printed = await lab.says("plain", "No such file")
         assert "Read-only file system" in printed
         assert "not permitted" in printed
-        assert await lab.says("user", "\n") == "1000\n"
+        assert await lab.says("user", "reads\n") == "1000\nreads\n"
+        assert await lab.run("user", ["sh", "-c", "tty > /dev/tty"], tty=True) == (0, "/dev/pts/0\r\n")
 
     asyncio.run(scenario())
 

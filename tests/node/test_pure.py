@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 
 import pytest
@@ -117,6 +118,7 @@ def test_hooks_say_what_went_wrong_and_judge_no_answer() -> None:
                       ' \'ls x\' exited with 1: no\n, message: "no\\n"')
     assert invalid == "Cannot run handler: invalid handler: tcpSocket"  # Kubernetes' API takes it, no kubelet runs it
     assert refused.startswith('Http lifecycle hook (/bye) for Container "c"')
+    assert re.search(r'Get "http://127.0.0.1:\d+/bye": dial tcp 127.0.0.1:\d+: connect: connection refused', refused)
     assert asked == ["['ok'] 3", "['ls', 'x'] 3", "GET /bye HTTP/1.1"]
 
 

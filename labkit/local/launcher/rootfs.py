@@ -31,6 +31,7 @@ _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 def make_root(spec: Spec) -> None:
     """Make the container's files: a small tmpfs of its own, with read-only views of the host's."""
     root = spec["root"]
+    os.umask(0o022)  # who is not root in the container reads it, too
     check(libc.unshare(CLONE_NEWNS), "unshare mounts")
     mount(None, "/", None, REC | PRIVATE)
     # Without devices: a container may make device nodes, and one for the machine's disk must not open.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -62,7 +63,8 @@ async def _connect(spec: Obj, target: Target) -> socket.socket:
         await asyncio.get_running_loop().sock_connect(sock, address)
     except OSError as error:
         sock.close()
-        raise OSError(f"dial tcp {address[0]}:{address[1]}: {error.strerror or error}") from error
+        why = os.strerror(error.errno).lower() if error.errno else error  # asyncio words it in its own way
+        raise OSError(f"dial tcp {address[0]}:{address[1]}: connect: {why}") from error
     except asyncio.CancelledError:
         sock.close()
         raise
@@ -80,14 +82,19 @@ async def http_get(spec: Obj, target: Target) -> tuple[bool, str]:
         OSError: nobody answers.
     """
     secure = spec.get("scheme", "HTTP") == "HTTPS"
-    sock = await _connect(spec, target)
+    path = spec.get("path") or "/"
+    try:
+        sock = await _connect(spec, target)
+    except OSError as error:
+        where = f"{spec.get('host') or target.address}:{_port(spec['port'], target)}"
+        raise OSError(f'Get "{"https" if secure else "http"}://{where}{path}": {error}') from error
     reader, writer = await asyncio.open_connection(
         sock=sock, ssl=NO_CHECKS if secure else None, server_hostname="" if secure else None)
     try:
         headers = {"Host": f"{target.address}:{_port(spec['port'], target)}", "User-Agent": "kube-probe",
                    "Accept": "*/*", "Connection": "close"}
         headers |= {header["name"]: header["value"] for header in spec.get("httpHeaders") or ()}
-        lines = [f"GET {spec.get('path') or '/'} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode())
         first = (await reader.readline()).split()
     finally:
