@@ -394,6 +394,51 @@ def test_a_hook_runs_before_a_container_is_stopped(lab: Lab) -> None:
     asyncio.run(scenario())
 
 
+def test_a_readiness_gate_is_opened_and_shut_by_others(lab: Lab) -> None:
+    def say(verdict: str) -> None:
+        condition = {"type": "example.com/lb", "status": verdict}
+        lab.api.patch("pods", "gated", {"status": {"conditions": [condition]}}, "default", type="strategic",
+                      subresource="status")
+
+    def why() -> str:
+        return next(str(c.get("message")) for c in lab.status("gated")["conditions"] if c["type"] == "Ready")
+
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("gated", spec={"readinessGates": [{"conditionType": "example.com/lb"}]})
+        await lab.until(lambda: lab.state("gated").get("ready"))
+        assert not lab.ready("gated")
+        assert why() == 'corresponding condition of pod readiness gate "example.com/lb" does not exist.'
+        say("True")
+        await lab.until(lambda: lab.ready("gated"))
+        say("False")
+        await lab.until(lambda: not lab.ready("gated"))
+        assert why() == 'the status of pod readiness gate "example.com/lb" is not "True", but False'
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_that_ends_is_ready_for_as_long_as_its_probe_says(lab: Lab) -> None:
+    """So its endpoint still serves: what is under way goes on, and who has no other goes there."""
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "until test -e /tmp/go; do sleep 0.02; done"]}}}
+    probe = {"exec": {"command": ["test", "!", "-e", "/tmp/closed"]}, "periodSeconds": 1, "failureThreshold": 1}
+
+    async def scenario() -> None:
+        await lab.kubelet.start()
+        lab.pod("drains", lifecycle=hook, readinessProbe=probe, spec={"terminationGracePeriodSeconds": 300})
+        await lab.until(lambda: lab.ready("drains"))
+        lab.api.delete("pods", "drains", "default")
+        await lab.until(lambda: any(e["reason"] == "Killing" for e in lab.api.list("events")))
+        assert (await lab.run("drains", ["true"]))[0] == 0
+        assert lab.ready("drains")
+        assert (await lab.run("drains", ["touch", "/tmp/closed"]))[0] == 0
+        await lab.until(lambda: not lab.ready("drains"))
+        assert (await lab.run("drains", ["touch", "/tmp/go"]))[0] == 0
+        await lab.until(lambda: lab.gone("drains"))
+
+    asyncio.run(scenario())
+
+
 def test_a_token_is_renewed_before_it_ends(lab: Lab) -> None:
     async def scenario() -> None:
         lab.kubelet.settings = replace(lab.kubelet.settings, token_seconds=3600)

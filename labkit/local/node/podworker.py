@@ -74,6 +74,8 @@ class PodWorker:
             self._stopping.set()
         elif self._serving:
             self._start_debuggers()
+            if pod["spec"].get("readinessGates"):   # whether they are open is for others to say, in its status
+                self._publish()
 
     def abandon(self) -> None:
         """Stop looking after the pod and leave it running."""
@@ -304,8 +306,10 @@ class PodWorker:
 
     # Health -------------------------------------------------------------------------------------
 
-    async def _watch_health(self, container: Obj) -> None:
+    async def _watch_health(self, container: Obj, *, ending: bool = False) -> None:
         name = container["name"]
+        if ending:      # whether it still serves is asked to the end; proxies send clients there where nobody else does
+            container = {key: value for key, value in container.items() if key not in ("startupProbe", "livenessProbe")}
 
         async def restart(kind: str) -> None:
             self._container_event(container, "Killing", f"Container {name} failed {kind} probe, will be restarted")
@@ -340,12 +344,16 @@ class PodWorker:
             task.cancel()
         containers = {c["name"]: c for c in status.containers(self.pod)}
         ending = dict(self.containers.running)
-        for name in ending:
+        watching = [self._spawn(self._watch_health(containers[name], ending=True))
+                    for name in ending if self.states[name].started]
+
+        async def end(name: str, running: Running) -> None:
             self._container_event(containers[name], "Killing", f"Stopping container {name}")
-            self._set(replace(self.states[name], ready=False))
-        await asyncio.gather(*(self._stop_container(containers[name]) for name in ending))
-        for name, running in ending.items():
-            self.states[name] = self.states[name].terminated(await self._until_end(name, running))
+            await self._stop_container(containers[name])
+            self._set(self.states[name].terminated(await self._until_end(name, running)))
+        await asyncio.gather(*(end(name, running) for name, running in ending.items()))
+        for task in watching:
+            task.cancel()
         self._publish()
         await self._tear_down()
         with contextlib.suppress(ApiError):

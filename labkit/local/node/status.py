@@ -146,7 +146,9 @@ def conditions(pod: Obj, pod_phase: str, initialised: bool, main: Sequence[Conta
     finished = pod_phase in ("Succeeded", "Failed")
     all_ready = not unready and not finished
     gates = [gate["conditionType"] for gate in pod["spec"].get("readinessGates") or ()]
-    gates_open = all(old.get(gate, {}).get("status") == "True" for gate in gates)
+    shut = [f'the status of pod readiness gate "{gate}" is not "True", but {old[gate]["status"]}' if gate in old
+            else f'corresponding condition of pod readiness gate "{gate}" does not exist.'
+            for gate in gates if old.get(gate, {}).get("status") != "True"]
     because: tuple[str, str] = ("", "")
     if pod_phase == "Succeeded":
         because = ("PodCompleted", "")
@@ -155,7 +157,7 @@ def conditions(pod: Obj, pod_phase: str, initialised: bool, main: Sequence[Conta
     done_early = ("PodCompleted", "") if pod_phase == "Succeeded" else ("", "")
     wanted = [
         ("Initialized", initialised, done_early if initialised else ("ContainersNotInitialized", "")),
-        ("Ready", all_ready and gates_open, because if not all_ready else ("ReadinessGatesNotReady", "")),
+        ("Ready", all_ready and not shut, because if not all_ready else ("ReadinessGatesNotReady", ", ".join(shut))),
         ("ContainersReady", all_ready, because), ("PodScheduled", True, ("", "")),
     ]
     result = []
