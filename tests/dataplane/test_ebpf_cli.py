@@ -38,7 +38,9 @@ FORMS = {
         r"dumped [\w.]+ counters\."),
     "ipsets dump": (r"IP set 0x[0-9a-f]+", f"   {NET}", ""),
     "policy dump a1 all": (
-        r"IfaceName: azv\w{11}", "Hook: tc (ingress|egress)", r"      Rule: \d+  Action: (allow|deny)",
+        r"IfaceName: azv\w{11}", "Hook: tc (ingress|egress)", "  Tier: default",
+        r"    (End )?Policy: (KubernetesNetworkPolicy default/\w+|GlobalNetworkPolicy \w+) 0",
+        r"      Rule: [\w/]+  Action: (allow|deny)", r"  End Tier: default  \(action: deny\)",
         rf"      Match: (proto=\w+)?( ?src={NETS})?( ?!src={NETS})?( ?dst={NETS})?( ?dports={{[\d,-]+}})?"),
 }
 
@@ -49,8 +51,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> EbpfLab:
     with ebpf_lab(tmp_path_factory.mktemp("ebpf") / "lab") as lab:
         lab.serve("a1", "b1")
         alice = f"{lab.alice.address}/32"
-        lab.policy("a1", egress=(Rule("Allow", None, (f"{lab.pods['b1'].ip}/32",)),), ingress=(
-            Rule("Allow", "TCP", (alice, "10.224.0.0/16"), ("10.224.0.99/32",), ((8080, 8080), (1, 9))),))
+        lab.policy("a1", egress=(
+            Rule("Allow", None, (f"{lab.pods['b1'].ip}/32",), policy="default.out"),), ingress=(
+            Rule("Allow", "TCP", (alice, "10.224.0.0/16"), ("10.224.0.99/32",), ((8080, 8080), (1, 9)),
+                 "default/knp.default.web"),))
         lab.up(lab.service("a1", affinity_seconds=60, lb_source_ranges=(alice,), external_policy="Local"),
                lab.service("b1", protocol="UDP"))
         assert lab.ask(lab.alice.netns, "tcp", FRONTEND, 80)["server"] == "a1"
@@ -86,10 +90,14 @@ def test_every_line_has_calicos_form(lab: EbpfLab, command: str, capsys: pytest.
     ("routes dump", r" 10.224.0.36/32: remote workload nh 10.224.0.35\n"),
     ("counters dump", r"(?s)\| Accepted \| by policy .*\| Dropped  \| TTL .*\|          \| by policy .*dumped eth0 c"),
     ("counters dump --iface=eth0", r"(?s)\A\+-.*\+\ndumped eth0 counters.\n\Z"),
-    ("policy dump a1 ingress", r"\AIfaceName: azv\w+\nHook: tc egress\n      Rule: 0  Action: allow\n"
+    ("policy dump a1 ingress", r"\AIfaceName: azv\w+\nHook: tc egress\n  Tier: default\n"
+                               r"    Policy: KubernetesNetworkPolicy default/web 0\n"
+                               r"      Rule: default/web  Action: allow\n"
                                r"      Match: proto=tcp src={10.224.0.0/16,203.0.113.10/32} !src={10.224.0.99/32} "
-                               r"dports={8080,1-9}\n      Rule: 1  Action: deny\n\Z"),
-    ("policy dump a1 egress", r"Hook: tc ingress\n      Rule: 0  Action: allow\n      Match: dst={10.224.0.36/32}\n"),
+                               r"dports={8080,1-9}\n    End Policy: KubernetesNetworkPolicy default/web 0\n"
+                               r"  End Tier: default  \(action: deny\)\n\Z"),
+    ("policy dump a1 egress", r"Hook: tc ingress\n  Tier: default\n    Policy: GlobalNetworkPolicy out 0\n"
+                              r"      Rule: out  Action: allow\n      Match: dst={10.224.0.36/32}\n"),
     ("policy dump a1 xdp", r"\A\Z"),
 ])
 def test_what_it_shows(lab: EbpfLab, command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.local.dataplane import ebpf_maps as maps
+from labkit.local.dataplane import policy_names
 from labkit.local.dataplane.ebpf_connections import Stale, drain, idle_seconds
 from labkit.local.dataplane.ebpf_plan import policy_entries, service_entries
 from labkit.local.dataplane.policy import EndpointPolicy, Rule
@@ -125,3 +126,19 @@ def test_a_detach_leaves_only_the_connections_that_nobody_else_can_translate() -
     assert set(table) == kept
     assert drain(table, 230 * second) == 0
     assert not table
+
+
+def test_names_of_policies_fit_into_a_link_of_the_bpffs() -> None:
+    """In runs, one name for each entry; of more than a link's text holds, the first."""
+    ports = tuple((port, port) for port in range(1, 20))                   # more than an entry holds: three entries
+    plan = policy_entries({"azv1": endpoint(
+        Rule("Allow", "TCP", ports=ports, policy="default/knp.default.web"), Rule("Log", policy="default.all"),
+        Rule("Deny"))})
+    ingress, egress = plan.names["azv1"]
+    assert (ingress, egress) == (("default/knp.default.web",) * 3 + ("default.all", ""), ("",))
+    assert policy_names.text(ingress) == '[["default/knp.default.web",3],["default.all",1],["",1]]'
+    many = policy_names.text(tuple(f"default/default.policy-{number}" for number in range(256)))
+    assert many.startswith('[["default/default.policy-0",1],')
+    assert len(many) <= 4000
+    assert list(map(policy_names.shown, ("shop/knp.default.web", "shop/default.web", "default.web"))) == [
+        ("KubernetesNetworkPolicy", "shop/web"), ("NetworkPolicy", "shop/web"), ("GlobalNetworkPolicy", "web")]

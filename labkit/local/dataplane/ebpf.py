@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from labkit.local.dataplane import bpfsys, ebpf_connections, ebpf_plan, ebpf_tc
+from labkit.local.dataplane import bpfsys, ebpf_connections, ebpf_plan, ebpf_tc, policy_names
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.ebpf_load import Loaded, load, unload
 from labkit.local.dataplane.ebpf_mirror import IpSets, Mirror
@@ -106,6 +106,7 @@ class EbpfDataplane:
         self._config_entry = b""                        # what is in cali_config
         self._endpoints: dict[str, EndpointPolicy] = {}
         self._policy_sets: frozenset[bytes] = frozenset()
+        self._names: policy_names.Names = {}            # of the policies that rules come from
         self._optout: frozenset[bytes] = frozenset()
         self._own: tuple[str, ...] = ()                 # further addresses of this node
         self._routes: tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]] = ({}, {}, {})
@@ -203,6 +204,7 @@ class EbpfDataplane:
             return []
         loaded = self._state.loaded
         repaired = [f"pin of {name} was missing" for name in loaded.repin()]
+        policy_names.write(self._bpffs, self._names)
         for name, mirror in self._state.mirrors().items():
             lost, foreign = mirror.repair()
             if lost or foreign:
@@ -310,6 +312,8 @@ class EbpfDataplane:
             ifindex.to_bytes(4, "little"): ingress.to_bytes(4, "little") + egress.to_bytes(4, "little")
             for name, (ingress, egress) in plan.interfaces.items() if (ifindex := _ifindex(name))})
         state.policy.replace(plan.rules)
+        self._names = plan.names
+        policy_names.write(self._bpffs, self._names)
         state.ip_sets.release(self._policy_sets)
         self._policy_sets = plan.ip_sets
 

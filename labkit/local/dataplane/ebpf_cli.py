@@ -13,10 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from socket import inet_ntoa
 
 from labkit.local.dataplane import ebpf_maps as maps
+from labkit.local.dataplane import policy_names
 from labkit.local.dataplane.bpfsys import Map, possible_cpus
 
 _Lines = Iterator[str]
@@ -26,7 +29,7 @@ class Pins:
     """A node's pinned maps."""
 
     def __init__(self, bpffs: Path) -> None:
-        self._folder = bpffs / "maps"
+        self.bpffs, self._folder = bpffs, bpffs / "maps"
 
     def entries(self, name: str) -> list[tuple[bytes, bytes]]:
         """All of a map."""
@@ -157,9 +160,10 @@ def counters_dump(pins: Pins, interface: str = "") -> _Lines:
 
 
 def policy_dump(pins: Pins, interface: str, direction: str) -> _Lines:
-    """The rules of an interface, in the order in which the programs ask them. The map has no names of policies.
+    """The rules of an interface, in the order in which the programs ask them, by tier and policy.
 
-    A pod's ingress policy stands at the egress hook of its interface on the node, where packets leave for it.
+    A pod's ingress policy stands at the egress hook of its interface on the node, where packets leave for it. The form
+    is v3.32's; what a rule matches is said as later versions say it. Rules are not counted here.
     """
     ifaces = {int.from_bytes(key, "little"): struct.unpack("=II", value)
               for key, value in pins.entries("cali_iface")}
@@ -175,15 +179,26 @@ def policy_dump(pins: Pins, interface: str, direction: str) -> _Lines:
             continue
         yield f"IfaceName: {interface}"
         yield f"Hook: tc {hook}"
-        if not policy:
-            yield "      Rule: 0  Action: allow"
-        index = 0
-        while (raw := rules.get((policy, index))) is not None:
-            action, match = _rule(raw, "src" if own == "ingress" else "dst", sets)
-            yield f"      Rule: {index}  Action: {action}"
-            if match:
-                yield f"      Match: {match}"
-            index += 1
+        if policy:
+            yield "  Tier: default"
+            count = next(index for index in range(maps.MAX_RULES + 1) if (policy, index) not in rules)
+            names = policy_names.read(pins.bpffs, interface, own)
+            listed = zip(names, (rules[policy, index] for index in range(count)), strict=False)
+            for number, (name, group) in enumerate(groupby(listed, key=itemgetter(0))):
+                if name:                         # what has none is the verdict at the end
+                    yield from _policy_lines(name, number, [raw for _, raw in group], own, sets)
+            yield "  End Tier: default  (action: deny)"
+
+
+def _policy_lines(name: str, number: int, rules: list[bytes], own: str, sets: dict[int, list[str]]) -> _Lines:
+    kind, called = policy_names.shown(name)
+    yield f"    Policy: {kind} {called} {number}"
+    for raw in rules:
+        action, match = _rule(raw, "src" if own == "ingress" else "dst", sets)
+        yield f"      Rule: {called}  Action: {action}"
+        if match:
+            yield f"      Match: {match}"
+    yield f"    End Policy: {kind} {called} {number}"
 
 
 def ipsets_dump(pins: Pins) -> _Lines:

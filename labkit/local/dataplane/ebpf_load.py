@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from labkit.local.dataplane import bpfsys
+from labkit.local.dataplane import bpfsys, policy_names
 from labkit.local.dataplane.ebpf_maps import MAPS
 
 PROGRAMS = {
@@ -88,7 +88,7 @@ def load(objects: Path, bpffs: Path) -> Loaded:
 
 def unload(bpffs: Path) -> None:
     """Remove the pins: what is not attached any more is freed."""
-    for folder in (*bpffs.glob("programs-*"), bpffs / "maps"):
+    for folder in (*bpffs.glob("programs-*"), bpffs / "maps", bpffs / policy_names.FOLDER):
         shutil.rmtree(folder, ignore_errors=True)
 
 

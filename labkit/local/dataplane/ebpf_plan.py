@@ -93,12 +93,16 @@ def config_flags(config: FelixConfig) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntries:
-    """The policies of a node's endpoints in the maps; `interfaces` has the ids of their two lists."""
+    """The policies of a node's endpoints in the maps; `interfaces` has the ids of their two lists.
+
+    `names` has, for each of an interface's two lists, the policy that each rule comes from.
+    """
 
     rules: Entries
     ip_sets: frozenset[bytes]
     interfaces: dict[str, tuple[int, int]]
     too_long: tuple[str, ...]
+    names: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 def policy_entries(endpoints: Mapping[str, EndpointPolicy]) -> PolicyEntries:
@@ -110,10 +114,11 @@ def policy_entries(endpoints: Mapping[str, EndpointPolicy]) -> PolicyEntries:
     ip_sets: set[bytes] = set()
     too_long: list[str] = []
     known: dict[tuple[Rule, ...], int] = {}
+    named: dict[tuple[Rule, ...], tuple[str, ...]] = {}
 
     def policy(interface: str, wanted: tuple[Rule, ...]) -> int:
         if wanted not in known:
-            packed, used = _rules(wanted)
+            packed, used, named[wanted] = _rules(wanted)
             if len(packed) > maps.MAX_RULES:
                 too_long.append(interface)
             known[wanted] = _list_id(packed)
@@ -125,7 +130,8 @@ def policy_entries(endpoints: Mapping[str, EndpointPolicy]) -> PolicyEntries:
 
     interfaces = {name: (policy(name, endpoint.ingress), policy(name, endpoint.egress))
                   for name, endpoint in endpoints.items()}
-    return PolicyEntries(rules, frozenset(ip_sets), interfaces, tuple(too_long))
+    names = {name: (named[endpoint.ingress], named[endpoint.egress]) for name, endpoint in endpoints.items()}
+    return PolicyEntries(rules, frozenset(ip_sets), interfaces, tuple(too_long), names)
 
 
 _ACTIONS = {"Allow": maps.RULE_ALLOW, "Deny": maps.RULE_DENY, "Log": maps.RULE_LOG}
@@ -137,8 +143,9 @@ def _list_id(packed: list[bytes]) -> int:
     return 0 if packed[:1] == [_ALLOW_ALL] else content_id(packed)
 
 
-def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
+def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes], tuple[str, ...]]:
     packed: list[bytes] = []
+    names: list[str] = []
     used: set[bytes] = set()
     for rule in rules:
         if not rule.nets:                               # matches nobody
@@ -152,7 +159,8 @@ def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes]]:
         for start in range(0, max(len(rule.ports), 1), maps.MAX_PORTS):
             ports = rule.ports[start:start + maps.MAX_PORTS]
             packed.append(maps.rule(action, protocol, nets, not_nets, ports))
-    return packed, used
+            names.append(rule.policy)
+    return packed, used, tuple(names)
 
 
 def _protocol(name: str | None) -> int:
