@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.option("--target", type=click.Choice(["local", "aks"]), help="[default: LABKIT_TARGET, else local]")
 @click.option("--subscription", help="[default: AZURE_SUBSCRIPTION_ID, else az's]")
-@click.option("--owner", help="Whose labs; [default: LABKIT_OWNER, else your user's name]")
+@click.option("--owner", help="Whose labs.  [default: LABKIT_OWNER, else your user's name]")
 @click.option("--delete", is_flag=True, help="Ask, then delete what has expired.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 def gc(target: str | None, subscription: str | None, owner: str | None, delete: bool, yes: bool) -> None:

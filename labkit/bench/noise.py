@@ -74,7 +74,7 @@ def too_noisy(wrong: str, seen: str) -> MeasurementError:
     """
     return MeasurementError(
         f"The machine is too noisy to measure on: {wrong}.", f"{seen}; a claim from it would be luck",
-        "stop what else runs there and go on; or look with fewer than five rounds, which claim nothing.")
+        "stop what else runs there and run it again; or with fewer than five rounds, which claim nothing.")
 
 
 def rest(look: Callable[[], Sample], *, strict: bool, patience: float = PATIENCE_SECONDS) -> Sample:

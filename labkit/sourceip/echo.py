@@ -119,7 +119,8 @@ class SourceIp:
             if found is None:
                 return Evidence(False, "there is no Deployment echo")
             seen = rolled_out(found)
-            return Evidence(seen.ok and found["spec"].get("replicas") == count, seen.text)
+            has = found["spec"].get("replicas")
+            return seen if has == count else Evidence(False, f"{seen.text}; wanted: {count}")
 
         def apply_service(log: Log) -> None:
             self._kube.apply(service)
@@ -276,7 +277,7 @@ class SourceIp:
         has = found["spec"].get("externalTrafficPolicy", "Cluster")
         addresses = (found.get("status", {}).get("loadBalancer") or {}).get("ingress") or []
         if has != policy or not addresses:
-            return Evidence(False, f"externalTrafficPolicy {has}, {len(addresses)} public addresses")
+            return Evidence(False, f"externalTrafficPolicy {has}; {'a' if addresses else 'no'} public address")
         return Evidence(True, f"externalTrafficPolicy {has}, public address {addresses[0].get('ip')}")
 
     def _in_effect(self, policy: manifests.TrafficPolicy) -> Evidence:
