@@ -66,6 +66,8 @@ make_environment() {
   say "installing Python packages into .venv"
   .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' >>build/setup.log 2>&1 \
     || die "pip install failed, see build/setup.log"
+  # Programs in containers see a read-only disk: none of them could keep what it compiled of labkit at its start.
+  .venv/bin/python -m compileall -q labkit
   # JupyterLab's news and update checks are downloads
   .venv/bin/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements >>build/setup.log 2>&1
 }
