@@ -9,7 +9,7 @@ import socket
 # Below those that the kernel gives to whoever connects: what is free stays free until the server has it. Each of
 # pytest-xdist's workers has a thousand of its own.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
-_NEXT = itertools.cycle(range(21_000 + 1000 * _WORKER, 22_000 + 1000 * _WORKER))
+_NEXT = (21_000 + 1000 * _WORKER + number % 1000 for number in itertools.count(os.getpid()))
 
 
 def free_port() -> int:
