@@ -1,7 +1,7 @@
 """The widgets of a run under way: its progress, a button that stops it, and a chart that changes in place."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveView"]
 
+#: How long a browser may take to draw the figure before it is given another.
+PATIENCE_SECONDS: Final = 15.0
+
 
 class LiveView:
     """Draws a `Live`; all of it in the thread of the cell."""
@@ -25,12 +28,21 @@ class LiveView:
         self._medians: dict[tuple[str, str], tuple[int, Interval]] = {}
         self._drawn, self._samples, self._said = 0.0, -1, ""
         self._begun = time.monotonic()
-        spec = live.chart().spec()
-        self.figure = go.FigureWidget({**spec, "layout": {**spec["layout"], "autosize": True}})
+        self.figure = self._made()
         self.stop = widgets.Button(description="Stop", icon="stop", tooltip="Ends after the sample under way")
         self.stop.on_click(self._stop)
         self.line = widgets.HTML()
         self._box = widgets.VBox([widgets.HBox([self.stop, self.line]), self.figure])
+
+    def _made(self) -> go.FigureWidget:
+        self._asked, self._drawn_there = time.monotonic(), False
+        spec = self._live.chart(self._medians).spec()
+        figure = go.FigureWidget({**spec, "layout": {**spec["layout"], "autosize": True}})
+        figure.observe(self._hear, names="_js2py_layoutDelta")  # the browser sends it once it has drawn the figure
+        return figure
+
+    def _hear(self, _: Any) -> None:
+        self._drawn_there = True
 
     def show(self) -> None:
         """Display it under the cell."""
@@ -43,6 +55,12 @@ class LiveView:
 
         if not self._live.stopped:
             self._say(self._live.said())
+        if not self._drawn_there and time.monotonic() - self._asked > PATIENCE_SECONDS:
+            # anywidget gives a browser two seconds to set a widget up; one that took longer hears nothing any more.
+            late, self.figure = self.figure, self._made()
+            self._box.children = [self._box.children[0], self.figure]
+            late.close()
+            self._samples = len(self._live)
         if len(self._live) != self._samples and time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw()
 

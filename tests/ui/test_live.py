@@ -70,6 +70,24 @@ def test_it_grows_while_samples_come(views: list[live_view.LiveView]) -> None:
     assert list(medians["Calico eBPF"].error_y.array) == pytest.approx([0.1, 0.1])
 
 
+def test_a_browser_that_does_not_draw_gets_another_figure(
+    views: list[live_view.LiveView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_view, "PATIENCE_SECONDS", -1.0)
+    live = ui.live("cores", "CPU")
+    view = live_view.LiveView(live)
+    silent = view.figure
+    suite(live)
+    view.update()
+    assert view.figure is not silent
+    assert view.figure in view._box.children
+    assert sum(len(trace.y) for trace in view.figure.data if not trace.error_y.array) == 12
+    heard = view.figure
+    heard._js2py_layoutDelta = {"layout_delta": {}, "layout_edit_id": -1}
+    view.update()
+    assert view.figure is heard, "it was drawn"
+
+
 def test_it_ends_with_a_chart_that_needs_no_kernel(
     views: list[live_view.LiveView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
