@@ -108,10 +108,12 @@ CLUSTERS = st.tuples(
     st.lists(POLICIES, min_size=1, max_size=3), st.lists(SETS, max_size=1),
     st.fixed_dictionaries({pod: labels("app", APPS) for pod in LABELS}),
     st.fixed_dictionaries({space: labels("team", TEAMS) for space in ("other", "shop")}))
-STEPS = st.one_of(
+CHANGES = st.one_of(
     POLICIES.map(lambda obj: ("put", obj)), POLICIES.map(lambda obj: ("put", obj)),
     SETS.map(lambda obj: ("put", obj)),
     st.tuples(st.just("delete one"), st.integers(0, 9)),
     st.tuples(st.just("relabel"), st.tuples(one_of(*LABELS), labels("app", APPS))),
     st.tuples(st.just("relabel namespace"), st.tuples(one_of("other", "shop"), labels("team", TEAMS))),
     st.tuples(st.just("pod goes"), one_of(*LABELS)))
+# Now and then a change comes while no agent is there to see it.
+STEPS = st.tuples(one_of("sync", "sync", "sync", "sync", "restart"), CHANGES)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.local.dataplane import kubeproxy
-from labkit.local.dataplane.calico_iptables import CalicoIptables, build, build_bpf_mode
+from labkit.local.dataplane.calico_iptables import SET_PREFIX, CalicoIptables, build, build_bpf_mode
+from labkit.local.dataplane.ebpf_plan import policy_entries
 from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables, remove_chains
 from labkit.local.dataplane.policy_table import PolicyTable
@@ -170,7 +172,7 @@ class PolicyLab(EbpfLab):
             else:
                 self.on(node, "apply_services", [(s.key, (s,)) for s in self.services])
         before, self.plane_now = self.plane_now, plane
-        self.sync()
+        self.sync(everything=True)
         for node in self.nodes:
             if plane == "ebpf":
                 self.on(node, "attach", FelixConfig())
@@ -180,9 +182,20 @@ class PolicyLab(EbpfLab):
             elif before == "ebpf":
                 self.on(node, "detach")
 
-    def sync(self) -> None:
-        """Program what the tables say."""
+    def restart(self) -> None:
+        """New agents take over what the old ones left in the kernels."""
+        assert self.plane_now
+        for node in self.nodes:
+            self._calico[node] = CalicoIptables(Iptables())
+            self._inside(node, self.planes[node].close)
+            self.planes[node] = self.plane(node)
+        self.use(self.plane_now)
+
+    def sync(self, *, everything: bool = False) -> None:
+        """Program what the tables say, where they say that something changed: so does Felix."""
         for node, table in self.world.tables.items():
+            if not (everything or table.dirty):
+                continue
             endpoints = table.endpoints()
             if self.plane_now == "iptables":
                 self._inside(node, self._calico[node].apply, build(endpoints.values()))
@@ -193,6 +206,22 @@ class PolicyLab(EbpfLab):
                         table.local_pods(), remote)
                 if self.planes[node].attached:
                     self._let_pass(node)
+
+    def check_what_is_held(self) -> None:
+        """The kernels hold what the policies of now need, and nothing of earlier ones. Call `sync` before."""
+        for node, table in self.world.tables.items():
+            endpoints = table.endpoints()
+            if self.plane_now == "iptables":
+                rules, iptables = build(endpoints.values()), Iptables()
+                chains = {chain for chain in self._inside(node, iptables.chains, "filter") if chain.startswith("cali-")}
+                assert chains == set(rules.chains)
+                sets = self._inside(node, subprocess.check_output, ["ipset", "list", "-n"]).decode().split()
+                assert {name for name in sets if name.startswith(SET_PREFIX)} == set(rules.sets)
+            else:
+                state, plan = self.planes[node]._state, policy_entries(endpoints)
+                assert state
+                assert dict(state.loaded.maps["cali_policy"].items()) == plan.rules
+                assert set(state.loaded.maps["cali_v4_ip_sets"].keys()) == plan.ip_sets
 
     def _let_pass(self, node: str) -> None:
         self._inside(node, self._calico[node].apply, build_bpf_mode(self.planes[node].interfaces))

@@ -70,7 +70,7 @@ def present(world: World) -> set[str]:
     return {pod["metadata"]["name"] for pod in world.of("Pod")}
 
 
-@fixed(150)
+@fixed(100)
 @given(CLUSTERS)
 def test_rules_say_what_the_objects_mean(cluster: tuple[list[Obj], list[Obj], dict[str, Any], dict[str, Any]]) -> None:
     policies, sets, pods, namespaces = cluster
@@ -141,13 +141,14 @@ def compare(lab: PolicyLab) -> None:
 
 @pytest.mark.kernel
 def test_the_kernel_does_what_the_objects_mean(lab: PolicyLab) -> None:
-    @fixed(8)
-    @given(st.lists(STEPS, min_size=2, max_size=6))
-    def run(steps: list[tuple[str, Any]]) -> None:
+    @fixed(5)
+    @given(st.lists(STEPS, min_size=6, max_size=12))
+    def run(steps: list[tuple[str, tuple[str, Any]]]) -> None:
         begin(lab.world)
-        for step in steps:
-            take(lab.world, step)
-            lab.sync()
+        for agents, change in steps:
+            take(lab.world, change)
+            getattr(lab, agents)()
             compare(lab)
+        lab.check_what_is_held()
 
     run()
