@@ -66,6 +66,17 @@ def test_policy_local_sends_to_nodes_with_a_ready_endpoint(world: World) -> None
     world.run(body)
 
 
+def test_a_service_with_affinity_is_spread_by_client(world: World) -> None:
+    async def body(world: World) -> None:
+        service(world, sessionAffinity="ClientIP")
+        ip = await world.until(lambda: address(world))
+        assert world.cloud.by_client == {ip}
+        world.api.patch("services", "web", {"spec": {"sessionAffinity": "None"}}, "default")
+        await world.until(lambda: not world.cloud.by_client)
+
+    world.run(body)
+
+
 def test_deletion_gives_the_address_back_before_the_service_goes(world: World) -> None:
     async def body(world: World) -> None:
         service(world)
@@ -111,10 +122,10 @@ def test_a_cloud_that_fails_is_asked_again(world: World) -> None:
     async def body(world: World) -> None:
         real, failures = world.cloud.set_frontend, iter([RuntimeError("no route")])
 
-        def flaky(ip: str, nodes: Any) -> None:
+        def flaky(ip: str, nodes: Any, *, by_client: bool = False) -> None:
             for error in failures:
                 raise error
-            real(ip, nodes)
+            real(ip, nodes, by_client=by_client)
 
         world.cloud.set_frontend = flaky  # type: ignore[method-assign]
         service(world)

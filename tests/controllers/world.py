@@ -25,6 +25,7 @@ class BookCloud:
     def __init__(self) -> None:
         self.addresses: dict[str, str] = {}
         self.frontends: dict[str, tuple[str, ...]] = {}
+        self.by_client: set[str] = set()
         self._next = itertools.count(20)
 
     def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
@@ -37,8 +38,9 @@ class BookCloud:
     def release_public_ip(self, ip: str) -> None:
         self.addresses = {name: known for name, known in self.addresses.items() if known != ip}
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
         self.frontends[ip] = tuple(node_ips)
+        (self.by_client.add if by_client else self.by_client.discard)(ip)
 
     def remove_frontend(self, ip: str) -> None:
         self.frontends.pop(ip, None)

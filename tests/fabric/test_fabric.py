@@ -5,6 +5,7 @@ import contextlib
 import select
 import socket
 import struct
+import subprocess
 from collections import Counter
 
 import pytest
@@ -158,6 +159,39 @@ def test_a_connection_stays_on_its_node_whatever_nodes_come_and_go(lab: Fabric) 
             client.close()
             server.close()
             assert node == 2
+
+
+def test_a_clients_connections_go_to_one_node_where_the_service_has_affinity(lab: Fabric) -> None:
+    alice = lab.ensure_client("alice")
+    vnet = lab.ensure_vnet("c1", "192.0.2.10")
+    nodes = [vnet.add_node(f"node-{i}", i) for i in (0, 1)]
+    for node in nodes:
+        ns.ip(node.netns, ["addr replace 192.0.2.20/32 dev lo"])
+    servers = [listen(lab, node.netns, ("192.0.2.20", 80)) for node in nodes]
+
+    def reached(connections: int = 16) -> set[int]:
+        found = set()
+        for _ in range(connections):
+            with connect(lab, alice.netns, ("192.0.2.20", 80)):
+                ready, _, _ = select.select(servers, [], [], 20)
+                ready[0].accept()[0].close()
+                found.add(servers.index(ready[0]))
+        return found
+
+    everyone = [node.ip for node in nodes]
+    vnet.set_frontend("192.0.2.20", everyone, by_client=True)
+    (chosen,) = reached()
+    vnet.set_frontend("192.0.2.20", [nodes[1 - chosen].ip], by_client=True)
+    assert reached() == {1 - chosen}
+    vnet.set_frontend("192.0.2.20", everyone)
+    assert reached(40) == {0, 1}
+    vnet.set_frontend("192.0.2.20", everyone, by_client=True)
+    assert reached() == {chosen}
+    vnet.remove_frontend("192.0.2.20")
+    assert "192.0.2.20" not in ns.run_inside(vnet.netns, lambda: subprocess.run(
+        ["nft", "list", "map", "ip", "labkit_flows", "by_client"], text=True, capture_output=True, check=True).stdout)
+    for server in servers:
+        server.close()
 
 
 def test_a_report_about_a_connection_by_a_frontend_reaches_its_node(lab: Fabric) -> None:

@@ -93,7 +93,7 @@ class LoadBalancers(Controller):
         self.services.subscribe(self._on_service)
         self.nodes.subscribe(self._on_node)
         self.slices.subscribe(self._on_slice)
-        self._programmed: dict[str, tuple[str, ...]] = {}
+        self._programmed: dict[str, tuple[tuple[str, ...], bool]] = {}
         self._holders: dict[str, Key] = {}
         self._busy: set[Key] = set()
         self._worker: ThreadPoolExecutor | None = None
@@ -160,23 +160,24 @@ class LoadBalancers(Controller):
             self._say_failed(service, error)
             return
         nodes = nodes_for(service, list(self.nodes), self.slices.by("service-name", key))
+        by_client = service["spec"].get("sessionAffinity") == "ClientIP"
         before = self._programmed.get(ip)
         gone = [old for old in known if old != ip]
-        if before == nodes and known == [ip]:
+        if before == (nodes, by_client) and known == [ip]:
             return
 
         def change() -> None:
             for old in gone:
                 self.context.cloud.remove_frontend(old)
-            self.context.cloud.set_frontend(ip, nodes)
+            self.context.cloud.set_frontend(ip, nodes, by_client=by_client)
 
         def done() -> None:
             for old in gone:
                 self._forget(old)
-            self._programmed[ip] = nodes
+            self._programmed[ip] = nodes, by_client
             now = self.services.get(key)
             if now is None or not wants_balancer(now) or addresses_of(now) == [ip]:
-                if now is not None and before is not None and before != nodes:
+                if now is not None and before is not None and before[0] != nodes:
                     self.events.normal(now, "UpdatedLoadBalancer", "Updated load balancer with new hosts")
                 return
             self.stores.update_status(

@@ -57,8 +57,8 @@ class Cloud(Protocol):
     def release_public_ip(self, ip: str) -> None:
         """Give an address back."""
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
-        """Send what arrives for `ip` to these nodes, connection by connection."""
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
+        """Send what arrives for `ip` to these nodes, connection by connection, or client by client."""
 
     def remove_frontend(self, ip: str) -> None:
         """Send what arrives for `ip` nowhere."""

@@ -222,13 +222,15 @@ class Vnet:
                 for command in topology.towards_leaf(pod.host_interface, pod.ip)])
         return gone + missing
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
-        """Send what arrives for a public address to these nodes, spread by connection.
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
+        """Send what arrives for a public address to these nodes, spread by connection, or by the client's address.
 
         Packets keep both their addresses: the node sees the client's, and the frontend as destination.
         """
-        links = {topology.node_address(i): topology.node_link(i) for i in self._node_indexes()}
+        indexes = {topology.node_address(i): i for i in self._node_indexes()}
+        links = {node: topology.node_link(i) for node, i in indexes.items()}
         known = [node for node in node_ips if node in links]
+        netns.nft(self.netns, topology.choice_by_client(ip, [indexes[n] for n in known] if by_client else []))
         netns.ip(self._internet, [self._from_internet(ip)])
         netns.ip(self.netns, [topology.frontend_route(ip, known, [links[node] for node in known])])
         with contextlib.suppress(netns.NetworkError):    # a kernel without nft_dup_ipv4 leaves reports to the hash
@@ -239,6 +241,8 @@ class Vnet:
         for space in (self._internet, self.netns):
             with contextlib.suppress(netns.NetworkError):
                 netns.ip(space, [f"route del {ip}/32"])
+        with contextlib.suppress(netns.NetworkError):
+            netns.nft(self.netns, topology.choice_by_client(ip, []))
 
     def set_node_public(self, ip: str, node_ip: str) -> None:
         """Give a node a public address of its own; packets from outside keep the client's address."""

@@ -158,6 +158,27 @@ def frontend_route(ip: str, node_ips: Sequence[str], links: Sequence[str]) -> st
     return f"route replace {ip}/32 metric 10 {hops}"
 
 
+def choice_by_client(ip: str, nodes: Sequence[int]) -> str:
+    """In the router's nftables: a client's new connections to a frontend go to one node, by its address alone.
+
+    What Azure's load balancer calls the distribution SourceIP, and AKS sets for a service with session affinity.
+
+    Args:
+        ip: the frontend.
+        nodes: indexes of its nodes; none, and the hash of each connection has the say again.
+    """
+    chain = f"of_{ip.replace('.', '_')}"
+    there = f"add chain ip labkit_flows {chain}\n"
+    entry = f"element ip labkit_flows by_client {{ {ip} : goto {chain} }}\n"
+    if not nodes:
+        return f"{there}add {entry}delete {entry}delete chain ip labkit_flows {chain}\n"
+    marks = ", ".join(f"{place} : {index + 1}" for place, index in enumerate(nodes))
+    choice = f"jhash ip saddr mod {len(nodes)} seed 0x1"    # without a seed the kernel draws one each time
+    return (f"{there}flush chain ip labkit_flows {chain}\n"
+            f"add rule ip labkit_flows {chain} meta mark set {choice} map {{ {marks} }}\n"
+            f"add {entry}")
+
+
 def router_rules(outbound_ip: str) -> str:
     """The router's nftables: source NAT for what leaves the VNet, and nothing for the rest.
 
@@ -194,6 +215,7 @@ table ip labkit_flows {{
   map flows {{
     type ipv4_addr . inet_service . ipv4_addr . inet_service : mark; flags dynamic, timeout; timeout 4m; size 65535;
   }}
+  map by_client {{ type ipv4_addr : verdict; }}
   chain recall {{ type filter hook prerouting priority raw - 1; }}
   chain remember {{ type filter hook forward priority filter; }}
 }}
@@ -202,6 +224,7 @@ flush chain ip labkit_flows remember
 table ip labkit_flows {{
   chain recall {{
     iifname "eth0" meta l4proto {{ tcp, udp }} meta mark set ip saddr . th sport . ip daddr . th dport map @flows
+    iifname "eth0" meta mark 0 ip daddr vmap @by_client
   }}
   chain remember {{
     iifname "eth0" oifname "node*" ip daddr != {VNET} meta l4proto {{ tcp, udp }} meta mark set oifname map @marks \

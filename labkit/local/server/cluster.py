@@ -66,9 +66,9 @@ class CloudNetwork:
         """Give an address back."""
         self._addresses.release(ip)
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str]) -> None:
-        """Route a frontend to nodes, connection by connection."""
-        self._vnet.set_frontend(ip, node_ips)
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
+        """Route a frontend to nodes, connection by connection, or client by client."""
+        self._vnet.set_frontend(ip, node_ips, by_client=by_client)
 
     def remove_frontend(self, ip: str) -> None:
         """Route a frontend nowhere."""
