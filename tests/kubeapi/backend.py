@@ -81,10 +81,12 @@ class HostBackend:
             raise ApiError(400, "BadRequest", "connection refused in the pod")
 
         async def echo(reader, writer):
-            while data := await reader.read(65536):
-                writer.write(data.upper())
-                await writer.drain()
-            writer.close()
+            try:
+                while data := await reader.read(65536):
+                    writer.write(data.upper())
+                    await writer.drain()
+            finally:                            # also when the server ends first
+                writer.close()
 
         ours, theirs = socket.socketpair()
         self._echo = asyncio.ensure_future(echo(*await asyncio.open_connection(sock=theirs)))

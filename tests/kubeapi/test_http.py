@@ -182,6 +182,10 @@ def test_exec_and_port_forward_by_the_python_client(served: Served, core) -> Non
     connection.sendall(b"ping")
     assert connection.recv(10) == b"PING"
     connection.close()
+    for thread in threading.enumerate():            # the client's own, which closes its sockets when it ends
+        if thread.name.startswith("Kubernetes port forward proxy"):
+            thread.join(60)
+            assert not thread.is_alive()
     talk = websocket.create_connection(
         f"{served.url.replace('https', 'wss')}/api/v1/namespaces/default/pods/p/portforward?ports=80", timeout=60,
         subprotocols=["v5.channel.k8s.io", "v4.channel.k8s.io"], header=[f"Authorization: Bearer {TOKEN}"],

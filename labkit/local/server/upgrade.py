@@ -80,6 +80,10 @@ class RawConnection(asyncio.Protocol):
         finally:
             self.transport.close()
 
+    def shutdown(self) -> None:
+        """The server ends: so does the connection, which uvicorn has among its own."""
+        self.transport.close()
+
     def data_received(self, data: bytes) -> None:
         """A message for the application, and no more than it can hold."""
         self._messages.put_nowait({"type": "websocket.receive", "bytes": data})
