@@ -36,8 +36,8 @@ class LabPaths:
 
     @cached_property
     def lab_id(self) -> str:
-        """Four hex digits that every name of this lab carries."""
-        return hashlib.sha256(str(self.home).encode()).hexdigest()[:4]
+        """Eight hex digits that every name of this lab carries; with four, two labs in 65,536 would be one."""
+        return hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
 
     @property
     def prefix(self) -> str:
@@ -45,7 +45,7 @@ class LabPaths:
         return f"labkit-{self.lab_id}"
 
     def netns(self, *parts: str) -> str:
-        """Name a network namespace; ("c1", "vnet") gives "labkit-ab12-c1-vnet"."""
+        """Name a network namespace; ("c1", "vnet") gives "labkit-ab12cd34-c1-vnet"."""
         return "-".join((self.prefix, *parts))
 
     @property
