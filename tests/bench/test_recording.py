@@ -31,7 +31,8 @@ def sample(round_=0, arm="vanilla", **metrics):
                   "2026-11-27T08:00:00.000+00:00")
 
 
-# What a suite does, with nothing to wait for: samples of 20 kB, so that a kill falls into the writing of one.
+# What a suite does, with nothing to wait for: samples of 20 kB, so that a kill falls into the writing of one. One that
+# will be killed waits for that after a while, however late it comes.
 SUITE = """
 import sys
 from tests.bench.test_recording import PARAMETERS, sample, wanted
@@ -42,22 +43,26 @@ for number in range(PARAMETERS["rounds"]):
     if not recording.has("vanilla", "pod to pod, TCP", number):
         print("measured", number, flush=True)
         recording.add(replace(sample(number), detail={"proof": "x" * 20000}))
+        if len(recording.run.samples) % 8 == 7:
+            sys.stdin.read()
 recording.finish()
 """
 
 
 def test_a_killed_run_is_whole_and_the_next_attempt_measures_only_the_rest(tmp_path):
     path, measured, kills, kept = tmp_path / "run.json", [], 0, 0
-    for attempt in range(100):
-        process = subprocess.Popen([sys.executable, "-c", SUITE, str(path)], stdout=subprocess.PIPE, text=True,
-                                   cwd=ROOT)
+    for attempt in range(4):
+        process = subprocess.Popen([sys.executable, "-c", SUITE, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                                   stdin=subprocess.PIPE if attempt < 3 else subprocess.DEVNULL)
         line = process.stdout.readline()
-        if line and attempt < 3:
-            time.sleep(0.01 + 0.037 * attempt)
+        if attempt < 3:
+            time.sleep(0.001 + 0.003 * attempt)
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         rest = process.stdout.read()
         process.stdout.close()
+        if process.stdin:
+            process.stdin.close()
         if process.wait() == 0:
             break
         measured.append([int(word.split()[1]) for word in (line + rest).splitlines()])
