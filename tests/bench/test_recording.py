@@ -52,8 +52,8 @@ recording.finish()
 def test_a_killed_run_is_whole_and_the_next_attempt_measures_only_the_rest(tmp_path):
     path, measured, kills, kept = tmp_path / "run.json", [], 0, 0
     for attempt in range(4):
-        process = subprocess.Popen([sys.executable, "-c", SUITE, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                                   stdin=subprocess.PIPE if attempt < 3 else subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-c", SUITE, str(path)], cwd=ROOT, text=True,
+                                   stdin=subprocess.PIPE if attempt < 3 else subprocess.DEVNULL, stdout=subprocess.PIPE)
         line = process.stdout.readline()
         if attempt < 3:
             time.sleep(0.001 + 0.003 * attempt)
