@@ -13,6 +13,7 @@ from labkit import plan
 from labkit.bench import services, stats
 from labkit.errors import LabError
 from labkit.lab import Lab
+from labkit.local.dataplane.iptables import Iptables
 from labkit.local.paths import LabPaths
 from labkit.local.server import lifecycle, report
 
@@ -65,6 +66,33 @@ def switch(lab: Lab, paths: LabPaths) -> list[Row]:
     return [Row("two nodes switched to eBPF after the last patch", time.perf_counter() - patched, "s", 2, "goal")]
 
 
+def rule_repaired(lab: Lab, paths: LabPaths, times: int = 3) -> list[Row]:
+    """A rule of kube-proxy's that somebody deletes on a node, until it is back."""
+    enter = _enter(paths, lab.kube.list("nodes")[0]["metadata"]["name"])
+    iptables = Iptables(prefix=enter)
+    took = []
+    for _ in range(times):
+        chain = next(line.split()[1] for line in iptables.save("nat").splitlines() if line.startswith("-A KUBE-SEP-"))
+        wanted = iptables.save("nat")
+        subprocess.run([*enter, f"iptables-{iptables.variant}", "-w", "-t", "nat", "-D", chain, "1"], check=True)
+        took.append(_seconds_until(lambda wanted=wanted: _rules(iptables.save("nat")) == _rules(wanted)))
+    return [Row("a rule deleted by hand is back, kube-proxy", max(took), "s", 10, "goal")]
+
+
+def _rules(saved: str) -> list[str]:
+    return sorted(line for line in saved.splitlines() if line.startswith("-A"))
+
+
+def programs_repaired(lab: Lab, paths: LabPaths, times: int = 3) -> list[Row]:
+    """The eBPF programs of a node's uplink, which somebody takes away, until they are back."""
+    node = lab.kube.list("nodes")[0]["metadata"]["name"]
+    took = []
+    for _ in range(times):
+        subprocess.run([*_enter(paths, node), "tc", "qdisc", "del", "dev", "eth0", "clsact"], check=True)
+        took.append(_seconds_until(lambda: _attached(paths, node)))
+    return [Row("programs taken away by hand are back, eBPF", max(took), "s", 10, "goal")]
+
+
 def scale(lab: Lab, count: int = 5000) -> list[Row]:
     """Services created through the Python client, until each node answers on the last of them."""
     lab.bench.prepare()
@@ -115,14 +143,24 @@ def _all_ready(lab: Lab) -> bool:
     return "calico-node" in names and all(c.get("Ready") == "True" for c in conditions)
 
 
+def _enter(paths: LabPaths, node: str) -> list[str]:
+    return ["nsenter", f"--net=/run/netns/{paths.netns('c1', node)}", "--"]
+
+
 def _attached(paths: LabPaths, node: str) -> bool:
     """Whether the node's kernel runs the programs on every interface, its pods' included, and for connect()."""
-    enter = ["nsenter", f"--net=/run/netns/{paths.netns('c1', node)}", "--"]
+    enter = _enter(paths, node)
     links = json.loads(subprocess.check_output([*enter, "ip", "-json", "link"]))
     wanted = [link["ifname"] for link in links if link["ifname"].startswith(("eth0", "azv"))]
     filters = [subprocess.check_output([*enter, "tc", "filter", "show", "dev", w, "ingress"]) for w in wanted]
     connect = subprocess.check_output(["bpftool", "cgroup", "show", str(paths.cgroup / "c1" / node)])
     return all(b"bpf" in f for f in filters) and b"connect4" in connect
+
+
+def _seconds_until(holds: Callable[[], bool]) -> float:
+    started = time.perf_counter()
+    _wait(holds)
+    return time.perf_counter() - started
 
 
 def _wait(holds: Callable[[], bool], seconds: float = 120) -> None:

@@ -157,7 +157,7 @@ def test_a_watcher_sees_a_write_with_its_answer(served: Served, core) -> None:
         time.sleep(0.01)
     thread.join(120)
     lags = sorted(seen[n] - answered[n] for n in names)
-    assert lags[len(lags) // 4] < 0.05
+    assert lags[len(lags) // 4] < 0.005
 
 
 def test_exec_and_port_forward_by_the_python_client(served: Served) -> None:
