@@ -233,3 +233,21 @@ def test_a_handler_that_fails_on_one_object_still_gets_the_next(api: ScriptedApi
     watch = api.client().watch("services", handler)
     wait_for(lambda: seen == ["a", "b"])
     watch.close()
+
+
+def test_a_handshake_that_went_astray_is_begun_anew(api: ScriptedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.listed = []
+    dial, waits = socket.create_connection, []
+
+    def astray_at_first(address: Any, timeout: float, source: Any) -> socket.socket:
+        waits.append(timeout)
+        if len(waits) == 1:
+            raise TimeoutError("timed out")
+        return dial(address, timeout, source)
+
+    monkeypatch.setattr(socket, "create_connection", astray_at_first)
+    client = api.client(timeout=30)
+    assert client.list("services") == []
+    assert len(waits) == 2
+    assert max(waits) <= 1
+    assert client._local.connection.sock.gettimeout() == 30, "an answer may take longer than a handshake"

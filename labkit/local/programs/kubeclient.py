@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
 import threading
 import time
@@ -36,6 +37,7 @@ _PATCH_TYPES: dict[PatchType, str] = {
     "strategic": "application/strategic-merge-patch+json", "apply": "application/apply-patch+yaml",
 }
 _TOKEN_LIFE = 60.0  # seconds after which the token's file is read again: Kubernetes rotates it
+_HANDSHAKE = 1.0  # seconds that a TCP handshake may take; the kernel would repeat it after this long
 
 
 class HttpClient:
@@ -204,9 +206,10 @@ class HttpClient:
 
     def connect(self, timeout: float) -> http.client.HTTPConnection:
         """A new connection to the API, not yet opened."""
-        if self._tls is None:
-            return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls)
+        connection = (http.client.HTTPConnection(self._host, self._port, timeout=timeout) if self._tls is None else
+                      http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._tls))
+        connection._create_connection = _dial  # type: ignore[attr-defined]
+        return connection
 
     def take(self) -> http.client.HTTPConnection:
         """The calling thread's connection, for a use of its own; a new one where it has none."""
@@ -232,6 +235,25 @@ class HttpClient:
         if connection is not None:
             connection.close()
             self._local.connection = None
+
+
+def _dial(address: tuple[str, int], timeout: float, source: tuple[str, int] | None = None) -> socket.socket:
+    """A TCP connection; a handshake that nobody answers within a second is begun anew, until `timeout` (seconds).
+
+    A program may start before kube-proxy has its rules, and the kernel keeps the way of a connection's first packet
+    for all that follow: the same handshake, repeated, would go astray again; a new one finds the rules.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            sock = socket.create_connection(address, max(0.001, min(left, _HANDSHAKE)), source)
+        except TimeoutError:
+            if left <= _HANDSHAKE:
+                raise
+        else:
+            sock.settimeout(timeout)
+            return sock
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
