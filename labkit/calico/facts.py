@@ -104,7 +104,6 @@ class ClusterFacts:
         operator_version: tigera-operator's image tag, or None without an operator.
         calico_version: calico-node's image tag, or None without Calico.
         provider: Installation's kubernetesProvider, such as "AKS".
-        linux_dataplane: Installation's linuxDataplane, such as "Iptables"; None where it says nothing.
         node_address: Installation's nodeAddressAutodetectionV4.
         endpoint: data of the ConfigMap kubernetes-services-endpoint; None where there is none.
         bpf_enabled: FelixConfiguration's bpfEnabled; None where it says nothing.
@@ -118,7 +117,6 @@ class ClusterFacts:
         installed: whether there is an Installation.
         managed: whether AKS's add-on manager owns the operator or its Installation.
         ours: whether a plan of ours made the Installation.
-        cni: the Installation's CNI plugin, such as "AzureVNET"; "" where there is no Installation.
         pools: the ranges that the Installation lists for pods' addresses.
         bootstrap: Installation's bpfNetworkBootstrap.
         proxy_management: Installation's kubeProxyManagement.
@@ -132,7 +130,6 @@ class ClusterFacts:
     operator_version: str | None
     calico_version: str | None
     provider: str
-    linux_dataplane: str | None
     node_address: dict[str, object]
     endpoint: dict[str, str] | None
     bpf_enabled: bool | None
@@ -146,7 +143,6 @@ class ClusterFacts:
     installed: bool = False
     managed: bool = False
     ours: bool = False
-    cni: str = ""
     pools: tuple[str, ...] = ()
     bootstrap: str | None = None
     proxy_management: str | None = None
@@ -210,7 +206,6 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
         owner = installation.result() or {}
         spec = owner.get("spec") or {}
         calico = spec.get("calicoNetwork") or {}
-        provider = str(spec.get("kubernetesProvider", ""))
         calico_node = daemon_set(node.result())
         endpoint_object = endpoint.result()
         return ClusterFacts(
@@ -219,8 +214,7 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
             api_host=api_host, api_port=api_port,
             operator_version=_tag(_image(operator.result())),
             calico_version=_tag(calico_node.image) if calico_node else None,
-            provider=provider,
-            linux_dataplane=calico.get("linuxDataplane"),
+            provider=str(spec.get("kubernetesProvider", "")),
             node_address=dict(calico.get("nodeAddressAutodetectionV4") or {}),
             endpoint=dict(endpoint_object.get("data") or {}) if endpoint_object else None,
             bpf_enabled=(felix_object or {}).get("spec", {}).get("bpfEnabled"),
@@ -230,7 +224,7 @@ def observe(kube: Kube, network: NetworkProfile | None = None) -> ClusterFacts:
             conditions=tuple(_conditions(statuses.result())),
             network=network or NetworkProfile(), installed=bool(owner),
             managed="Reconcile" in (_labels(operator.result()).get(ADDON), _labels(owner).get(ADDON)),
-            ours=_labels(owner).items() >= OURS.items(), cni=_cni(spec, provider) if owner else "",
+            ours=_labels(owner).items() >= OURS.items(),
             pools=tuple(p.get("cidr", "") for p in calico.get("ipPools") or ()),
             bootstrap=calico.get("bpfNetworkBootstrap"), proxy_management=calico.get("kubeProxyManagement"),
             without_operator=other.result() is not None,
@@ -351,11 +345,6 @@ def _conditions(statuses: list[Obj]) -> list[Condition]:
 
 def _labels(obj: Obj | None) -> dict[str, str]:
     return (obj or {}).get("metadata", {}).get("labels") or {}
-
-
-def _cni(spec: Obj, provider: str) -> str:
-    """The CNI plugin, with the operator's default: on AKS it is Azure's."""
-    return str((spec.get("cni") or {}).get("type") or ("AzureVNET" if provider == "AKS" else "Calico"))
 
 
 def _image(obj: Obj | None) -> str:

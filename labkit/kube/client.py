@@ -78,21 +78,6 @@ class Kube:
         self.host: str = settings.host.rstrip("/")
         """The API server's URL, such as "https://mycalicocl-….hcp.canadaeast.azmk8s.io:443"."""
 
-    @classmethod
-    def from_kubeconfig(cls, data: bytes, context: str | None = None, kubectl: str = "kubectl") -> Kube:
-        """Connect as a kubeconfig file says.
-
-        Args:
-            data: the file's content.
-            context: a context of it; None means its current one.
-            kubectl: how a command line names this cluster.
-        """
-        try:
-            parsed = yaml.safe_load(data)
-        except yaml.YAMLError as error:
-            raise errors.KubeconfigError("The kubeconfig is not YAML.", str(error)) from error
-        return cls(parsed, context, kubectl)
-
     # Verbs
 
     def get(self, resource: str, name: str, namespace: str | None = None) -> Obj:

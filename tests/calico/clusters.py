@@ -20,7 +20,7 @@ def daemon_set(*words: str, managed: bool = False, image: str = "") -> DaemonSet
 
 VANILLA = ClusterFacts(
     version="v1.36.2", nodes=("a", "b"), api_host="api.example", api_port=443, operator_version=None,
-    calico_version=None, provider="", linux_dataplane=None, node_address={}, endpoint=None, bpf_enabled=None,
+    calico_version=None, provider="", node_address={}, endpoint=None, bpf_enabled=None,
     bpf_annotation=None, felix={}, felix_group=None, kube_proxy=daemon_set("--proxy-mode=iptables", managed=True),
     calico_node=None, conditions=(), network=AZURE)
 
@@ -29,15 +29,15 @@ def with_operator(operator: str, /, **more: Any) -> ClusterFacts:
     """A cluster with this operator and the Calico that it installs."""
     calico = CALICO_OF[operator]
     facts = replace(VANILLA, operator_version=operator, calico_version=calico, provider="AKS", installed=True,
-                    cni="AzureVNET", felix_group="crd.projectcalico.org",
+                    felix_group="crd.projectcalico.org",
                     calico_node=daemon_set(image=f"calico/node:{calico}"))
     return replace(facts, **more)
 
 
 def managed(operator: str, /, **more: Any) -> ClusterFacts:
     """A cluster as AKS makes it for `--network-policy calico`."""
-    return with_operator(operator, **{"managed": True, "network": MANAGED, "linux_dataplane": "Iptables",
+    return with_operator(operator, **{"managed": True, "network": MANAGED,
                                      "node_address": {"canReach": "1.1.1.1"}, **more})
 
 
-ARTICLE = managed("v1.13.5", version="v1.20.2", node_address={}, linux_dataplane=None)
+ARTICLE = managed("v1.13.5", version="v1.20.2", node_address={})

@@ -45,7 +45,7 @@ WAYS = {
     "managed, 1.38.8": (managed("v1.38.8"), "A", [*COMMON, "recheck"]),
     "managed, 1.40.2": (managed("v1.40.2"), "A", [*COMMON, "recheck"]),
     "managed, eBPF is on": (
-        managed("v1.40.2", bpf_enabled=True, bpf_annotation="true", linux_dataplane="BPF"), "A",
+        managed("v1.40.2", bpf_enabled=True, bpf_annotation="true"), "A",
         [*COMMON, "recheck"]),
     "managed, set by hand": (managed("v1.40.2", bpf_enabled=True), "A", ["hand-set", *COMMON, "recheck"]),
     "managed, set by hand after the operator": (
@@ -62,15 +62,15 @@ WAYS = {
     "Azure CNI, an operator of mine": (with_operator("v1.42.3"), "B", COMMON),
     "Azure CNI, installed by such a plan": (with_operator("v1.42.3", ours=True), "B", [*INSTALL, *COMMON]),
     "Azure CNI, an operator without an Installation": (
-        with_operator("v1.42.3", installed=False, calico_node=None, cni=""), "B", [*INSTALL, *COMMON]),
+        with_operator("v1.42.3", installed=False, calico_node=None), "B", [*INSTALL, *COMMON]),
     "no Azure to ask, an operator of mine": (
-        with_operator("v1.40.2", provider="", cni="Calico", network=NetworkProfile()), "B", COMMON),
+        with_operator("v1.40.2", provider="", network=NetworkProfile()), "B", COMMON),
     "bring your own": (replace(VANILLA, network=BYO), "C", [*INSTALL, *COMMON, "proxy-off", "take-over"]),
     "bring your own, installed by such a plan": (
-        with_operator("v1.42.3", network=BYO, ours=True, cni="Calico"), "C",
+        with_operator("v1.42.3", network=BYO, ours=True), "C",
         [*INSTALL, *COMMON, "proxy-off", "take-over"]),
     "bring your own, kube-proxy off": (
-        with_operator("v1.42.3", network=BYO, cni="Calico", kube_proxy=None), "C",
+        with_operator("v1.42.3", network=BYO, kube_proxy=None), "C",
         [*COMMON, "proxy-off", "take-over"]),
 }
 
@@ -152,7 +152,7 @@ def test_the_re_check_can_be_left_out():
 
 
 def test_on_the_way_back_kube_proxy_comes_before_ebpf_goes_where_azure_has_to_bring_it():
-    back = plan_disable_ebpf(with_operator("v1.42.3", network=BYO, cni="Calico"), NOBODY, AROUND)
+    back = plan_disable_ebpf(with_operator("v1.42.3", network=BYO), NOBODY, AROUND)
     assert [step.id for step in back.steps] == [
         "undo-take-over", "undo-proxy-off", "undo-bpf", "undo-kube-proxy", "undo-endpoint", "undo-connections"]
 

@@ -16,7 +16,7 @@ from kubernetes import client, config, stream, watch
 
 from labkit import plan as plans
 from labkit.calico import observe, plan_disable_ebpf, plan_enable_ebpf
-from labkit.kube import Kube
+from labkit.kube import Kube, kubeconfig
 from labkit.local.fabric import netns
 from tests.e2e.support import create_cluster, delete_cluster, pod, wait_for
 from tests.ports import free_port
@@ -228,7 +228,7 @@ def holds(step):
 
 
 def test_the_twins_of_enabling_and_disabling_ebpf_work_when_pasted(cluster):
-    kube = Kube.from_kubeconfig(cluster.kubeconfig.read_bytes())
+    kube = Kube(kubeconfig.load(cluster.kubeconfig))
     plans.run(plan_disable_ebpf(observe(kube), kube)).raise_for_failure()  # whatever another test left
     facts = observe(kube)
     assert facts.dataplane == "iptables"

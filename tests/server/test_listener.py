@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import http.client
 import ssl
 import threading
@@ -6,10 +7,13 @@ import threading
 import pytest
 
 from labkit.local.server.listener import FrontDoor, HttpService, Listener, listen_on_loopback
-from labkit.local.server.secrets import proxy_authorization
 from labkit.local.server.tls import ensure_certificates
 
 FQDN = "demo-1234.hcp.canadaeast.azmk8s.io"
+
+
+def proxy_authorization(client, token):
+    return "Basic " + base64.b64encode(f"{client}:{token}".encode()).decode()
 
 
 def says(name):

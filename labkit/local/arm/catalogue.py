@@ -26,7 +26,6 @@ class VmSize:
     family: str
     vcpus: int
     memory_gb: int
-    network_mbps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +76,16 @@ REGIONS = _regions("""
 """)
 
 VM_SIZES = {size.name.lower(): size for size in (
-    VmSize("Standard_D2s_v3", "standardDSv3Family", 2, 8, 1000),
-    VmSize("Standard_D4s_v3", "standardDSv3Family", 4, 16, 2000),
-    VmSize("Standard_D8s_v3", "standardDSv3Family", 8, 32, 4000),
-    VmSize("Standard_D2s_v5", "standardDSv5Family", 2, 8, 12500),
-    VmSize("Standard_D4s_v5", "standardDSv5Family", 4, 16, 12500),
-    VmSize("Standard_D8s_v5", "standardDSv5Family", 8, 32, 12500),
-    VmSize("Standard_D2ds_v5", "standardDDSv5Family", 2, 8, 12500),
-    VmSize("Standard_D4ds_v5", "standardDDSv5Family", 4, 16, 12500),
-    VmSize("Standard_D2as_v5", "standardDASv5Family", 2, 8, 12500),
-    VmSize("Standard_DS2_v2", "standardDSv2Family", 2, 7, 1500),
+    VmSize("Standard_D2s_v3", "standardDSv3Family", 2, 8),
+    VmSize("Standard_D4s_v3", "standardDSv3Family", 4, 16),
+    VmSize("Standard_D8s_v3", "standardDSv3Family", 8, 32),
+    VmSize("Standard_D2s_v5", "standardDSv5Family", 2, 8),
+    VmSize("Standard_D4s_v5", "standardDSv5Family", 4, 16),
+    VmSize("Standard_D8s_v5", "standardDSv5Family", 8, 32),
+    VmSize("Standard_D2ds_v5", "standardDDSv5Family", 2, 8),
+    VmSize("Standard_D4ds_v5", "standardDDSv5Family", 4, 16),
+    VmSize("Standard_D2as_v5", "standardDASv5Family", 2, 8),
+    VmSize("Standard_DS2_v2", "standardDSv2Family", 2, 7),
 )}
 DEFAULT_VM_SIZE = "Standard_D2s_v5"
 

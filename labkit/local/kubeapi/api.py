@@ -9,7 +9,7 @@ from typing import Any
 
 from labkit.local.client import ApiError, Handler, Obj, PatchType, Subscription, copy_of
 
-from . import errors, patches, subresources
+from . import patches, subresources
 from .auth import Authenticate, ServiceAccountTokens, User
 from .backend import NodeBackend
 from .http import HttpSurface
@@ -175,5 +175,3 @@ class Api:
         """Delete the cluster's objects from the database: the cluster is no more."""
         self.machinery.store.erase()
 
-
-__all__ = ["Api", "errors"]

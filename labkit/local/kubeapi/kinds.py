@@ -163,14 +163,11 @@ class Registry:
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     served: dict[tuple[str, str], dict[str, Served]] = field(default_factory=dict)
-    changes: int = 0
-    preferred: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: Kind, versions: tuple[Served, ...] = ()) -> None:
         """Serve a kind, at its storage version where no versions are given."""
         self.remove(kind.resource)
         self.kinds[kind.resource] = kind
-        self.changes += 1
         for one in versions or (Served(kind, kind.group, kind.version),):
             self.served.setdefault((one.group, one.version), {})[kind.plural] = one
 
@@ -178,7 +175,6 @@ class Registry:
         """Stop serving a kind."""
         if (kind := self.kinds.pop(resource, None)) is None:
             return
-        self.changes += 1
         for key, plurals in list(self.served.items()):
             if (one := plurals.get(kind.plural)) is not None and one.kind is kind:
                 del plurals[kind.plural]

@@ -50,7 +50,6 @@ class Deliveries:
         self._queue: deque[tuple[Callable[[], bool], Handler, EventType, Obj]] = deque()
         self._scheduled = False
         self._draining = False
-        self._depth = 0
 
     def add(self, wanted: Callable[[], bool], handler: Handler, type_: EventType, obj: Obj) -> None:
         """Queue a call; it is left out if `wanted` is false by then."""

@@ -68,8 +68,7 @@ class Exec:
 
     def __init__(self, launcher: Launcher, number: int, pid: int, files: dict[int, int], stdin: int | None,
                  *, tty: bool) -> None:
-        self._launcher, self._number, self._pid, self._tty = launcher, number, pid, tty
-        self._stdin = stdin
+        self._pid, self._stdin, self._tty = pid, stdin, tty
         self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._open = set(files)
         self._code = asyncio.ensure_future(launcher.exit_code(number))

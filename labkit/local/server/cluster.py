@@ -204,7 +204,7 @@ class Cluster:
             "version": spec.kubernetes_version,
             "key": spec.key,
             "fqdn": spec.fqdn,
-            "objects": self.api.count() if hasattr(self.api, "count") else len(pods) + len(nodes),
+            "objects": self.api.count(),
             "nodes": [self._describe_node(n, pods) for n in nodes],
         }
 
@@ -284,7 +284,7 @@ class Cluster:
         """Create the system's objects; those that exist are left as their owner has them."""
         for obj in manifests(self.spec, self.api_address):
             try:
-                self.api.create(_resource_of(self.api, obj), obj)
+                self.api.create(self.api.resource_of(obj["apiVersion"], obj["kind"]), obj)
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     raise
@@ -308,11 +308,6 @@ class Cluster:
 
     def _authenticate(self, token: str) -> User | None:
         return {self.token(admin=True): _ADMIN, self.token(admin=False): _USER}.get(token)
-
-
-def _resource_of(api: Api, obj: Obj) -> str:
-    """The resource name for a manifest, from its apiVersion and kind."""
-    return api.resource_of(obj["apiVersion"], obj["kind"])
 
 
 def _cgroup_cpu(folder: Path) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 
 from labkit.local.arm.clusters import ClusterError, ClusterInfo, ClusterSpec, PoolSpec
 from labkit.local.client import ApiError
-from labkit.local.fabric import Fabric
 from labkit.local.server.cluster import Cluster, Surroundings
 from labkit.local.server.kubeconfig import kubeconfig
 from labkit.local.server.nodepool import NodePlace, place
@@ -147,11 +146,6 @@ class ClusterManager:
         await asyncio.gather(
             *(c.stop() for c in self._clusters.values()), return_exceptions=True
         )
-
-    @property
-    def fabric(self) -> Fabric:
-        """The lab's network."""
-        return self._around.fabric
 
     def _lock(self, key: str) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())

@@ -6,7 +6,6 @@ and `labkit down` ends them all by deleting the key.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import secrets
@@ -47,8 +46,3 @@ class Secrets:
     def client_token(self) -> str:
         """The password of outside clients' proxy authorisation."""
         return self.token("outside-client")
-
-
-def proxy_authorization(client: str, token: str) -> str:
-    """The Proxy-Authorization header of an outside client."""
-    return "Basic " + base64.b64encode(f"{client}:{token}".encode()).decode()
