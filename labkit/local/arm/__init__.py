@@ -2,8 +2,8 @@
 
 from .app import ArmApp, arm_app
 from .clusters import ClusterError, ClusterInfo, Clusters, ClusterSpec, PoolSpec
-from .identity import LabTokens, TokenCheck
+from .identity import LabTokens
 from .store import ArmStore
 
 __all__ = ["ArmApp", "ArmStore", "ClusterError", "ClusterInfo", "ClusterSpec", "Clusters", "LabTokens",
-           "PoolSpec", "TokenCheck", "arm_app"]
+           "PoolSpec", "arm_app"]

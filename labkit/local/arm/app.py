@@ -16,7 +16,7 @@ from .catalogue import PROVIDERS
 from .clusters import Clusters
 from .errors import ArmError
 from .http import ArmRoute, Context, Handler
-from .identity import TokenCheck
+from .identity import LabTokens
 from .operations import Operations
 from .store import ArmStore
 
@@ -129,6 +129,6 @@ class ArmApp:
         await self.close()
 
 
-def arm_app(store: ArmStore, clusters: Clusters, auth: TokenCheck) -> ArmApp:
+def arm_app(store: ArmStore, clusters: Clusters, auth: LabTokens) -> ArmApp:
     """Azure Resource Manager over these books, this builder of clusters and these tokens."""
     return ArmApp(Context(store, clusters, auth, Operations(store, clusters)))

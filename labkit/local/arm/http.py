@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from .clusters import Clusters
 from .errors import ArmError
-from .identity import TokenCheck
+from .identity import LabTokens
 from .operations import Operations
 from .store import ArmStore, Operation
 
@@ -33,7 +33,7 @@ class Context:
 
     store: ArmStore
     clusters: Clusters
-    auth: TokenCheck
+    auth: LabTokens
     operations: Operations
 
     def subscription_id(self, request: Request) -> str:
@@ -116,7 +116,7 @@ class ArmRoute(Route):
         self.path_regex = re.compile(self.path_regex.pattern, re.IGNORECASE)
 
 
-def _authenticate(auth: TokenCheck, request: Request) -> None:
+def _authenticate(auth: LabTokens, request: Request) -> None:
     header = request.headers.get("authorization", "")
     scheme, _, token = header.partition(" ")
     if not header:
@@ -146,7 +146,7 @@ def _check_api_version(request: Request) -> None:
                        "have the form 'YYYY-MM-DD' or 'YYYY-MM-DD-preview'.")
 
 
-def _check_subscription(auth: TokenCheck, request: Request) -> None:
+def _check_subscription(auth: LabTokens, request: Request) -> None:
     asked = request.path_params.get("subscription")
     if asked is None or asked.lower() == auth.subscription.lower():
         return

@@ -7,37 +7,13 @@ secret that opens it. The token is a signed JWT, because `az` reads the tenant o
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
-import json
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+
+from labkit.local import jwt
 
 LIFETIME = 24 * 3600
-
-
-class TokenCheck(Protocol):
-    """Who may talk to Resource Manager, and as whom."""
-
-    @property
-    def tenant(self) -> str:
-        """The tenant's GUID."""
-
-    @property
-    def subscription(self) -> str:
-        """The GUID of the one subscription."""
-
-    @property
-    def identity_header(self) -> str:
-        """The secret that opens the managed-identity endpoint."""
-
-    def issue(self, resource: str) -> tuple[str, int]:
-        """A new token for an audience, and the second at which it ends."""
-
-    def reason_to_refuse(self, token: str) -> str | None:
-        """None for a good token; else the reason."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +23,8 @@ class LabTokens:
     Args:
         key: the lab's signing key; a restart must bring the same one.
         identity_header: the secret that clients show to get a token.
+        tenant: the tenant's GUID.
+        subscription: the GUID of the one subscription.
     """
 
     key: bytes
@@ -67,34 +45,16 @@ class LabTokens:
             "xms_mirid": f"/subscriptions/{self.subscription}/resourcegroups/labkit/providers/"
                          "Microsoft.Web/sites/labkit",
         }
-        head = _encode({"typ": "JWT", "alg": "HS256"})
-        signed = f"{head}.{_encode(claims)}"
-        return f"{signed}.{self._sign(signed)}", now + LIFETIME
+        return jwt.sign(claims, self.key), now + LIFETIME
 
     def reason_to_refuse(self, token: str) -> str | None:
         """None for a good token; else the reason."""
-        signed, _, signature = token.rpartition(".")
-        if not hmac.compare_digest(self._sign(signed), signature):
+        claims = jwt.claims_of(token, self.key)
+        if claims is None:
             return "The access token is invalid."
-        claims = json.loads(_decode(signed.split(".")[1]))
         if claims["exp"] < time.time():
             return "The access token expiry UTC time is earlier than current UTC time."
         return None
-
-    def _sign(self, text: str) -> str:
-        return _base64(hmac.new(self.key, text.encode(), hashlib.sha256).digest())
-
-
-def _encode(claims: dict[str, Any]) -> str:
-    return _base64(json.dumps(claims, separators=(",", ":")).encode())
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def guid(seed: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 import yaml
 
+from labkit.local import jwt
 from labkit.local.client import ApiError, Obj
 
 from . import errors, protobuf
@@ -76,8 +76,7 @@ class Request:
             return value[7:].strip()
         for one in self.subprotocols:
             if one.startswith("base64url.bearer.authorization.k8s.io."):
-                text = one.rpartition(".")[2]
-                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+                return jwt.decode(one.rpartition(".")[2]).decode()
         return ""
 
     def flag(self, name: str) -> bool:
