@@ -217,3 +217,11 @@ def test_selectors(api: Api) -> None:
     assert names(field="spec.hostNetwork=false") == names(), "what is not written down is false"
     assert refusal(api.list, "pods", field_selector="spec.foo=1").message == "field label not supported: spec.foo"
     assert refusal(api.list, "pods", label_selector="a=b=c").reason == "BadRequest"
+
+
+@pytest.mark.parametrize(("resources", "expected"), [
+    ({}, "BestEffort"), ({"limits": {"cpu": "1", "memory": "1Gi"}}, "Guaranteed"),
+    ({"requests": {"cpu": "1", "memory": "1Gi"}}, "Burstable")])
+def test_quality_of_service(api: Api, resources: dict, expected: str) -> None:
+    made = api.create("pods", pod(containers=[{"name": "c", "image": "busybox", "resources": resources}]), "default")
+    assert made["status"]["qosClass"] == expected

@@ -31,7 +31,7 @@ def test_a_pod_starts_and_ends_without_a_trace(lab: Lab) -> None:
         status = lab.status("p0")
         assert status["phase"] == "Running"
         assert status["podIP"] in lab.net.pod_ips
-        assert status["hostIP"] == lab.net.ip
+        assert (status["hostIP"], status["qosClass"]) == (lab.net.ip, "BestEffort")
         code, printed = await lab.run("p0", ["hostname"])
         assert (code, printed.strip()) == (0, "p0")
         uid = lab.api.get("pods", "p0", "default")["metadata"]["uid"]

@@ -181,13 +181,6 @@ def test_a_condition_keeps_the_time_of_its_last_change() -> None:
     assert now["Initialized"]["status"] == "True"
 
 
-def test_quality_of_service() -> None:
-    limits = {"cpu": "1", "memory": "1Gi"}
-    assert status.qos_class(pod(containers=[{}])) == "BestEffort"
-    assert status.qos_class(pod(containers=[{"resources": {"limits": limits}}])) == "Guaranteed"
-    assert status.qos_class(pod(containers=[{"resources": {"requests": limits}}])) == "Burstable"
-
-
 def test_log_lines_are_shown_without_their_frame() -> None:
     line = b"2026-11-23T23:34:27.846983671Z stdout F a line of text"
     assert render(line, False) == b"a line of text\n"

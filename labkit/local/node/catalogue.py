@@ -70,13 +70,13 @@ def _program(module: str) -> tuple[str, ...]:
     return (sys.executable, "-m", f"labkit.local.programs.{module}")
 
 
-def _system(name: str, pattern: str, module: str, *commands: str, cmd: tuple[str, ...] = ()) -> Image:
+def _system(name: str, pattern: str, module: str, *commands: str) -> Image:
     """An image whose first command is one of our programs, under every name that manifests call it by."""
     tools = {command: _program(module) for command in commands}
     if module in _WRITE_RULES:
         tools |= {f"ip{six}tables{verb}": (f"ip{six}tables-legacy{verb}",)
                   for six in ("", "6") for verb in ("", "-save", "-restore")}
-    return Image(name, pattern, entrypoint=(commands[0],), cmd=cmd, tools=tools, env=_PYTHON)
+    return Image(name, pattern, entrypoint=(commands[0],), tools=tools, env=_PYTHON)
 
 
 # Their real images have a wrapper that picks the iptables which holds the node's rules: `iptables-save` in them

@@ -9,16 +9,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.local.client import Obj
 from labkit.local.fabric import netns as network
 from labkit.local.node import attach, catalogue, hooks, probes, sandbox, status, volumes
 from labkit.local.node.environment import environment, etc_files, expand, hostname, kubernetes_service
-from labkit.local.node.podsandbox import Host, PodSandbox
+from labkit.local.node.podsandbox import PodSandbox
 from labkit.local.node.runtime import Running, SandboxError, kill_cgroup, process_end, signal_process
 from labkit.local.node.status import Ended
 from labkit.local.node.streams import Exec, collect
+
+if TYPE_CHECKING:
+    from labkit.local.node.kubelet import Kubelet
 
 _SHUTDOWN = 2.0  # seconds that a container has after a hook, however long that took
 
@@ -35,7 +38,7 @@ class Containers:
         running: by name, what runs now.
     """
 
-    def __init__(self, host: Host, box: PodSandbox, pod: Obj) -> None:
+    def __init__(self, host: Kubelet, box: PodSandbox, pod: Obj) -> None:
         self._host, self._box, self.pod = host, box, pod
         self.running: dict[str, Running] = {}
         self._stdins: dict[str, int] = {}  # of containers whose stdin ends with the client that attaches
@@ -225,11 +228,9 @@ class Containers:
             await process_end(running.shim)
         self.running.pop(name, None)
         self.close_stdin(name)
-        found = self._box.files.exit(name, attempt)
-        if found:
-            return Ended(found.code, found.signal, found.started, found.finished)
-        return Ended(137, 9, running.started, time.time(), "ContainerStatusUnknown",
-                     "The container could not be located when the pod was terminated")
+        return self._box.files.exit(name, attempt) or Ended(
+            137, 9, running.started, time.time(), "ContainerStatusUnknown",
+            "The container could not be located when the pod was terminated")
 
 
 def _own(image: catalogue.Image, command: str) -> str:

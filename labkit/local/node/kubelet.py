@@ -189,7 +189,7 @@ class Kubelet:
         return next((worker for worker in self._workers.values()
                      if worker.name == pod and worker.namespace == namespace), None)
 
-    # Host: what pods ask of their node ------------------------------------------------------------
+    # What pods ask of their node ------------------------------------------------------------------
 
     def folder(self, uid: str) -> Path:
         """A pod's files."""

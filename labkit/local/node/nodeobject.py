@@ -15,6 +15,7 @@ from labkit.local.node.status import timestamp
 
 LEASES = "kube-node-lease"
 LEASE_SECONDS = 40
+_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 def node_object(node: NodeNet, settings: NodeSettings) -> Obj:
@@ -23,11 +24,10 @@ def node_object(node: NodeNet, settings: NodeSettings) -> Obj:
     machine = int(instance, 36) if instance.isalnum() and "vmss" in node.name else node.index
     provider = (f"azure:///subscriptions/{settings.subscription}/resourceGroups/{settings.node_resource_group.lower()}"
                 f"/providers/Microsoft.Compute/virtualMachineScaleSets/{scale_set}/virtualMachines/{machine}")
-    arch = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     region, size, pool = settings.location, settings.vm_size, settings.pool
     labels = {
-        "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch,
-        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch,
+        "kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": _ARCH,
+        "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": _ARCH,
         "beta.kubernetes.io/instance-type": size, "node.kubernetes.io/instance-type": size,
         "topology.kubernetes.io/region": region, "topology.kubernetes.io/zone": "0",
         "failure-domain.beta.kubernetes.io/region": region, "failure-domain.beta.kubernetes.io/zone": "0",
@@ -53,7 +53,7 @@ def capacity(settings: NodeSettings) -> dict[str, str]:
             "ephemeral-storage": "129900528Ki", "hugepages-1Gi": "0", "hugepages-2Mi": "0"}
 
 
-def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready: str = "") -> Obj:
+def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready: str) -> Obj:
     """The node's status: what this machine is, and whether it is well.
 
     Args:
@@ -83,7 +83,7 @@ def node_status(node: NodeNet, settings: NodeSettings, previous: Obj, not_ready:
         "capacity": capacity(settings), "allocatable": capacity(settings), "conditions": conditions,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
         "nodeInfo": {
-            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+            "architecture": _ARCH,
             "bootID": _read("/proc/sys/kernel/random/boot_id"), "containerRuntimeVersion": "labkit://0.1.0",
             "kernelVersion": platform.release(), "kubeProxyVersion": settings.version,
             "kubeletVersion": settings.version, "machineID": _read("/etc/machine-id"), "operatingSystem": "linux",

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from labkit.local.client import ApiError, Client, Obj
-from labkit.local.fabric import NodeNet, PodNet, Vnet
+from labkit.local.client import ApiError, Obj
+from labkit.local.fabric import PodNet
 from labkit.local.fabric import netns as network
 from labkit.local.launcher.kernel import start_time
-from labkit.local.node import nodeobject, sandbox, volumes
+from labkit.local.node import nodeobject, volumes
 from labkit.local.node.environment import ConfigError, Place, hostname
-from labkit.local.node.runtime import Launcher, PodFiles, end_cgroup, kill_cgroup, same_process
-from labkit.local.node.settings import NodeSettings
-from labkit.local.recorder import Recorder
+from labkit.local.node.runtime import PodFiles, end_cgroup, kill_cgroup, same_process
+
+if TYPE_CHECKING:
+    from labkit.local.node.kubelet import Kubelet
 
 _RENEW_AT = 0.8  # of a token's life, as kubelets do
-
-
-class Host(Protocol):
-    """What a pod asks of its node."""
-
-    client: Client
-    node: NodeNet
-    vnet: Vnet
-    settings: NodeSettings
-    launcher: Launcher
-    recorder: Recorder
-
-    def folder(self, uid: str) -> Path:
-        """A pod's files."""
-
-    def cgroup(self, uid: str) -> Path:
-        """A pod's cgroup."""
-
-    def mountpoint(self) -> Path:
-        """An empty folder."""
-
-    def take_ip(self, uid: str, wanted: str | None = None) -> str:
-        """An address for a pod."""
-
-    def give_ip(self, uid: str) -> None:
-        """Take it back."""
-
-    def privileged_view(self) -> tuple[list[sandbox.Mount], dict[str, str]]:
-        """Mounts and environment of a privileged pod."""
-
-    def host_disk(self) -> Path:
-        """The folder that stands for the node's disk."""
-
-    async def blocking(self, function: Any, *arguments: Any) -> Any:
-        """Call in a thread."""
 
 
 class PodSandbox:
@@ -63,7 +28,7 @@ class PodSandbox:
         pod: its object.
     """
 
-    def __init__(self, host: Host, pod: Obj) -> None:
+    def __init__(self, host: Kubelet, pod: Obj) -> None:
         self._host, self._pod = host, pod
         meta = pod["metadata"]
         self._uid, self._name, self._namespace = meta["uid"], meta["name"], meta["namespace"]

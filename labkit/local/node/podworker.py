@@ -8,16 +8,19 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.local.client import ApiError, Obj
 from labkit.local.node import catalogue, health, status
 from labkit.local.node.containers import Containers
 from labkit.local.node.environment import ConfigError
 from labkit.local.node.ipam import NetworkNotReadyError
-from labkit.local.node.podsandbox import Host, PodSandbox
+from labkit.local.node.podsandbox import PodSandbox
 from labkit.local.node.runtime import Running, SandboxError
 from labkit.local.node.status import ContainerState, Ended
+
+if TYPE_CHECKING:
+    from labkit.local.node.kubelet import Kubelet
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class PodWorker:
         pod: its object, as bound.
     """
 
-    def __init__(self, host: Host, pod: Obj) -> None:
+    def __init__(self, host: Kubelet, pod: Obj) -> None:
         self._host = host
         meta, spec = pod["metadata"], pod["spec"]
         self.uid, self.name, self.namespace = meta["uid"], meta["name"], meta["namespace"]
@@ -172,7 +175,7 @@ class PodWorker:
             return
         state = replace(self.states[name], restarts=attempt)
         if before := self.files.exit(name, attempt - 1):
-            state = replace(state, last=Ended(before.code, before.signal, before.started, before.finished))
+            state = replace(state, last=before)
         self._found[name] = running or Running(0, 0, ended.started if ended else 0.0)
         state = state.running(self._found[name].started, f"labkit://{self.uid}/{name}/{attempt}")
         previous = self._previous_status(key, name)
@@ -189,8 +192,7 @@ class PodWorker:
             attempts = self.files.attempts(name)
             found = self.files.exit(name, attempts[-1]) if attempts else None
             now = time.time()
-            done = Ended(0, 0, found.started, found.finished) if found else Ended(0, 0, now, now)
-            self._set(replace(self.states[name].terminated(done), ready=True))
+            self._set(replace(self.states[name].terminated(found or Ended(0, 0, now, now)), ready=True))
             return True
         while True:
             running = await self._start_or_adopt(container)
@@ -391,7 +393,7 @@ class PodWorker:
             if error.code != 404:
                 log.warning("status of pod %s/%s: %s", self.namespace, self.name, error)
 
-    def _event(self, reason: str, message: str, *, normal: bool = True, field: str = "") -> None:
+    def _event(self, reason: str, message: str, *, normal: bool, field: str = "") -> None:
         self._host.recorder.record(self.pod, "Pod", reason, message, normal=normal, field=field)
 
     def _container_event(self, container: Obj, reason: str, message: str, *, normal: bool = True) -> None:

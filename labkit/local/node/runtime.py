@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 from labkit.local import launcher
 from labkit.local.launcher import kernel
+from labkit.local.node.status import Ended
 
 _LAUNCHER = str(Path(launcher.__file__).with_name("__main__.py"))
 _REQUEST_TIMEOUT = 20.0
@@ -30,16 +30,6 @@ _REQUEST_TIMEOUT = 20.0
 
 class SandboxError(Exception):
     """A sandbox or container could not be started; the text is the reason, as the node words it."""
-
-
-@dataclass(frozen=True)
-class Exit:
-    """How a container ended."""
-
-    code: int
-    signal: int
-    started: float
-    finished: float
 
 
 @dataclass(frozen=True)
@@ -215,13 +205,13 @@ class PodFiles:
         """The log of one attempt."""
         return self.folder / "containers" / name / f"{attempt}.log"
 
-    def exit(self, name: str, attempt: int) -> Exit | None:
+    def exit(self, name: str, attempt: int) -> Ended | None:
         """How an attempt ended, if it did and its shim wrote it down."""
         try:
             facts = json.loads((self.container(name) / f"{attempt}.exit").read_text())
         except (OSError, ValueError):
             return None
-        return Exit(facts["code"], facts["signal"], facts["started"], facts["finished"])
+        return Ended(facts["code"], facts["signal"], facts["started"], facts["finished"])
 
     def has_run(self, name: str, attempt: int) -> bool:
         """Whether an attempt came as far as a running process."""
@@ -281,7 +271,7 @@ async def process_end(pid: int) -> None:
         os.close(fd)
 
 
-def signal_process(pid: int, number: int = signal.SIGTERM) -> None:
+def signal_process(pid: int, number: int) -> None:
     """Send a signal, to a process that may be gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

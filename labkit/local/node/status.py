@@ -124,20 +124,6 @@ def phase(policy: str, init: Sequence[ContainerState], main: Sequence[ContainerS
     return "Running"
 
 
-def qos_class(pod: Obj) -> str:
-    """Guaranteed, Burstable or BestEffort."""
-    containers = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
-    resources = [container.get("resources") or {} for container in containers]
-    if not any(entry.get("limits") or entry.get("requests") for entry in resources):
-        return "BestEffort"
-    for entry in resources:
-        limits = entry.get("limits") or {}
-        requests = entry.get("requests") or limits
-        if any(name not in limits or requests.get(name, limits[name]) != limits[name] for name in ("cpu", "memory")):
-            return "Burstable"
-    return "Guaranteed"
-
-
 def conditions(pod: Obj, pod_phase: str, initialised: bool, main: Sequence[ContainerState],
                previous: Iterable[Mapping[str, Any]]) -> list[Obj]:
     """The pod's conditions; one that did not change keeps the time at which it last did."""
@@ -179,13 +165,13 @@ def containers(pod: Obj) -> list[Obj]:
 
 
 def pod_status(pod: Obj, *, init: Sequence[ContainerState], main: Sequence[ContainerState],
-               debuggers: Sequence[ContainerState] = (), initialised: bool, host_ip: str, pod_ip: str,
+               debuggers: Sequence[ContainerState], initialised: bool, host_ip: str, pod_ip: str,
                start_time: str) -> Obj:
     """The whole status of a pod that its node looks after."""
     policy = pod["spec"].get("restartPolicy", "Always")
     pod_phase = phase(policy, init, main)
     status: Obj = {
-        "phase": pod_phase, "hostIP": host_ip, "startTime": start_time, "qosClass": qos_class(pod),
+        "phase": pod_phase, "hostIP": host_ip, "startTime": start_time,
         "conditions": conditions(pod, pod_phase, initialised, main, pod.get("status", {}).get("conditions") or ()),
         "containerStatuses": [state.as_status() for state in main],
     }

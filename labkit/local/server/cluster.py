@@ -21,6 +21,7 @@ from labkit.local.fabric import Fabric, Vnet
 from labkit.local.fabric.dns import AzureDns
 from labkit.local.kubeapi import Api, User
 from labkit.local.node import Kubelet, Nodes, NodeSettings
+from labkit.local.node.kubeletapi import cpu_seconds
 from labkit.local.node.marks import changes
 from labkit.local.paths import LabPaths
 from labkit.local.server.addresses import PublicAddresses
@@ -218,7 +219,7 @@ class Cluster:
             "status": "Ready" if conditions.get("Ready") == "True" else "NotReady",
             "pods": sum(p["spec"].get("nodeName") == name for p in pods),
             "data_plane": self._data_plane(name, pods),
-            "cpu_seconds": _cgroup_cpu(self._around.paths.cgroup / self.spec.key / name),
+            "cpu_seconds": cpu_seconds(self._around.paths.cgroup / self.spec.key / name),
         }
 
     def _data_plane(self, node: str, pods: list[Obj]) -> str:
@@ -308,11 +309,3 @@ class Cluster:
 
     def _authenticate(self, token: str) -> User | None:
         return {self.token(admin=True): _ADMIN, self.token(admin=False): _USER}.get(token)
-
-
-def _cgroup_cpu(folder: Path) -> float:
-    try:
-        fields = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
-    except OSError:
-        return 0.0
-    return int(fields["usage_usec"]) / 1e6
