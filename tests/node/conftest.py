@@ -11,8 +11,8 @@ import pytest
 from labkit.local.client import ApiError, Obj
 from labkit.local.fabric import Fabric, netns
 from labkit.local.kubeapi import Api
+from labkit.local.launcher.kernel import remove_cgroup
 from labkit.local.node import Kubelet, Nodes, NodeSettings
-from labkit.local.node.runtime import remove_cgroup
 from labkit.local.paths import LabPaths
 from labkit.local.server import lifecycle
 

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import signal
+import time
 from typing import Any
 
 Spec = dict[str, Any]
@@ -23,8 +24,9 @@ def start_time(pid: int) -> int:
         return int(file.read().rpartition(")")[2].split()[19])
 
 
-def kill_cgroup(folder: str) -> None:
-    """Kill every process of a cgroup and of those below it."""
+def kill_cgroup(folder: str | os.PathLike[str]) -> None:
+    """Kill every process of a cgroup and of those below it; it need not be there."""
+    folder = os.fspath(folder)
     try:
         with open(folder + "/cgroup.kill", "w") as file:
             file.write("1")
@@ -40,6 +42,31 @@ def kill_cgroup(folder: str) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def end_cgroup(folder: str | os.PathLike[str]) -> None:
+    """Kill every process of a cgroup, and remove it: the kernel needs a moment for what was killed."""
+    for _ in range(200):
+        kill_cgroup(folder)
+        if remove_cgroup(folder):
+            return
+        time.sleep(0.01)
+
+
+def remove_cgroup(folder: str | os.PathLike[str]) -> bool:
+    """Remove a cgroup and those below it.
+
+    Returns:
+        Whether it is gone; dying processes keep it for a moment.
+    """
+    for path, _, _ in os.walk(folder, topdown=False):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return False
+    return True
 
 
 def join_cgroup(folder: str) -> None:

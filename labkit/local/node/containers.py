@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.local.client import Obj
 from labkit.local.fabric import netns as network
+from labkit.local.launcher.kernel import kill_cgroup
 from labkit.local.node import attach, catalogue, hooks, probes, sandbox, status, volumes
 from labkit.local.node.environment import environment, etc_files, expand, hostname, kubernetes_service
 from labkit.local.node.podsandbox import PodSandbox
-from labkit.local.node.runtime import Running, SandboxError, kill_cgroup, process_end, signal_process
+from labkit.local.node.runtime import Running, SandboxError, process_end, signal_process
 from labkit.local.node.status import Ended
 from labkit.local.node.streams import Exec, collect
 

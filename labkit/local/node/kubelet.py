@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
@@ -17,9 +16,10 @@ from weakref import WeakKeyDictionary
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
 from labkit.local.dataplane import repaired
 from labkit.local.fabric import NodeNet, PodNet, Vnet
+from labkit.local.launcher.kernel import end_cgroup, kill_cgroup, mount
 from labkit.local.node import ipam, nodeobject, sandbox, volumes
 from labkit.local.node.podworker import PodWorker
-from labkit.local.node.runtime import Launcher, end_cgroup, kill_cgroup
+from labkit.local.node.runtime import Launcher
 from labkit.local.node.settings import NodeSettings
 from labkit.local.paths import LabPaths
 from labkit.local.recorder import Recorder
@@ -357,12 +357,6 @@ class Kubelet:
 
 def mount_bpffs(paths: LabPaths) -> None:
     """Mount the lab's own bpffs, once."""
-    target = paths.bpffs
-    target.mkdir(parents=True, exist_ok=True)
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    if any(line.split()[1] == str(target) for line in mounts):
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"labkit", os.fsencode(target), b"bpf", 0, b"mode=700") != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"mount bpffs on {target}: {os.strerror(number)}")
+    paths.bpffs.mkdir(parents=True, exist_ok=True)
+    if not os.path.ismount(paths.bpffs):
+        mount("bpf", str(paths.bpffs), "bpf", 0)

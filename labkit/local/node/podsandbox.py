@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from labkit.local.client import ApiError, Obj
 from labkit.local.fabric import PodNet
 from labkit.local.fabric import netns as network
-from labkit.local.launcher.kernel import start_time
+from labkit.local.launcher.kernel import end_cgroup, kill_cgroup, start_time
 from labkit.local.node import nodeobject, volumes
 from labkit.local.node.environment import ConfigError, Place, hostname
-from labkit.local.node.runtime import PodFiles, end_cgroup, kill_cgroup, same_process
+from labkit.local.node.runtime import PodFiles, same_process
 
 if TYPE_CHECKING:
     from labkit.local.node.kubelet import Kubelet

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,36 +274,3 @@ def signal_process(pid: int, number: int) -> None:
     """Send a signal, to a process that may be gone."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def kill_cgroup(folder: Path) -> None:
-    """Kill every process of a cgroup and of those below it."""
-    if folder.is_dir():
-        kernel.kill_cgroup(str(folder))
-
-
-def end_cgroup(folder: Path) -> None:
-    """Kill every process of a cgroup, and remove it: the kernel needs a moment for what was killed."""
-    for _ in range(200):
-        kill_cgroup(folder)
-        if remove_cgroup(folder):
-            return
-        time.sleep(0.01)
-
-
-def remove_cgroup(folder: Path) -> bool:
-    """Remove a cgroup and those below it.
-
-    Returns:
-        Whether it is gone; dying processes keep it for a moment.
-    """
-    if not folder.is_dir():
-        return True
-    for path, _, _ in sorted(os.walk(folder), key=lambda entry: -entry[0].count("/")):
-        try:
-            os.rmdir(path)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return False
-    return True

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 import uuid
@@ -29,6 +28,7 @@ from labkit.local.arm.catalogue import REGIONS
 from labkit.local.arm.identity import LabTokens
 from labkit.local.dataplane.compile import objects
 from labkit.local.fabric import Fabric
+from labkit.local.node.kubelet import mount_bpffs
 from labkit.local.paths import LabPaths
 from labkit.local.server import mirror, report
 from labkit.local.server.addresses import PublicAddresses
@@ -141,9 +141,7 @@ class Daemon:
         paths = self._paths
         paths.run.mkdir(parents=True, exist_ok=True, mode=0o755)
         paths.cgroup.mkdir(exist_ok=True)
-        paths.bpffs.mkdir(exist_ok=True)
-        if not os.path.ismount(paths.bpffs):
-            subprocess.run(["mount", "-t", "bpf", "bpf", str(paths.bpffs)], check=True, capture_output=True)
+        mount_bpffs(paths)
         self._fabric.ensure_internet()
         for name, address in _CLIENTS.items():
             self._fabric.ensure_client(name, address)

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labkit import machine
+from labkit.local.launcher.kernel import end_cgroup, kill_cgroup
 from labkit.local.paths import LabPaths
 from labkit.local.server import errors
 from labkit.local.server.tls import write_private
@@ -173,9 +174,9 @@ def _remove(paths: LabPaths) -> list[str]:
     if count := _kill_cgroup(paths.cgroup):
         removed.append(f"{count} processes")
     # The fabric knows its namespaces by name, the node its mounts: both are under our own names.
-    from labkit.local.fabric import Fabric
+    from labkit.local.fabric import Fabric, netns
 
-    namespaces = [n for n in _namespaces() if n.startswith(paths.prefix + "-")]
+    namespaces = netns.names(f"{paths.prefix}-")
     Fabric(paths).tear_down()
     if namespaces:
         removed.append(f"{len(namespaces)} network namespaces")
@@ -185,7 +186,7 @@ def _remove(paths: LabPaths) -> list[str]:
     if mounts:
         removed.append(f"{len(mounts)} mounts")
     if paths.cgroup.exists():
-        _remove_cgroup(paths.cgroup)
+        end_cgroup(paths.cgroup)
         removed.append("cgroups")
     if paths.run.exists():
         shutil.rmtree(paths.run, ignore_errors=True)
@@ -299,15 +300,11 @@ def _kill_cgroup(cgroup: Path) -> int:
     """Kill all processes of a cgroup and of those below it; returns how many there were."""
     killed: set[str] = set()
     for _ in range(100):
-        pids = {p for f in cgroup.rglob("cgroup.procs") for p in _words(f)} | set(
-            _words(cgroup / "cgroup.procs")
-        )
+        pids = {pid for file in cgroup.rglob("cgroup.procs") for pid in _words(file)}
         if not pids:
             break
         killed |= pids
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        kill_cgroup(cgroup)
         time.sleep(0.01)
     # A killed process leaves its cgroup at once, but lives on while the kernel takes its namespaces apart.
     deadline = time.monotonic() + _STOP_TIMEOUT
@@ -322,27 +319,10 @@ def _alive(pid: str) -> bool:
     return False
 
 
-def _remove_cgroup(cgroup: Path) -> None:
-    for folder in sorted((p for p in cgroup.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-    for _ in range(50):
-        with contextlib.suppress(OSError):
-            cgroup.rmdir()
-        if not cgroup.exists():
-            return
-        time.sleep(0.02)
-
-
 def _words(path: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return path.read_text().split()
     return []
-
-
-def _namespaces() -> list[str]:
-    folder = Path("/run/netns")
-    return [entry.name for entry in folder.iterdir()] if folder.exists() else []
 
 
 def _mounts_under(folder: Path) -> Iterator[str]:
