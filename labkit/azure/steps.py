@@ -145,7 +145,7 @@ def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | Non
     ) for s in settings]
     steps.append(Step(
         id="group", title=f"Delete the resource group {group}",
-        why="it holds all that the course made, and nothing else.", without="an empty group stays behind.",
+        why="It holds all that the course made, and nothing else.", without="an empty group stays behind.",
         command=f"az group delete --resource-group {group} --yes",
         apply=lambda log: _delete_group(azure, group, log),
         verify=lambda: gone(azure, group), timeout=300,
@@ -154,7 +154,7 @@ def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | Non
         contexts = [s.context for s in settings]
         steps.append(Step(
             id="contexts", title="Remove the contexts from the kubeconfig",
-            why="they name clusters that no longer exist.",
+            why="They name clusters that no longer exist.",
             without="kubectl asks a server that is gone; `az aks delete` leaves them too.",
             command="\n".join(f"kubectl config delete-context {c}" for c in contexts),
             apply=lambda log: _forget_all(path, contexts, log),
@@ -211,7 +211,7 @@ def abort(azure: Azure, settings: ClusterSettings) -> Plan:
 
     return Plan("abort", f"Abort what is under way on {name}", (Step(
         id="abort", title=f"Abort the operation on {name}",
-        why="an operation that nobody waits for goes on, and a cluster is paid for from its first node on.",
+        why="An operation that nobody waits for goes on, and a cluster is paid for from its first node on.",
         without="it goes on to its end.",
         command=f"az aks operation-abort --resource-group {group} --name {name}",
         apply=lambda log: azure.abort(group, name, log), verify=verify, timeout=600,

@@ -169,8 +169,10 @@ class Kube:
 
         Raises:
             ExecError: the command ended with an error, or did not end.
+            UnreachableError: the connection was lost.
         """
         from kubernetes.stream import ws_client
+        from websocket import WebSocketException
 
         query = [("command", word) for word in argv] + [("stdout", "true"), ("stderr", "true")]
         if container:
@@ -191,6 +193,8 @@ class Kube:
                 raise errors.ExecError(f"{said} did not end within {timeout:.0f} s.")
             stdout, stderr = session.read_stdout(), session.read_stderr()
             output = Output(_exit_code(session), stdout, stderr)
+        except (WebSocketException, OSError) as error:
+            raise refusals.unreachable(self.host, error) from error
         finally:
             session.close()
             session.sock.shutdown()  # what close() leaves open where the server has hung up first

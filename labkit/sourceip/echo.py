@@ -195,7 +195,7 @@ class SourceIp:
 
         return Plan("remove-echo", "Remove the echo service", (Step(
             id="namespace", title="Delete the echo service's namespace",
-            why="everything of the demo is in it; the load balancer's address is given back.",
+            why="Everything of the demo is in it; the load balancer's address is given back.",
             without="the address goes on costing money.",
             command=f"kubectl delete namespace {manifests.NAMESPACE}", apply=apply, verify=self._is_gone),))
 

@@ -58,10 +58,8 @@ class Policies:
 
         return Plan("only-from", f"Let in {who} only", (Step(
             id="policy", title=f"Write a policy that lets in {who} only",
-            why="A policy decides by the address that reaches the pod. With kube-proxy and "
-                "externalTrafficPolicy Cluster that is a node's address, for every client alike, so the "
-                "policy shuts out those whom it names too. Where the client's address is kept, the policy "
-                "can tell clients apart.",
+            why="A policy decides by the source address that a packet carries when it comes to the pod. It can tell "
+                "clients apart as long as that is theirs.",
             without="everybody who can reach the load balancer can ask.",
             command=f"kubectl apply -f - <<'EOF'\n{yaml.safe_dump(manifest, sort_keys=False)}EOF",
             apply=apply, verify=verify, revert=self._delete, reverted=self._is_gone,
@@ -72,7 +70,7 @@ class Policies:
     def remove(self) -> Plan:
         """The plan that takes the policy away."""
         return Plan("remove-policy", "Let everybody in again", (Step(
-            id="policy", title="Delete the policy", why="without a policy every client is let in.",
+            id="policy", title="Delete the policy", why="Without a policy every client is let in.",
             without="the policy stays.", command=f"kubectl delete networkpolicy -n {manifests.NAMESPACE} {NAME}",
             apply=self._delete, verify=self._is_gone),))
 

@@ -15,7 +15,7 @@ def install() -> None:
     """Have the kernel show labkit's own errors without the library's frames; nothing without a kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None:
-        shell.set_custom_exc((LabError, ChecksNotPassed, NameError), _show)
+        shell.set_custom_exc((LabError, ChecksNotPassed, NameError, KeyboardInterrupt), _show)
 
 
 def lines(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> list[str]:
@@ -26,6 +26,9 @@ def lines(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if isinstance(error, NameError) and cells and frames[-1] is cells[-1]:
         return [*where, f"NameError: {error}", "  Why: the cell that makes it did not run in this kernel, or failed.",
                 "  What to do: run the cells above (Run > Run All Above Selected Cell), then this one."]
+    if isinstance(error, KeyboardInterrupt):
+        return [*where, "Interrupted.",
+                "  What to do: run the cell again; it finds what is done, and does the rest."]
     return [*where, f"{kind.__name__}: {error}", "(%tb shows where in labkit)"]
 
 

@@ -285,6 +285,14 @@ def test_a_cell_that_was_passed_over_is_named_as_the_cause() -> None:
         assert ("Run All Above" in shown) == meant
 
 
+def test_a_cell_that_was_stopped_says_that_it_may_run_again() -> None:
+    from labkit.ui.failures import lines
+
+    shown = lines(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert shown[0] == "Interrupted."
+    assert "run the cell again" in shown[-1]
+
+
 def test_a_command_keeps_its_columns_and_a_missing_one_says_where_to_get_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
