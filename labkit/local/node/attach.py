@@ -6,17 +6,13 @@ client types goes to the pipe that the container has as its stdin, or to its ter
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ctypes
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from labkit.local.client import Obj
+from labkit.local.node.streams import Typed
 
 _PIDFD_GETFD = 438  # everywhere but on alpha
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +46,7 @@ def terminal_of(shim: int) -> int:
     raise FileNotFoundError(f"process {shim} holds no terminal")
 
 
-class Attached:
+class Attached(Typed):
     """A client's view of a container's process: `kubeapi.Process`.
 
     Args:
@@ -61,22 +57,8 @@ class Attached:
     """
 
     def __init__(self, log: AsyncIterator[bytes], stdin: int | None, *, tty: bool, close: Callable[[], None]) -> None:
-        self._log, self._stdin, self._tty, self._close = log, stdin, tty, close
-
-    async def write(self, data: bytes) -> None:
-        """Write to the container's stdin; b"" ends it."""
-        if not data:
-            if not self._tty:
-                self.kill()
-                return
-            data = b"\x04"  # what a terminal has for an end of file
-        while data and self._stdin is not None:
-            try:
-                data = data[os.write(self._stdin, data):]
-            except BlockingIOError:
-                await asyncio.sleep(0.005)
-            except OSError:
-                return  # it reads no more
+        super().__init__(stdin, tty=tty)
+        self._log, self._close = log, close
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """What the container prints, until it ends."""
@@ -87,15 +69,11 @@ class Attached:
         """The container's end is no failure of the attachment: clients read the exit code from the pod's status."""
         return 0
 
-    def resize(self, rows: int, cols: int) -> None:
-        """Change the terminal's size."""
-        if self._tty and self._stdin is not None:
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
     def kill(self) -> None:
         """The client is done with stdin; the container lives on."""
+        self._end_stdin()
+
+    def _end_stdin(self) -> None:
         if self._stdin is not None:
-            os.close(self._stdin)
-            self._stdin = None
+            super()._end_stdin()
             self._close()

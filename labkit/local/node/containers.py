@@ -141,9 +141,7 @@ class Containers:
             OSError: when nobody reads: the container ended, or its stdin did.
         """
         if self.spec(name).get("tty"):
-            terminal = attach.terminal_of(self.running[name].shim)
-            os.set_blocking(terminal, False)
-            return terminal
+            return attach.terminal_of(self.running[name].shim)
         return os.open(self._box.files.container(name) / "stdin", os.O_WRONLY | os.O_NONBLOCK)
 
     def close_stdin(self, name: str) -> None:

@@ -124,12 +124,9 @@ class Nodes:
         _, worker = self._find(namespace, pod)
         if worker is None or not worker.sandbox.netns:
             raise ApiError(400, "BadRequest", f'pod "{pod}" is not running')
-        sock = await asyncio.to_thread(netns.socket_in, worker.sandbox.netns, socket.AF_INET, socket.SOCK_STREAM)
-        sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+            sock = await _connected(worker.sandbox.netns, "127.0.0.1", port)
         except OSError as error:
-            sock.close()
             raise ApiError(500, "InternalError", f"failed to connect to localhost:{port} inside pod {pod}: "
                                                  f"{error.strerror or error}") from error
         return await asyncio.open_connection(sock=sock)
@@ -145,13 +142,7 @@ class Nodes:
         kubelet = self._kubelet(node) if node else next(iter(self._kubelets.values()), None)
         if kubelet is None:
             raise ApiError(503, "ServiceUnavailable", "the cluster has no nodes")
-        sock = await asyncio.to_thread(netns.socket_in, kubelet.node.netns, socket.AF_INET, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
-        except BaseException:
-            sock.close()
-            raise
+        sock = await _connected(kubelet.node.netns, address, port)
         return await asyncio.open_connection(sock=sock, ssl=NO_CHECKS if tls else None,
                                              server_hostname="" if tls else None)
 
@@ -182,3 +173,15 @@ class Nodes:
         if container and container not in names:
             raise ApiError(400, "BadRequest", f"container {container} is not valid for pod {pod['metadata']['name']}")
         return container or names[0]
+
+
+async def _connected(space: str, address: str, port: int) -> socket.socket:
+    """A TCP connection from a network namespace."""
+    sock = await asyncio.to_thread(netns.socket_in, space, socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -63,12 +63,52 @@ async def read_log(path: Path, *, running: Callable[[], bool], follow: bool, tai
             *lines, rest = (rest + more).split(b"\n")
 
 
-class Exec:
+class Typed:
+    """What a client types, on its way to a pipe or to a terminal.
+
+    Args:
+        stdin: a descriptor to write to, which becomes this object's own; None where nobody types.
+        tty: whether it is a terminal's.
+    """
+
+    def __init__(self, stdin: int | None, *, tty: bool) -> None:
+        self._stdin, self._tty = stdin, tty
+        if stdin is not None:
+            os.set_blocking(stdin, False)
+
+    async def write(self, data: bytes) -> None:
+        """Write to its stdin; b"" ends it."""
+        if not data and not self._tty:
+            self._end_stdin()
+            return
+        data = data or b"\x04"  # what a terminal has for an end of file
+        while data and self._stdin is not None:
+            try:
+                data = data[os.write(self._stdin, data):]
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+            except OSError:
+                return  # it reads no more
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Change its terminal's size."""
+        if self._tty and self._stdin is not None:
+            with contextlib.suppress(OSError):  # its last user left
+                fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def _end_stdin(self) -> None:
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+
+
+class Exec(Typed):
     """A command that runs in a container: `kubeapi.Process`."""
 
     def __init__(self, launcher: Launcher, number: int, pid: int, files: dict[int, int], stdin: int | None,
                  *, tty: bool) -> None:
-        self._pid, self._stdin, self._tty = pid, stdin, tty
+        super().__init__(stdin, tty=tty)
+        self._pid = pid
         self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._open = set(files)
         self._code = asyncio.ensure_future(launcher.exit_code(number))
@@ -134,27 +174,6 @@ class Exec:
         if not self._open:
             self._queue.put_nowait(None)
 
-    async def write(self, data: bytes) -> None:
-        """Write to its stdin; b"" closes it."""
-        if self._stdin is None:
-            return
-        if not data:
-            if self._tty:
-                os.write(self._stdin, b"\x04")  # what a terminal has for an end of file
-            else:
-                os.close(self._stdin)
-                self._stdin = None
-            return
-        descriptor = self._stdin
-        os.set_blocking(descriptor, False)
-        while data:
-            try:
-                data = data[os.write(descriptor, data):]
-            except BlockingIOError:
-                await asyncio.sleep(0.005)
-            except OSError:
-                return  # it reads no more
-
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         """What it prints, until it and all that it started have closed their output."""
         ended: asyncio.Future[int] = asyncio.ensure_future(asyncio.shield(self._code))
@@ -179,15 +198,8 @@ class Exec:
         code = await asyncio.shield(self._code)
         for fd in list(self._open):
             self._close(fd)
-        if self._stdin is not None:
-            os.close(self._stdin)
-            self._stdin = None
+        self._end_stdin()
         return code
-
-    def resize(self, rows: int, cols: int) -> None:
-        """Change its terminal's size."""
-        if self._tty and self._stdin is not None:
-            fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
     def kill(self) -> None:
         """End it and what it started."""
