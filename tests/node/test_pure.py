@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,21 @@ def test_every_image_has_an_nc_that_knows_udp() -> None:
     for image in catalogue.CATALOGUE:
         script = dict(image.scripts())[f"{catalogue.TOOLS}/nc"]
         assert "nc.openbsd" in script, image.name
+
+
+@pytest.mark.parametrize("options", ["-T {} -qO-", "-T{} -qO-", "-qT {} -O-", "--timeout={} -qO-", "--timeout {} -q"])
+def test_a_busybox_has_a_wget_that_gives_up_when_it_is_told_to(tmp_path: Path, options: str) -> None:
+    script = tmp_path / "wget"
+    script.write_text(dict(catalogue.find("busybox").scripts())[f"{catalogue.TOOLS}/wget"])
+
+    def wget(limit: str) -> tuple[int, str]:
+        done = subprocess.run(["sh", str(script), *options.format(limit).split(), url], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections and never says a word
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a b"
+        assert wget("0.1") == (1, "wget: download timed out\n")
+    assert wget("60") == (1, "wget: can't connect to remote host (127.0.0.1): Connection refused\n")
 
 
 def test_variables() -> None:

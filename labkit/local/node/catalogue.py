@@ -18,6 +18,26 @@ TOOLS = "/.labkit/bin"
 APPLETS = "/.labkit/busybox"
 # Debian's `nc` is a link into /etc, which containers have of their own, and its BusyBox has an `nc` without -u and -z.
 _EVERYWHERE = {"nc": (shutil.which("nc.openbsd") or "nc",)}
+# Debian's BusyBox is built without wget's time-out: -T ends it with a segmentation fault, --timeout it refuses.
+_WGET = """limit=900 next=
+for word do
+    shift
+    if [ "$next" ]; then limit=$word next=; continue; fi
+    case $word in
+    --timeout=*) limit=${word#*=} ;;
+    --timeout | -T) next=limit ;;
+    -[!-]*T) next=limit; set -- "$@" "${word%T}" ;;
+    -T*) limit=${word#-T} ;;
+    *) set -- "$@" "$word" ;;
+    esac
+done
+/usr/bin/timeout "$limit" busybox wget "$@"
+code=$?
+[ $code = 124 ] || exit $code
+echo "wget: download timed out" >&2
+exit 1
+"""
+_BUSYBOX = MappingProxyType({"wget": ("sh", "-c", _WGET, "wget")})
 _PYTHON = MappingProxyType({"PYTHONUNBUFFERED": "1"})  # a log shows a line when it is printed
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -98,8 +118,8 @@ CATALOGUE: tuple[Image, ...] = (
     _system("echoserver", r"(.*/)?echoserver(-amd64)?", "echoserver", "echoserver"),
     _system("nginx", r"(.*/)?nginx(-unprivileged|-slim)?", "nginx", "nginx"),
     Image("pause", r"(.*/)?pause(-amd64)?", entrypoint=("/pause",), tools={"pause": ("sleep", "infinity")}),
-    Image("busybox", r"(.*/)?busybox", cmd=("sh",), busybox=True),
-    Image("alpine", r"(.*/)?alpine", cmd=("/bin/sh",), busybox=True),
+    Image("busybox", r"(.*/)?busybox", cmd=("sh",), tools=_BUSYBOX, busybox=True),
+    Image("alpine", r"(.*/)?alpine", cmd=("/bin/sh",), tools=_BUSYBOX, busybox=True),
     Image("debian", r"(.*/)?(debian|ubuntu|debian-iptables)", cmd=("bash",)),
     Image("dnsutils", r"(.*/)?(jessie-)?dnsutils", cmd=("sleep", "infinity")),
     Image("python", r"(.*/)?python", cmd=("python3",), env=_PYTHON, tools={"python": ("/usr/bin/python3",)}),
