@@ -1,6 +1,9 @@
 """Run in a network namespace of its own: rules are broken at random moments while kube-proxy writes.
 
-    unshare -n python -m tests.dataplane.break_at_random ROUNDS SEED
+    unshare -n python -m tests.dataplane.break_at_random ROUNDS SEED [long]
+
+With "long" the table counts as one that is too long to be remembered, where only the number and the length of rules
+tell of a change: then one hand breaks things, for a rule that went and one that came are as many as before.
 
 A round changes one service, so that a partial write touches a few chains, and deletes, changes or reorders rules at
 the same time. Two looks later the namespace must hold what a full write puts there. Prints how many breaks were made.
@@ -14,6 +17,7 @@ import sys
 import threading
 import time
 
+from labkit.local.dataplane import iptables_guard, iptables_stamp
 from labkit.local.dataplane.iptables import Iptables, IptablesError
 from labkit.local.dataplane.iptables_guard import ours
 from labkit.local.dataplane.kubeproxy import ProxyConfig
@@ -40,18 +44,21 @@ def call(*words: str) -> bool:
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
-def break_one(dice: random.Random) -> bool:
+def break_one(dice: random.Random, long: bool) -> bool:
     saved = subprocess.run(["iptables-legacy-save", "-t", "nat"], capture_output=True, text=True, check=True).stdout
     chains = [line[1:].split()[0] for line in saved.splitlines() if line.startswith(":KUBE-")]
     chain = dice.choice(chains)
-    return dice.choice([
+    ways = [
         lambda: call("-D", chain, "1"), lambda: call("-F", chain), lambda: call("-I", chain, "-j", "RETURN"),
-        lambda: call("-R", chain, "1", "-p", "tcp", "-j", "ACCEPT"), lambda: call("-D", "PREROUTING", "1"),
-    ])()
+        lambda: call("-D", "PREROUTING", "1"), lambda: call("-R", chain, "1", "-p", "tcp", "-j", "ACCEPT"),
+    ]
+    return dice.choice(ways[:-1] if long else ways)()
 
 
-def main(rounds: int, seed: int) -> int:
+def main(rounds: int, seed: int, *, long: bool) -> int:
     dice = random.Random(seed)
+    if long:
+        iptables_guard.LONG, iptables_stamp.DEEP = 1, 0
     iptables, broken = Iptables("legacy"), 0
     proxier = Proxier(ProxyConfig("n1", "10.224.0.4"), iptables, partial=True)
     for number in range(SERVICES):
@@ -61,12 +68,13 @@ def main(rounds: int, seed: int) -> int:
     for turn in range(rounds):
         number, first = dice.randrange(SERVICES), dice.randrange(20, 200)
         proxier.table.on_slice("MODIFIED", endpoints(number, range(first, first + dice.randint(1, 3))))
-        moments, done = [dice.random() * 0.04 for _ in range(2)], [False] * 2
+        hands_at_work = 1 if long else 2
+        moments, done = [dice.random() * 0.04 for _ in range(hands_at_work)], [False] * hands_at_work
 
         def disturb(index: int, moments: list[float] = moments, done: list[bool] = done) -> None:
             time.sleep(moments[index])
-            done[index] = break_one(dice)
-        hands = [threading.Thread(target=disturb, args=(index,)) for index in range(2)]
+            done[index] = break_one(dice, long)
+        hands = [threading.Thread(target=disturb, args=(index,)) for index in range(hands_at_work)]
         for hand in hands:
             hand.start()
         attempt(proxier)
@@ -98,4 +106,4 @@ def attempt(proxier: Proxier) -> None:
 
 
 if __name__ == "__main__":
-    print(main(int(sys.argv[1]), int(sys.argv[2])))
+    print(main(int(sys.argv[1]), int(sys.argv[2]), long="long" in sys.argv[3:]))

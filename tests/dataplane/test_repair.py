@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from labkit.local.dataplane import iptables_stamp
+from labkit.local.dataplane import iptables_guard, iptables_stamp
 from labkit.local.dataplane.iptables_guard import Guard, count, differences, gist, ours
-from labkit.local.dataplane.kubeproxy import CANARY
+from labkit.local.dataplane.kubeproxy import CANARY, named, only
 from labkit.local.dataplane.repaired import message
 
 from .agents_lab import FRONTEND, Cluster
@@ -116,6 +116,25 @@ def test_what_is_not_for_us_to_remove_is_no_reason_to_write_for_ever():
     assert not guard.changed()
 
 
+def test_of_a_long_table_only_what_is_broken_is_written_again(monkeypatch):
+    monkeypatch.setattr(iptables_guard, "LONG", 1)
+    every = ("*nat\n:KUBE-A - [0:0]\n:KUBE-B - [0:0]\n-A KUBE-A -d 10.0.0.1/32 -j KUBE-B\n-A KUBE-B -j ACCEPT\nCOMMIT\n"
+             "*filter\n:KUBE-A - [0:0]\n-A KUBE-A -j DROP\nCOMMIT\n")
+    table = Table(*RIGHT)
+    guard = Guard(table, "nat", "KUBE-", [("PREROUTING", ("-j", "KUBE-A"))], everything=lambda: every)
+    assert guard.wrote(every) == ()
+    assert (guard.changed(), guard.broken) == (False, set())
+    table.lines = list(RIGHT[:4])
+    assert (guard.changed(), guard.broken) == (True, {"KUBE-B"})
+    text = only(every, {"nat": guard.broken})
+    assert text == "*nat\n:KUBE-B - [0:0]\n-A KUBE-B -j ACCEPT\nCOMMIT\n"
+    assert guard.wrote(text) == ("chain KUBE-B (nat): 1 rule missing",)
+    assert guard.changed(), "somebody deletes it while it is written"
+    table.lines = list(RIGHT)
+    assert not guard.changed()
+    assert named(every) == {"nat": {"KUBE-A", "KUBE-B"}, "filter": {"KUBE-A"}, "": set()}
+
+
 def test_of_a_rule_the_words_that_the_kernel_uses_too_are_compared():
     for ours_, kernels in (
         ('-m comment --comment "a/b:c cluster IP" -m tcp -p tcp -d 10.0.0.1/32 --dport 80 -j KUBE-SVC-A',
@@ -162,11 +181,12 @@ print(len(set(seen)))
 
 @pytest.mark.kernel
 @pytest.mark.slow
-def test_what_is_broken_at_any_moment_of_a_write_comes_back():
-    done = subprocess.run(["unshare", "-n", "python", "-m", "tests.dataplane.break_at_random", "40", "2"],
+@pytest.mark.parametrize("how", [("25", "2"), ("25", "3", "long")])
+def test_what_is_broken_at_any_moment_of_a_write_comes_back(how):
+    done = subprocess.run(["unshare", "-n", "python", "-m", "tests.dataplane.break_at_random", *how],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) > 40
+    assert int(done.stdout) > 10
 
 
 # --- agents in their nodes

@@ -17,6 +17,8 @@ from functools import cached_property
 
 from labkit.local.dataplane import iptables_stamp
 
+_WRITING = 1200.0   # seconds; with nft, all rules of 10,000 services take minutes on a busy machine
+
 
 class IptablesError(RuntimeError):
     """iptables refused; the message carries its own words."""
@@ -60,7 +62,7 @@ class Iptables:
         """
         with self._lock():
             command = [f"iptables-{self.variant}-restore", "-w", "5", "--noflush", "--counters"]
-            done = self._call(command, text)
+            done = self._call(command, text, timeout=_WRITING)
         if done.returncode:
             raise IptablesError(f"iptables-restore failed: {done.stderr.strip() or done.returncode}")
 
@@ -127,9 +129,13 @@ class Iptables:
     def _iptables(self, table: str, *args: str) -> subprocess.CompletedProcess[str]:
         return self._call([f"iptables-{self.variant}", "-w", "5", "-t", table, *args])
 
-    def _call(self, argv: Sequence[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*self._prefix, *argv], input=text, text=True, capture_output=True,
-                              env=self._env, timeout=120, check=False)
+    def _call(self, argv: Sequence[str], text: str | None = None, *, timeout: float = 120,
+              ) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run([*self._prefix, *argv], input=text, text=True, capture_output=True,
+                                  env=self._env, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise IptablesError(f"{argv[0]} did not end within {timeout:.0f} s") from None
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from labkit.local.dataplane import iptables_stamp
 from labkit.local.dataplane.iptables import IpsetError, Iptables
 from labkit.local.dataplane.repaired import count
 
-COSTLY = 1 << 20     # characters of a table, some 8,000 rules, beyond which it is not printed without a reason
+LONG = 1 << 20       # characters of a table, some 8,000 rules, beyond which nothing is remembered of it
 _Chains = Mapping[str, tuple[str, ...]]
 _Written = dict[str, tuple[str, ...] | None]       # None: the chain was deleted
 _SAME_WORDS = re.compile(r"(?<=\s)(?:! )?(?:-[jg]|--dport|--to-destination|-d(?= [\d.]+(?:/32)?(?:\s|$))) \S+")
@@ -24,7 +25,8 @@ class Guard:
     """Our chains of one table, and the jumps to them.
 
     What is right is the table's picture that was found right last, and over it what we wrote since. So it does not
-    matter when somebody changes something: before our own write, between its steps, or after it.
+    matter when somebody changes something: before our own write, between its steps, or after it. Of a long table no
+    picture is kept; what is right there is asked of who writes it.
 
     Args:
         iptables: the namespace.
@@ -32,30 +34,34 @@ class Guard:
         prefix: what the names of our chains start with.
         jumps: our rules in built-in chains, each as its chain and the rule's words.
         comment: part of a rule of ours in a built-in chain that jumps to none of our chains.
+        everything: what iptables-restore would be given for all that was written; without it no table counts as long.
     """
 
     def __init__(self, iptables: Iptables, table: str, prefix: str, jumps: Iterable[tuple[str, Sequence[str]]] = (),
-                 comment: str = "") -> None:
+                 comment: str = "", everything: Callable[[], str] | None = None) -> None:
         self.table = table
+        self.broken: frozenset[str] = frozenset()  # chains to write again, after `changed` said so
         self._iptables, self._prefix, self._comment = iptables, prefix, comment
+        self._everything, self._long = everything, False
         self._jumps: dict[str, tuple[str, ...]] = {}
         for chain, rule in jumps:
             self._jumps[chain] = (*self._jumps.get(chain, ()), " ".join(rule))
         self._stamp: bytes | None = None           # of the whole table, when we wrote it or found it right last
         self._right: _Chains = {}                  # our part of it then, in the kernel's words
-        self._written: _Written | None = {}        # what we wrote since; None where that is too much to remember
+        self._written: _Written = {}               # what we wrote since
+        self._unseen = False                       # whether we wrote anything since
+        self._others: int | None = None            # how many entries of the table were not in what we wrote, then
         self._theirs: set[str] = set()             # chains with names like ours that our writing does not remove
-        self._found: _Chains | None = None         # our part of it as others left it
+        self._found: tuple[bytes, _Chains] | None = None      # its stamp and our part of it as others left it
         self._said: tuple[str, ...] = ()           # and what is wrong with it, in words
 
     def changed(self, *, compare: bool = True) -> bool:
-        """Whether somebody else changed our chains, or may have: then write all of them, and call `wrote`.
+        """Whether somebody else changed our chains: then write `broken` again, and call `wrote`.
 
         Costs microseconds while nobody changes the table.
 
         Args:
-            compare: print the table once after each `wrote`, to see that nobody changed it meanwhile. For calls that
-                nobody waits for.
+            compare: after each `wrote` see that nobody changed the table meanwhile. For calls that nobody waits for.
 
         Raises:
             IptablesError: the kernel does not say.
@@ -63,48 +69,52 @@ class Guard:
         if self._stamp is None:
             return False
         stamp = self._iptables.stamp(self.table)
-        if stamp == self._stamp and not (compare and self._written):
+        if self._found and self._found[0] == stamp:
+            return True
+        if stamp == self._stamp and (not compare or not self._unseen or self._as_long_as_written(stamp)):
             return False
         there = ours(self._iptables.save(self.table), self._prefix, self._comment)
-        self._said = () if self._written is None else self._differences(there)
-        if self._said or self._written is None:
-            self._found = there
+        want, have = self._compare(there)
+        self.broken = frozenset(chain for chain in {*want, *have} if want.get(chain) != have.get(chain))
+        self._said, self._found = differences(self.table, want, have), (stamp, there) if self.broken else None
+        if self.broken:
             return True
         if self._iptables.stamp(self.table) == stamp:      # else it is no picture of what the stamp stands for
-            self._stamp, self._right, self._written = stamp, there, {}
+            self._stamp, self._unseen, self._written = stamp, False, {}
+            self._right = {} if self._long else there
+            self._others = self._beside_ours(stamp)
         return False
 
-    def wrote(self, text: str, *, same: bool = False) -> tuple[str, ...]:
-        """Take what we wrote for right.
-
-        Args:
-            text: what iptables-restore was given.
-            same: it is what had been there before somebody changed it.
+    def wrote(self, text: str) -> tuple[str, ...]:
+        """Take what we wrote for right: all of it at first, later what changed, and what was broken.
 
         Returns:
-            What others had changed, in words; nothing where that cannot be told from what we changed ourselves.
+            What others had changed, in words.
         """
-        found, said = self._found, self._said
-        self._found, self._said = None, ()
-        if found is not None:
-            self._right, self._written = {}, {}            # all of it is written anew
-        elif self._stamp is None:
-            self._written = {}
-        self._stamp = self._iptables.stamp(self.table)
-        text = "".join(part for part in text.split("COMMIT\n") if part.startswith(f"*{self.table}\n"))
-        new = written(text) if len(text) < COSTLY or found is not None else None
-        self._written = None if new is None or self._written is None else self._written | new
-        if found is None:
-            return ()
-        if same and not said:
-            said = self._differences(found)
-        self._theirs = {chain for chain in found if chain.startswith(self._prefix)} - (new or {}).keys()
-        if len(text) >= COSTLY:
-            self._written = None
+        found, said, broken = self._found, self._said, self.broken
+        self._found, self._said, self.broken = None, (), frozenset()
+        text = self._part(text)
+        self._long = self._long or bool(self._everything and len(text) >= LONG)
+        new = {} if self._long else written(text)
+        if self._long:
+            self._right, self._written = {}, {}
+        elif found:
+            self._right = {chain: rules for chain, rules in found[1].items() if chain not in broken}
+            self._written = new
+        else:
+            self._written = self._written | new
+        if found:
+            touched = new.keys() if new else written(text).keys()
+            self._theirs = {chain for chain in found[1] if chain in broken | self._theirs
+                            and chain.startswith(self._prefix)} - touched
+        self._stamp, self._unseen = self._iptables.stamp(self.table), self._unseen or bool(text)
         return said
 
-    def _differences(self, there: _Chains) -> tuple[str, ...]:
-        right, since = self._right, self._written or {}
+    def _compare(self, there: _Chains) -> tuple[_Chains, _Chains]:
+        """Our chains as they should be and as they are, in words that both have."""
+        right, since = self._right, self._written
+        if self._long and self._everything:
+            since = written(self._part(self._everything()))
         want, have = dict[str, tuple[str, ...]](), dict[str, tuple[str, ...]]()
         for chain in {*right, *since, *there, *self._jumps} - self._theirs:
             wanted, found = right.get(chain), there.get(chain)
@@ -118,7 +128,23 @@ class Guard:
                 wanted, found = since[chain], None if found is None else tuple(map(gist, found))
             want |= {} if wanted is None else {chain: wanted}
             have |= {} if found is None else {chain: found}
-        return differences(self.table, want, have)
+        return want, have
+
+    def _as_long_as_written(self, stamp: bytes) -> bool:
+        """Whether a long table has as many rules as we wrote and others have: then it need not be printed."""
+        self._unseen = self._others is None or self._others != self._beside_ours(stamp)
+        return not self._unseen
+
+    def _beside_ours(self, stamp: bytes) -> int | None:
+        number = iptables_stamp.entries(stamp)
+        if not self._long or self._everything is None or number is None:
+            return None
+        text = self._part(self._everything())
+        return number - 2 * text.count("\n:") - text.count("\n-A ")    # a chain has a head and an end
+
+    def _part(self, text: str) -> str:
+        """What a text for iptables-restore says of our table."""
+        return "".join(part for part in text.split("COMMIT\n") if part.startswith(f"*{self.table}\n"))
 
 
 class SetGuard:

@@ -49,6 +49,11 @@ def of_table(variant: str, table: str) -> bytes:
     return hashlib.blake2b(without_counters(entries[_ENTRIES_HEAD:]), digest_size=16).digest()
 
 
+def entries(stamp: bytes) -> int | None:
+    """Of a long legacy table's stamp: how many rules it has, and heads and ends of chains. Pure."""
+    return int(struct.unpack_from("=I", stamp, 76)[0]) if len(stamp) == _INFO else None
+
+
 def without_counters(entries: bytes) -> bytes:
     """The kernel's rules of a table, with what packets change in them set to zero. Pure."""
     cleared, at = bytearray(entries), 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -19,6 +19,8 @@ from labkit.local.dataplane.services import Endpoint, Key, ServicePort
 MARK, DROP_MARK = "0x00004000/0x00004000", "0x00008000/0x00008000"
 SERVICE_CHAINS = ("KUBE-SVC-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-", "KUBE-SVL-")
 CANARY = "KUBE-PROXY-CANARY"
+CANARIES = "".join(f"*{table}\n:{CANARY} - [0:0]\nCOMMIT\n" for table in ("mangle", "nat", "filter"))
+"""Chains that are there to be missed, as text: Felix waits for the last of them when eBPF is switched off."""
 _NAT_BASE = ("KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-MARK-DROP")
 _FILTER_BASE = ("KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-FIREWALL")
 
@@ -95,6 +97,30 @@ def build(ports: Iterable[ServicePort], config: ProxyConfig, known: Collection[s
     for port in ports:
         w.service_port(port, changed is None or port.key in changed or w.is_new(port, known))
     return RuleSet(w.text(known), w.active)
+
+
+def only(text: str, chains: Mapping[str, Collection[str]]) -> str:
+    """Of a text for iptables-restore, what writes these chains: table to chains. Pure."""
+    lines = []
+    for part in text.split("COMMIT\n"):
+        table, *rest = part.splitlines() or [""]
+        wanted = chains.get(table.removeprefix("*"), ())
+        kept = [line for line in rest if _chain_of(line) in wanted]
+        lines += [table, *kept, "COMMIT"] if kept else []
+    return "\n".join([*lines, ""])
+
+
+def named(text: str) -> dict[str, set[str]]:
+    """Table to the chains that a text for iptables-restore writes or deletes. Pure."""
+    chains: dict[str, set[str]] = {}
+    for part in text.split("COMMIT\n"):
+        table, *lines = part.split("\n")
+        chains.setdefault(table.removeprefix("*"), set()).update(_chain_of(line) for line in lines if line[:1] == ":")
+    return chains
+
+
+def _chain_of(line: str) -> str:
+    return line.split(" ", 1)[0][1:] if line.startswith(":") else line.split(" ", 2)[1]
 
 
 class _Writer:

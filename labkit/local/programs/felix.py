@@ -264,10 +264,10 @@ class Felix:
         disturbed = [self._guard.changed(compare=compare), self._set_guard.changed()]
         if everything or any(disturbed):
             self._calico.forget()
-        same, self._chains = wanted == self._chains and not everything, wanted
+        self._chains = wanted
         if (text := self._calico.apply(wanted)) is None:
             return
-        repaired = [*self._guard.wrote(text, same=same), *self._set_guard.wrote(any_set=bool(wanted.sets))]
+        repaired = [*self._guard.wrote(text), *self._set_guard.wrote(any_set=bool(wanted.sets))]
         if repaired and not everything:
             self._say("filter table", repaired)
 

@@ -25,7 +25,16 @@ from labkit.local.dataplane import conntrack
 from labkit.local.dataplane.calico_iptables import BPF_MODE
 from labkit.local.dataplane.iptables import Iptables, IptablesError, remove_chains
 from labkit.local.dataplane.iptables_guard import Guard
-from labkit.local.dataplane.kubeproxy import CANARY, JUMPS, SERVICE_CHAINS, ProxyConfig, build
+from labkit.local.dataplane.kubeproxy import (
+    CANARIES,
+    CANARY,
+    JUMPS,
+    SERVICE_CHAINS,
+    ProxyConfig,
+    build,
+    named,
+    only,
+)
 from labkit.local.dataplane.services import OURS, Key, ServicePort, ServiceTable
 from labkit.local.programs import logs
 from labkit.local.programs.events import Events
@@ -56,8 +65,10 @@ class Proxier:
         self._known: set[str] | None = None
         self._pending: set[Key] = set()
         self._udp: dict[Key, tuple[ServicePort, ...]] = {}
-        self._guards = [Guard(iptables, table, "KUBE-", [jump[1:] for jump in JUMPS if jump[0] == table])
-                        for table in ("nat", "filter", "mangle")]
+        self._guards = [Guard(iptables, table, "KUBE-", [jump[1:] for jump in JUMPS if jump[0] == table],
+                              everything=self._everything) for table in ("nat", "filter", "mangle")]
+        self._ports: tuple[ServicePort, ...] = ()       # what was programmed last
+        self._disturbed = False       # others changed our chains
         self._failed = False          # the last sync: what is wrong now may be its half of the work
 
     @property
@@ -66,7 +77,7 @@ class Proxier:
         self._pending |= self.table.changed()
         if self._pending:
             self.pending_since = self.pending_since or time.time()
-        return self._known is None or bool(self._pending)
+        return self._known is None or self._disturbed or bool(self._pending)
 
     @property
     def healthy(self) -> bool:
@@ -74,7 +85,7 @@ class Proxier:
         return not self.pending_since or time.time() - self.pending_since < 2 * MONITOR_PERIOD
 
     def sync(self) -> list[str]:
-        """Program everything.
+        """Program what changed, or everything, and what others changed by hand.
 
         Returns:
             What others had changed by hand and is back, in words.
@@ -83,35 +94,46 @@ class Proxier:
             IptablesError: the rules were refused; the next sync writes all of them.
         """
         started = time.monotonic()
-        taken_away = False
-        if any([guard.changed(compare=False) for guard in self._guards]):
-            self._known = None        # somebody changed our chains, or may have: write all of them
-            taken_away = self._taken_away()
-        changed, first = self._pending | self.table.changed(), self._known is None
+        taken_away = any([guard.changed(compare=False) for guard in self._guards]) and self._taken_away()
+        changed, first = self._pending | self.table.changed(), self._known is None or taken_away
+        broken: dict[str, frozenset[str]] = {} if first else {g.table: g.broken for g in self._guards if g.broken}
         self._pending = changed       # until it is done
         known = self._known
-        if known is None:
+        if first or known is None:
             known = {chain for chain in self._iptables.chains("nat") if chain.startswith(SERVICE_CHAINS)}
-        partial = self._partial and not first
-        rules = build(self.table.all(), self._config, known, changed if partial else None)
-        failed, self._failed, self._known = self._failed, True, None     # a failure leaves us not knowing
-        self._iptables.restore(rules.text)
+        known |= {chain for chain in broken.get("nat", ()) if chain.startswith(SERVICE_CHAINS)}
+        partial, ports = self._partial and not first, tuple(self.table.all())
+        rules = build(ports, self._config, known, changed if partial else None)
         text = rules.text
-        if first:
-            for table, chain, rule in reversed(JUMPS):
+        if broken and changed and not partial:
+            text += only(CANARIES, broken)
+        elif broken:
+            ours = named(text) if changed else {}
+            text = only(build(ports, self._config, known).text + CANARIES,
+                        {table: broken.get(table, frozenset()) | ours.get(table, set()) for table in {*broken, *ours}})
+        failed, self._failed, self._known = self._failed, True, None     # a failure leaves us not knowing
+        if text.strip():              # else only built-in chains are to be mended
+            self._iptables.restore(text)
+        for table, chain, rule in reversed(JUMPS):
+            if first or chain in broken.get(table, ()):
                 self._iptables.ensure_rule(table, chain, rule)
-            canaries = "".join(f"*{table}\n:{CANARY} - [0:0]\nCOMMIT\n" for table in ("mangle", "nat", "filter"))
-            self._iptables.restore(canaries)
-            text += canaries
-        repaired = [words for guard in self._guards for words in guard.wrote(text, same=not changed)]
-        self._known, self._pending, self._failed = rules.chains, set(), False
+        if first:
+            self._iptables.restore(CANARIES)
+            text += CANARIES
+        repaired = [words for guard in self._guards for words in guard.wrote(text)]
+        self._known, self._ports, self._pending, self._failed = rules.chains, ports, set(), False
+        self._disturbed = False
         self._flush_udp(changed)
         self.synced_at, self.pending_since = time.time(), 0.0
         self.seconds += time.monotonic() - started
         self.syncs += 1
         log.info("syncProxyRules took %.1fms (%d services, %s)", (time.monotonic() - started) * 1e3,
-                 len(self.table), "partial" if partial else "full")
+                 len(self.table), "repair" if broken else "partial" if partial else "full")
         return [] if taken_away or failed else repaired
+
+    def _everything(self) -> str:
+        """What was programmed, as if it had been written at once."""
+        return build(self._ports, self._config).text + CANARIES
 
     def look_after(self) -> None:
         """Notice that somebody changed our chains by hand: then a sync is due.
@@ -120,7 +142,7 @@ class Proxier:
         writes it again when it looks at its canaries, as the real one does, and not before.
         """
         if self._known is not None and any([guard.changed() for guard in self._guards]) and not self._taken_away():
-            self._known = None
+            self._disturbed = True
 
     def _taken_away(self) -> bool:
         """Whether whole tables of ours are gone and Felix is there in BPF mode."""
