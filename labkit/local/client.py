@@ -8,6 +8,7 @@ network, for programs that run in pods).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
@@ -90,6 +91,11 @@ class Client(Protocol):
         event loop's thread. Over the network they come from a thread of the watch's own, which
         reconnects, lists again after a 410, and reports what vanished meanwhile as DELETED.
         """
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """A time as Kubernetes writes it; now, where none is given."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def copy_of(obj: Any) -> Any:

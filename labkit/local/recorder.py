@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 
-from labkit.local.client import ApiError, Client, Obj
+from labkit.local.client import ApiError, Client, Obj, timestamp
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ class Recorder:
         facts = f"{meta.get('uid')}/{reason}/{message}/{field}/{self._component}/{self._host}"
         name = f"{meta['name']}.{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
         for attempt in range(1, self._patience + 1):
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            event = self._event(about, kind, name, namespace, reason, message, field, now, normal=normal)
+            event = self._event(about, kind, name, namespace, reason, message, field, timestamp(), normal=normal)
             try:
                 self._write(event, name, namespace)
                 return

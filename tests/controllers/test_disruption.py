@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 from labkit.local.controllers import disruption
 
 from .world import TEMPLATE, World
@@ -150,7 +150,7 @@ def test_today_a_budget_has_a_condition_and_pods_without_an_owner_are_left_out(w
 def test_a_pod_that_was_evicted_and_stays_counts_again() -> None:
     pods: list[Obj] = [{"metadata": {"name": name}} for name in ("a", "b")]
     pods[1]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    now = disruption.now()
+    now = timestamp()
     assert disruption.still_disrupted({"a": now, "b": now, "gone": now}, pods) == {"a": now}
     assert disruption.still_disrupted({"a": "2026-01-01T00:00:00Z"}, pods) == {}
 

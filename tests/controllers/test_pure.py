@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from labkit.local.client import ApiError, Obj
 from labkit.local.controllers import rollout
 from labkit.local.controllers.addons import plan
-from labkit.local.controllers.objects import hash_of, matches, quantity, scaled, with_condition
+from labkit.local.controllers.objects import hash_of, quantity, scaled, with_condition
 from labkit.local.controllers.queue import WorkQueue
+from labkit.local.kubeapi.selectors import selects
 
 
 def deployment(replicas: int, surge: int, unavailable: int) -> Obj:
@@ -135,9 +136,9 @@ def test_small_questions() -> None:
     assert (quantity("100m"), quantity("1Gi"), quantity(2), quantity("1.5k")) == (0.1, 2**30, 2.0, 1500.0)
     assert (scaled("25%", 3, up=True), scaled("25%", 3, up=False), scaled(2, 9, up=True)) == (1, 0, 2)
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1}) != hash_of({"a": 1})
-    assert matches({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x"]}]}, {})
-    assert not matches({"matchLabels": {"a": "1"}}, {"a": "2"})
-    assert not matches(None, {})
+    assert selects({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x"]}]}, {})
+    assert not selects({"matchLabels": {"a": "1"}}, {"a": "2"})
+    assert not selects(None, {})
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

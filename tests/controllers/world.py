@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.local.client import ApiError, EventType, Obj
+from labkit.local.client import ApiError, EventType, Obj, timestamp
 from labkit.local.controllers import ClusterSettings, Controllers
-from labkit.local.controllers.objects import now, with_condition
+from labkit.local.controllers.objects import with_condition
 from labkit.local.kubeapi import Api
 
 TEMPLATE = {
@@ -133,7 +133,8 @@ class World:
                 "status": {
                     "addresses": [{"type": "InternalIP", "address": f"10.224.0.{4 + 31 * number}"}],
                     "allocatable": more.get("allocatable", {"cpu": "4", "memory": "8Gi", "pods": "110"}),
-                    "conditions": [{"type": "Ready", "status": more.get("ready", "True"), "lastTransitionTime": now()}],
+                    "conditions": [{"type": "Ready", "status": more.get("ready", "True"),
+                                    "lastTransitionTime": timestamp()}],
                 }
             },
             subresource="status",
@@ -153,7 +154,7 @@ class World:
                             "type": "Ready",
                             "status": "True",
                             "reason": "KubeletReady",
-                            "lastHeartbeatTime": now(),
+                            "lastHeartbeatTime": timestamp(),
                         },
                     )
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.local.client import ApiError, Obj, copy_of
+from labkit.local.client import ApiError, Obj, copy_of, timestamp
 
 from . import rollout
 from .base import Context
@@ -13,7 +13,6 @@ from .objects import (
     controller_of,
     deleting,
     hash_of,
-    now,
     owner_key,
     owner_reference,
     with_condition,
@@ -250,7 +249,7 @@ class Deployments(OwnerController):
         conditions = [c for c in conditions if c["type"] != "ReplicaFailure"]
         if failure:
             conditions = with_condition(conditions, failure)
-        status["conditions"] = [{**c, "lastUpdateTime": c.get("lastUpdateTime") or now()} for c in conditions]
+        status["conditions"] = [{**c, "lastUpdateTime": c.get("lastUpdateTime") or timestamp()} for c in conditions]
         self.stores.update_status(self.resource, deployment, status)
         limit = deployment["spec"].get("progressDeadlineSeconds", 600)
         if item and item["reason"] not in (
@@ -290,7 +289,7 @@ def progress(deployment: Obj, new: Obj | None, old_status: Obj, status: Obj, *, 
         return None
     current = condition(deployment, "Progressing")
     name = f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{deployment["metadata"]["name"]}"'
-    base = {"type": "Progressing", "lastUpdateTime": now()}
+    base = {"type": "Progressing", "lastUpdateTime": timestamp()}
     if deployment["spec"].get("paused"):
         if current and current["reason"] == "DeploymentPaused":
             return current

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, timestamp
+from labkit.local.kubeapi.disruption import BUDGETS, covers
 
 from .base import Context, Controller
 from .kinds import OWNABLE
-from .objects import age, condition, controller_of, deleting, is_true, labels_of, matches, now, scaled
+from .objects import age, condition, controller_of, deleting, is_true, scaled
 from .queue import Key
 from .store import key_of, read
 
-BUDGETS = "poddisruptionbudgets.policy"
 DELETION_TIMEOUT = 120.0
 """Seconds after which an evicted pod that is still there counts again."""
 SCALED = ("Deployment", "ReplicaSet", "StatefulSet", "ReplicationController")
@@ -40,20 +40,15 @@ class Disruption(Controller):
         pod = new or old
         assert pod is not None
         for budget in self.budgets.by("namespace", pod["metadata"]["namespace"]):
-            if any(version is not None and self._covers(budget, version) for version in (old, new)):
+            if any(version is not None and covers(budget, version, self.settings.minor) for version in (old, new)):
                 self.enqueue(key_of(budget))
-
-    def _covers(self, budget: Obj, pod: Obj) -> bool:
-        selector = budget["spec"].get("selector")
-        # Until 1.21 an empty selector selected nothing.
-        return (self.settings.minor >= 21 or any((selector or {}).values())) and matches(selector, labels_of(pod))
 
     def reconcile(self, key: Key) -> None:
         """Count the pods, and write how many may go."""
         budget = self.budgets.get(key)
         if budget is None:
             return
-        pods = [pod for pod in self.pods.by("namespace", key[0]) if self._covers(budget, pod)]
+        pods = [pod for pod in self.pods.by("namespace", key[0]) if covers(budget, pod, self.settings.minor)]
         if not pods:
             self.events.normal(budget, "NoPods", "No matching pods found")
         status = budget.get("status") or {}
@@ -82,7 +77,7 @@ class Disruption(Controller):
                       "reason": reason, "message": message,
                       "observedGeneration": status.get("observedGeneration", 0)}
             old = condition(budget, wanted["type"]) or {}
-            since = old["lastTransitionTime"] if old.get("status") == wanted["status"] else now()
+            since = old["lastTransitionTime"] if old.get("status") == wanted["status"] else timestamp()
             status = {**status, "conditions": [{**wanted, "lastTransitionTime": since}]}
         self.stores.update_status(BUDGETS, budget, status)
 

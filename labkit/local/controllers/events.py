@@ -7,9 +7,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from labkit.local.client import ApiError, Client, Obj
-
-from .objects import now
+from labkit.local.client import ApiError, Client, Obj, timestamp
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ class Recorder:
             self._seen.popitem(last=False)
 
     def _repeat(self, obj: Obj, seen: _Seen, message: str) -> bool:
-        change = {"count": seen.count + 1, "lastTimestamp": now(), "message": message}
+        change = {"count": seen.count + 1, "lastTimestamp": timestamp(), "message": message}
         try:
             self._client.patch("events", seen.name, change, _namespace(obj))
         except ApiError as error:
@@ -88,7 +86,7 @@ class Recorder:
         return True
 
     def _create(self, obj: Obj, kind: str, reason: str, message: str) -> _Seen:
-        meta, when = obj["metadata"], now()
+        meta, when = obj["metadata"], timestamp()
         name = f"{meta['name']}.{time.time_ns():x}"
         involved = {
             "kind": obj["kind"],

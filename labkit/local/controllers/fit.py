@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from labkit.local.client import Obj
+from labkit.local.kubeapi.selectors import requirement, selects
 
-from .objects import labels_of, matches, quantity, requirement
+from .objects import labels_of, quantity
 
 PLACING = ("NoSchedule", "NoExecute")
 
@@ -132,7 +134,7 @@ def affinity_terms(pod: Obj) -> list[Obj]:
 def term_selects(term: Obj, namespace: str, other: Obj) -> bool:
     """Whether a pod affinity term of a pod in `namespace` selects the other pod."""
     namespaces = term.get("namespaces") or [namespace]
-    return other["metadata"]["namespace"] in namespaces and matches(term.get("labelSelector"), labels_of(other))
+    return other["metadata"]["namespace"] in namespaces and selects(term.get("labelSelector"), labels_of(other))
 
 
 def misfit(pod: Obj, need: Need, node: Obj, load: Load, minor: int) -> str | None:
@@ -157,9 +159,9 @@ def misfit(pod: Obj, need: Need, node: Obj, load: Load, minor: int) -> str | Non
     room = node["status"].get("allocatable") or node["status"].get("capacity") or {}
     if load.pods + 1 > quantity(room.get("pods", 110)):
         return "Too many pods"
-    if need.cpu and load.cpu + need.cpu > quantity(room.get("cpu", "inf")) + 1e-9:
+    if need.cpu and load.cpu + need.cpu > quantity(room.get("cpu", inf)) + 1e-9:
         return "Insufficient cpu"
-    if need.memory and load.memory + need.memory > quantity(room.get("memory", "inf")):
+    if need.memory and load.memory + need.memory > quantity(room.get("memory", inf)):
         return "Insufficient memory"
     return None
 

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 
-from .objects import (
-    active,
-    age,
-    annotations_of,
-    condition,
-    deleting,
-    is_true,
-    now,
-    pod_from,
-    ready,
-    with_condition,
-)
+from .objects import active, age, annotations_of, condition, deleting, is_true, pod_from, ready, with_condition
 from .owners import OwnerController
 from .queue import Key
 from .store import key_of
@@ -87,7 +76,7 @@ class Jobs(OwnerController):
         spec = job["spec"]
         pods = self.claim(job)
         if not status.get("startTime") and not spec.get("suspend"):
-            status["startTime"] = now()
+            status["startTime"] = timestamp()
         running = [pod for pod in pods if active(pod)]
         failed = [pod for pod in pods if phase_of(pod) == "Failed" or (deleting(pod) and phase_of(pod) != "Succeeded")]
         succeeded = self._succeeded(job, pods)
@@ -100,9 +89,9 @@ class Jobs(OwnerController):
                 self.events.warning(job, ending["reason"], ending["message"])
             else:
                 running = []
-                status["completionTime"] = now()
+                status["completionTime"] = timestamp()
                 self.events.normal(job, "Completed", "Job completed")
-            status["conditions"] = with_condition(status.get("conditions"), {**ending, "lastProbeTime": now()})
+            status["conditions"] = with_condition(status.get("conditions"), {**ending, "lastProbeTime": timestamp()})
         else:
             running = self._manage(job, pods, running, failed, succeeded)
             if spec.get("activeDeadlineSeconds") is not None and status.get("startTime"):

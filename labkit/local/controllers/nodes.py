@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 
 from .base import Context, Controller
 from .fit import tolerates
-from .objects import condition, deleting, finished, is_true, now, with_condition
+from .objects import condition, deleting, finished, is_true, with_condition
 from .queue import Key
 from .store import key_of
 
@@ -33,7 +33,7 @@ def taints_for(node: Obj) -> list[Obj]:
     if status != "True":
         key = NOT_READY if status == "False" else UNREACHABLE
         wanted += [(key, "NoSchedule"), (key, "NoExecute")]
-    return others + [have.get(item) or {"key": item[0], "effect": item[1], "timeAdded": now()} for item in wanted]
+    return others + [have.get(item) or {"key": item[0], "effect": item[1], "timeAdded": timestamp()} for item in wanted]
 
 
 def stays(pod: Obj, taint: Obj) -> float | None:
@@ -125,7 +125,7 @@ class Nodes(Controller):
             conditions = with_condition(
                 conditions,
                 {
-                    **(old or {"lastHeartbeatTime": now()}),
+                    **(old or {"lastHeartbeatTime": timestamp()}),
                     "type": kind,
                     "status": "Unknown",
                     "reason": "NodeStatusUnknown" if old else "NodeStatusNeverUpdated",

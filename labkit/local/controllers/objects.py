@@ -9,22 +9,11 @@ from typing import Any
 
 import orjson
 
-from labkit.local.client import Obj, copy_of
+from labkit.local.client import Obj, copy_of, timestamp
+from labkit.local.kubeapi.meta import ALPHABET
+from labkit.local.kubeapi.pod_rules import amount_of
 
 from .queue import Key
-
-SAFE = "bcdfghjklmnpqrstvwxz2456789"
-"""Kubernetes' alphabet for generated names: no vowels, so no words."""
-
-
-def now() -> str:
-    """The time as Kubernetes writes it."""
-    return stamp(datetime.now(UTC))
-
-
-def stamp(when: datetime) -> str:
-    """A time as Kubernetes writes it."""
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def age(text: str | None) -> float:
@@ -37,7 +26,7 @@ def age(text: str | None) -> float:
 def hash_of(data: Any) -> str:
     """A short, stable hash of JSON-like data, in the alphabet of generated names."""
     digits = str(zlib.crc32(orjson.dumps(data, option=orjson.OPT_SORT_KEYS)))
-    return "".join(SAFE[ord(c) % len(SAFE)] for c in digits)
+    return "".join(ALPHABET[ord(c) % len(ALPHABET)] for c in digits)
 
 
 def labels_of(obj: Obj) -> dict[str, str]:
@@ -84,9 +73,9 @@ def with_condition(conditions: Iterable[Obj] | None, new: Obj) -> list[Obj]:
             result.append(old)
         else:
             same = old["status"] == new["status"] and "lastTransitionTime" in old
-            result.append({**new, "lastTransitionTime": old["lastTransitionTime"] if same else now()})
+            result.append({**new, "lastTransitionTime": old["lastTransitionTime"] if same else timestamp()})
     if not found:
-        result.append({**new, "lastTransitionTime": new.get("lastTransitionTime") or now()})
+        result.append({**new, "lastTransitionTime": new.get("lastTransitionTime") or timestamp()})
     return result
 
 
@@ -173,62 +162,12 @@ def owner_key(obj: Obj, kind: str) -> Key | None:
     return obj["metadata"].get("namespace", ""), reference["name"]
 
 
-# Selectors and quantities
-
-
-def matches(selector: Obj | None, labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector selects these labels; None selects nothing, {} everything."""
-    if selector is None:
-        return False
-    for key, value in (selector.get("matchLabels") or {}).items():
-        if labels.get(key) != value:
-            return False
-    return all(requirement(item, labels) for item in selector.get("matchExpressions") or ())
-
-
-def requirement(item: Obj, values: Mapping[str, str]) -> bool:
-    """Whether one expression of a label or node selector holds."""
-    key, operator = item["key"], item["operator"]
-    listed = item.get("values") or []
-    if operator == "In":
-        return values.get(key) in listed
-    if operator == "NotIn":
-        return values.get(key) not in listed
-    if operator == "Exists":
-        return key in values
-    if operator == "DoesNotExist":
-        return key not in values
-    try:
-        have, want = int(values.get(key, "")), int(listed[0])
-    except (ValueError, IndexError):
-        return False
-    return have > want if operator == "Gt" else have < want
-
-
-SUFFIXES = {
-    "n": 1e-9,
-    "u": 1e-6,
-    "m": 1e-3,
-    "": 1.0,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "P": 1e15,
-    "Ki": 2.0**10,
-    "Mi": 2.0**20,
-    "Gi": 2.0**30,
-    "Ti": 2.0**40,
-    "Pi": 2.0**50,
-}
+# Quantities
 
 
 def quantity(text: Any) -> float:
-    """A Kubernetes quantity such as "100m" or "1Gi" as a number."""
-    if isinstance(text, int | float):
-        return float(text)
-    digits = text.rstrip("numkKMGTPi")
-    return float(digits) * SUFFIXES.get(text[len(digits) :], 1.0)
+    """A Kubernetes quantity such as "100m" or "1Gi" as a number; 0 for what is none."""
+    return float(text if isinstance(text, int | float) else amount_of(text) or 0)
 
 
 def scaled(value: Any, total: int, *, up: bool) -> int:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from labkit.local.client import ApiError, Obj
+from labkit.local.kubeapi.selectors import selects
 
 from .base import Context, Controller
-from .objects import (
-    controller_of,
-    controller_uids,
-    deleting,
-    labels_of,
-    matches,
-    owner_key,
-    owner_reference,
-)
+from .objects import controller_of, controller_uids, deleting, labels_of, owner_key, owner_reference
 from .queue import Key
 from .store import key_of
 
@@ -42,7 +35,7 @@ class OwnerController(Controller):
             self.enqueue(owner_key(child, self.kind))
         elif new is not None and not deleting(new):
             for owner in self.owners.by("namespace", child["metadata"]["namespace"]):
-                if matches(self.selector(owner), labels_of(child)):
+                if selects(self.selector(owner), labels_of(child)):
                     self.enqueue(key_of(owner))
 
     def owner(self, key: Key) -> Obj | None:
@@ -58,7 +51,7 @@ class OwnerController(Controller):
         """The objects that the owner controls, orphans adopted, and what it no longer selects released."""
         selector, mine = self.selector(owner), []
         for child in self.children.by("controller", owner["metadata"]["uid"]):
-            if matches(selector, labels_of(child)):
+            if selects(selector, labels_of(child)):
                 mine.append(child)
             elif not deleting(child) and not deleting(owner):
                 self._set_owners(
@@ -67,7 +60,7 @@ class OwnerController(Controller):
                 )
         if not deleting(owner):
             for child in self.children.by("controller", "orphan/" + owner["metadata"]["namespace"]):
-                if not deleting(child) and matches(selector, labels_of(child)):
+                if not deleting(child) and selects(selector, labels_of(child)):
                     mine.append(
                         self._set_owners(
                             child, [*(child["metadata"].get("ownerReferences") or ()), owner_reference(owner)]

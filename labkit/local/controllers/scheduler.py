@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 
 from .base import Context, Controller
 from .fit import (
@@ -19,7 +19,7 @@ from .fit import (
     term_selects,
     untolerated,
 )
-from .objects import active, controller_of, deleting, finished, labels_of, now
+from .objects import active, controller_of, deleting, finished, labels_of
 from .queue import Key
 from .store import key_of
 
@@ -184,7 +184,7 @@ class Scheduler(Controller):
         if any(refused.items() <= c.items() for c in conditions):
             return
         others = [c for c in conditions if c["type"] != "PodScheduled"]
-        refused |= {"lastProbeTime": None, "lastTransitionTime": now()}
+        refused |= {"lastProbeTime": None, "lastTransitionTime": timestamp()}
         self.stores.patch("pods", key_of(pod), {"status": {"conditions": [*others, refused]}}, subresource="status")
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from labkit.local.client import ApiError, Obj, copy_of
+from labkit.local.client import ApiError, Obj, copy_of, timestamp
 
-from . import errors, meta
+from . import errors
 from .kinds import Served
 from .machinery import Machinery
 from .store import Entry
@@ -201,7 +201,7 @@ def _set_managers(obj: Obj, managers: dict[tuple[str, str, str], set[Path]], api
             continue
         entry: Obj = {"manager": key[0], "operation": key[1],
                       "apiVersion": was["apiVersion"] if was and key != changed else api_version,
-                      "time": meta.timestamp(), "fieldsType": "FieldsV1", "fieldsV1": fields}
+                      "time": timestamp(), "fieldsType": "FieldsV1", "fieldsV1": fields}
         if key[2]:
             entry["subresource"] = key[2]
         entries.append(entry)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.local.client import Obj, copy_of
+from labkit.local.client import Obj, copy_of, timestamp
 
-from . import errors, meta
+from . import errors
 from .errors import FieldError
 from .kinds import Kind, Served
 from .schema import apply_defaults, prune, schema_errors
@@ -33,7 +33,7 @@ class DefinitionStrategy(Strategy):
 
     def prepare_create(self, kind: Kind, obj: Obj) -> None:
         """Accept the names: nothing else uses a lab's API groups."""
-        spec, now = obj["spec"], meta.timestamp()
+        spec, now = obj["spec"], timestamp()
         obj["metadata"]["finalizers"] = [*(obj["metadata"].get("finalizers") or ()), CLEANUP]
         obj["status"] = {
             "acceptedNames": copy_of(spec.get("names", {})),

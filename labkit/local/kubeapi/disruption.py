@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 
-from . import errors, meta
+from . import errors
 from .errors import FieldError
 from .kinds import Kind
 from .machinery import DeleteOptions
 from .policies import selector_errors
-from .selectors import label_selector_matches
+from .selectors import selects
 from .strategies import Strategy
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def evict(api: Api, kind: Kind, namespace: str, name: str, options: DeleteOption
     """
     pod = api.machinery.entry(kind, namespace, name).obj
     if pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
-        budgets = [one for one in api.list(BUDGETS, namespace) if _covers(one, pod, api.machinery.minor)]
+        budgets = [one for one in api.list(BUDGETS, namespace) if covers(one, pod, api.machinery.minor)]
         if len(budgets) > 1:
             raise ApiError(500, "", "This pod has more than one PodDisruptionBudget, which the eviction subresource"
                            " does not support.")
@@ -72,10 +72,11 @@ def evict(api: Api, kind: Kind, namespace: str, name: str, options: DeleteOption
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 
-def _covers(budget: Obj, pod: Obj, minor: int) -> bool:
+def covers(budget: Obj, pod: Obj, minor: int) -> bool:
+    """Whether a budget is about a pod; until 1.21 an empty selector selected nothing."""
     selector, labels = budget["spec"].get("selector"), pod["metadata"].get("labels") or {}
     empty = not any((selector or {}).values())
-    return (minor >= 21 or not empty) and label_selector_matches(selector, labels)
+    return (minor >= 21 or not empty) and selects(selector, labels)
 
 
 def _is_free(budget: Obj, pod: Obj, minor: int) -> bool:
@@ -99,7 +100,7 @@ def _take_one(api: Api, budget: Obj, pod: str, *, dry_run: bool) -> None:
 
     def take(obj: Obj) -> Obj:
         was = obj["status"]
-        disrupted = {**(was.get("disruptedPods") or {}), pod: meta.timestamp()}
+        disrupted = {**(was.get("disruptedPods") or {}), pod: timestamp()}
         obj["status"] = {**was, "disruptionsAllowed": was["disruptionsAllowed"] - 1, "disruptedPods": disrupted}
         return obj
     kind: Any = api.machinery.registry.kind(BUDGETS)

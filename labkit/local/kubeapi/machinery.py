@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from labkit.local.client import ApiError, Obj, copy_of
+from labkit.local.client import ApiError, Obj, copy_of, timestamp
 
 from . import errors, meta
 from .kinds import BUILT_IN, REVIEWS, Kind, Registry
@@ -93,8 +95,8 @@ class Machinery:
         obj = {**(about := {"apiVersion": kind.api_version, "kind": kind.kind}), **obj, **about}
         for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
             m.pop(key, None)
-        m["uid"] = meta.new_uid()
-        m["creationTimestamp"] = meta.timestamp()
+        m["uid"] = str(uuid.uuid4())
+        m["creationTimestamp"] = timestamp()
         if kind.generation or kind.crd:
             m["generation"] = 1
         found = meta.meta_errors(kind, m)
@@ -237,7 +239,7 @@ class Machinery:
         if finalizers:
             m["finalizers"] = finalizers
         if "deletionTimestamp" not in m or grace < m.get("deletionGracePeriodSeconds", 0):
-            m["deletionTimestamp"] = meta.timestamp(grace)
+            m["deletionTimestamp"] = timestamp(time.time() + grace)
             m["deletionGracePeriodSeconds"] = grace
             if kind.generation or kind.crd:
                 m["generation"] = m.get("generation", 0) + 1

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
-import uuid
-from functools import lru_cache
 
 from labkit.local.client import Obj
 
@@ -18,7 +15,8 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
-_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"       # Kubernetes' own: no vowels, so no words
+ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+"""Of generated names, Kubernetes' own: no vowels, so no words."""
 
 SUBDOMAIN_RULE = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must"
@@ -42,24 +40,9 @@ _VALUE_RULE = (
     " for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')")
 
 
-@lru_cache(maxsize=2)
-def _stamp(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
-
-
-def timestamp(offset: float = 0) -> str:
-    """Now, or `offset` seconds from now, as metav1.Time."""
-    return _stamp(int(time.time() + offset))
-
-
-def new_uid() -> str:
-    """A random uid."""
-    return str(uuid.uuid4())
-
-
 def generated_name(base: str) -> str:
     """GenerateName plus Kubernetes' five random characters."""
-    return base[:58] + "".join(random.choices(_SUFFIX, k=5))
+    return base[:58] + "".join(random.choices(ALPHABET, k=5))
 
 
 def is_subdomain(text: str) -> bool:

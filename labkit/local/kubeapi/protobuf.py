@@ -9,13 +9,12 @@ in silence. Answers are always JSON, which every client accepts.
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, timestamp
 
 from . import errors
 
@@ -294,7 +293,7 @@ def _value(raw: Any, type_: str) -> Any:
                 if type_ == "bytesmap" else dict(_scan(pair[2])).get(1, b"").decode()
             return {pair[1].decode(): value}
         case "time":
-            return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(dict(_scan(raw)).get(1, 0)))
+            return timestamp(dict(_scan(raw)).get(1, 0))
         case "quantity":
             return dict(_scan(raw)).get(1, b"").decode()
         case "IntOrString":

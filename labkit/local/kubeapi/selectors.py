@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -116,23 +116,27 @@ def exact_name(fields: str | None, allowed: tuple[str, ...]) -> str | None:
     return None
 
 
-def label_selector_matches(selector: Obj | None, labels: dict[str, str]) -> bool:
-    """Whether a LabelSelector object (matchLabels, matchExpressions) selects these labels."""
-    if selector is None:
+def selects(selector: Obj | None, labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector selects these labels; None selects nothing, {} everything."""
+    if selector is None or any(labels.get(k) != v for k, v in (selector.get("matchLabels") or {}).items()):
         return False
-    if any(labels.get(k) != v for k, v in (selector.get("matchLabels") or {}).items()):
+    return all(requirement(item, labels) for item in selector.get("matchExpressions") or ())
+
+
+def requirement(item: Obj, values: Mapping[str, str]) -> bool:
+    """Whether one expression of a label or node selector holds."""
+    value, listed = values.get(item["key"]), item.get("values") or []
+    match item["operator"]:
+        case "In":
+            return value in listed
+        case "NotIn":
+            return value not in listed
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+    try:
+        have, want = int(value or ""), int(listed[0])
+    except (ValueError, IndexError):
         return False
-    for want in selector.get("matchExpressions") or []:
-        key, values = want["key"], want.get("values") or []
-        match want["operator"]:
-            case "In":
-                ok = labels.get(key) in values
-            case "NotIn":
-                ok = labels.get(key) not in values
-            case "Exists":
-                ok = key in labels
-            case _:
-                ok = key not in labels
-        if not ok:
-            return False
-    return True
+    return have > want if item["operator"] == "Gt" else have < want

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 
-from . import errors, meta
+from . import errors
 from .kinds import Kind
 from .machinery import DeleteOptions
 
@@ -106,7 +106,7 @@ def _bind(api: Api, kind: Kind, namespace: str, name: str, body: Obj, dry_run: b
         conditions = pod.setdefault("status", {}).setdefault("conditions", [])
         conditions[:] = [c for c in conditions if c["type"] != "PodScheduled"]
         conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None,
-                           "lastTransitionTime": meta.timestamp()})
+                           "lastTransitionTime": timestamp()})
         annotations = (body.get("metadata") or {}).get("annotations")
         if annotations:
             pod["metadata"]["annotations"] = {**(pod["metadata"].get("annotations") or {}), **annotations}
@@ -129,12 +129,10 @@ def _token(api: Api, kind: Kind, namespace: str, name: str, body: Obj) -> Obj:
         pod = {"name": ref["name"], "uid": ref.get("uid") or found.obj["metadata"]["uid"]}
     audiences = spec.get("audiences")
     token, expires = api.tokens.issue(namespace, account, seconds=seconds, audiences=audiences, pod=pod)
-    import time
-
     return {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
-            "metadata": {"name": name, "namespace": namespace, "creationTimestamp": meta.timestamp()},
+            "metadata": {"name": name, "namespace": namespace, "creationTimestamp": timestamp()},
             "spec": {**spec, "expirationSeconds": seconds, "audiences": audiences or []},
-            "status": {"token": token, "expirationTimestamp": meta.timestamp(expires - time.time())}}
+            "status": {"token": token, "expirationTimestamp": timestamp(expires)}}
 
 
 def delete_options(body: Obj, query: dict[str, str] | None = None) -> DeleteOptions:

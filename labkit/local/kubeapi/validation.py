@@ -12,7 +12,7 @@ from . import errors
 from .errors import FieldError
 from .meta import LABEL_RULE, SUBDOMAIN_RULE, is_label, is_subdomain
 from .pod_rules import PORT_RANGE, container_rules, pod_rules
-from .selectors import label_selector_matches
+from .selectors import selects
 
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -249,7 +249,7 @@ def template_errors(obj: Obj, *, restart: str = "Always", selector: bool = True)
             out.append(FieldError("FieldValueInvalid", "spec.selector", "Invalid value: v1.LabelSelector{MatchLabels:"
                                   "map[string]string(nil), MatchExpressions:[]v1.LabelSelectorRequirement(nil)}:"
                                   f" empty selector is invalid for {obj['kind'].lower()}"))
-        elif not label_selector_matches(wanted, labels):
+        elif not selects(wanted, labels):
             out.append(FieldError("FieldValueInvalid", "spec.template.metadata.labels",
                                   f"Invalid value: {go_map(labels)}: `selector` does not match template `labels`"))
     out += pod_spec_errors(template.get("spec") or {}, "spec.template.spec", template=restart)

@@ -14,10 +14,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, timestamp
 from labkit.local.node import volumes
 from labkit.local.node.environment import ConfigError
-from labkit.local.node.status import timestamp
 
 if TYPE_CHECKING:
     from labkit.local.node.kubelet import Kubelet

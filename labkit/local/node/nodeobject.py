@@ -7,11 +7,10 @@ import platform
 import re
 from pathlib import Path
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, timestamp
 from labkit.local.fabric import NodeNet
 from labkit.local.node.marks import taint
 from labkit.local.node.settings import NodeSettings
-from labkit.local.node.status import timestamp
 
 LEASES = "kube-node-lease"
 LEASE_SECONDS = 40
@@ -99,13 +98,9 @@ def lease(node: str, uid: str) -> Obj:
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": node, "namespace": LEASES,
                      "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}]},
-        "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micro_time()},
+        "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS,
+                 "renewTime": timestamp().replace("Z", ".000000Z")},
     }
-
-
-def micro_time() -> str:
-    """Now, as a lease has it."""
-    return timestamp().replace("Z", ".000000Z")
 
 
 def _memory_kib() -> int:

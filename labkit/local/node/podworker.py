@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, timestamp
 from labkit.local.node import catalogue, health, status
 from labkit.local.node.containers import Containers
 from labkit.local.node.environment import ConfigError
@@ -49,7 +49,7 @@ class PodWorker:
             reason = "PodInitializing" if spec.get("initContainers") else "ContainerCreating"
             self.states[container["name"]] = ContainerState(container["name"], container["image"], reason=reason)
         self._initialised = not spec.get("initContainers")
-        self._started = pod.get("status", {}).get("startTime") or status.timestamp()
+        self._started = pod.get("status", {}).get("startTime") or timestamp()
         self._found: dict[str, Running] = {}  # of a former daemon
         self.ended = False
         self._serving = False              # whether its containers were started

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, timestamp
 
 Phase = Literal["waiting", "running", "terminated"]
 KINDS = ("containers", "initContainers", "ephemeralContainers")
 _BACKOFF_FIRST, _BACKOFF_MOST, _BACKOFF_FORGOTTEN = 10.0, 300.0, 600.0
-
-
-def timestamp(seconds: float | None = None) -> str:
-    """A time as Kubernetes writes it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @dataclass(frozen=True)

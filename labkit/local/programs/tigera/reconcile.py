@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
-from labkit.local.client import ApiError, Client, Obj, copy_of
+from labkit.local.client import ApiError, Client, Obj, copy_of, timestamp
 
 from .bpf import ModifiedBySomeoneElse, felix_configuration, rolled_out
 from .installation import InvalidInstallation, defaults, network_of, validate, wants_bpf
@@ -117,7 +116,7 @@ class Reconciler:
                 "apiVersion": "operator.tigera.io/v1", "kind": "TigeraStatus", "metadata": {"name": "calico"},
                 "spec": {}})
         old = (current.get("status") or {}).get("conditions") or []
-        new = conditions(self._release, state, degraded, old, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        new = conditions(self._release, state, degraded, old, timestamp())
         if new != old:
             self._client.update(STATUSES, {**current, "status": {"conditions": new}}, subresource="status")
 
