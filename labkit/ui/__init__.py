@@ -10,7 +10,7 @@ from labkit.mode import interactive
 from labkit.ui import failures
 from labkit.ui.path import Hop, Leg, Path
 from labkit.ui.shell import sh
-from labkit.ui.show import show
+from labkit.ui.show import install, show
 from labkit.ui.source import source
 from labkit.ui.watch import Watch
 
@@ -24,10 +24,11 @@ __all__ = ["Hop", "Leg", "Path", "Watch", "choose", "interactive", "live", "path
 def choose(interactive: bool | None) -> None:
     """Set what the notebook's parameter says: False never waits for a click, None asks the front end.
 
-    From here on the kernel shows labkit's errors in words, without a walk through the library.
+    From here on the kernel shows labkit's errors in words, without a walk through the library, and plans as cards.
     """
     mode.choose(interactive)
     failures.install()
+    install()
 
 
 def path_of(answer: "Answer | Refused", title: str = "") -> Path:

@@ -13,7 +13,7 @@ from labkit.plan import Plan, PlanResult, Reporter, Step, StepResult, run
 from labkit.ui import cards
 from labkit.ui.path import Path, picture
 
-__all__ = ["show"]
+__all__ = ["install", "show"]
 
 
 @singledispatch
@@ -147,6 +147,20 @@ class _Reporter(Reporter):
         """Print a line in a terminal, where no cards follow."""
         if not _in_ipython():
             print(f"  {step.title}: {result.state}, {result.seconds:.1f} s")
+
+
+def install() -> None:
+    """Have the kernel show a plan, and how one went, as cards, where a cell ends with it; nothing without a kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        bundles = shell.display_formatter.mimebundle_formatter
+        bundles.for_type(PlanResult, _bundle)
+        bundles.for_type(Plan, lambda plan: _bundle(PlanResult(plan)))
+
+
+def _bundle(done: PlanResult) -> dict[str, str]:
+    drawn = cards.result(done)
+    return {"text/html": drawn._repr_html_(), "text/plain": drawn.text}
 
 
 def _display(thing: Any) -> None:

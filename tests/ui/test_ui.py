@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,6 +71,24 @@ def test_without_a_front_end_a_failing_step_raises_after_it_was_shown(
     out = capsys.readouterr().out
     assert "✗ 2. Do two [failed]" in out
     assert "○ 3. Do three [pending]" in out
+
+
+def test_a_cell_that_ends_with_a_plan_shows_cards_and_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    import IPython
+    from IPython.core.formatters import DisplayFormatter
+
+    from labkit.plan import run
+    from labkit.ui.show import install
+
+    display = DisplayFormatter()  # type: ignore[no-untyped-call]
+    shell = SimpleNamespace(display_formatter=display)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    install()
+    plan = World().plan("one")
+    for thing, state in ((plan, "to do"), (run(plan), "done")):
+        shown = display.format(thing)[0]  # type: ignore[no-untyped-call]
+        assert state in shown["text/html"]
+        assert "function" not in shown["text/plain"]
 
 
 def test_widgets_run_check_and_revert() -> None:
@@ -296,8 +315,6 @@ def test_a_cell_that_was_stopped_says_that_it_may_run_again() -> None:
 def test_a_command_keeps_its_columns_and_a_missing_one_says_where_to_get_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from types import SimpleNamespace
-
     from labkit.markup import output
     from labkit.ui import sh
 
