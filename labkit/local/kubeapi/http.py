@@ -215,8 +215,7 @@ class HttpSurface:
                            " required for apply patch")
         entry, created = patches.patch_object(
             self._api.machinery, served.kind, namespace, name, patch, type_, sub=sub, manager=request.manager,
-            force=request.flag("force") if "force" in request.query else False, dry_run=request.dry_run,
-            served=served, check=check)
+            force=request.flag("force"), dry_run=request.dry_run, served=served, check=check)
         if sub == "scale":
             return json_reply(subresources.scale_of(served.kind, entry.obj))
         return self._entry(served, entry, 201 if created else 200)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.local.client import ApiError, Obj
 
 from . import errors
-from .request import Receive, Request, Send
+from .request import Receive, Request, Send, while_connected
 
 if TYPE_CHECKING:
     from .api import Api
@@ -28,17 +27,9 @@ class LogStream:
         """Send until the log or the client ends."""
         await send({"type": "http.response.start", "status": 200,
                     "headers": [(b"content-type", self.content_type)]})
-        pump = asyncio.ensure_future(self._pump(send))
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                await pump
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await while_connected(self._pump(send), receive)
         finally:
-            for task in (pump, gone):
-                task.cancel()
-            await asyncio.gather(pump, gone, return_exceptions=True)
             if close := getattr(self._rest, "aclose", None):
                 await close()
 
@@ -47,11 +38,7 @@ class LogStream:
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
             async for chunk in self._rest:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def answer(api: Api, request: Request, namespace: str, name: str) -> LogStream:
@@ -67,13 +54,11 @@ async def answer(api: Api, request: Request, namespace: str, name: str) -> LogSt
         raise errors.bad_request(f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'
                                  if pod["spec"].get("nodeName") else f"pod {name} does not have a host assigned")
     opened: Any = backend.logs(
-        namespace, name, container, follow=request.flag("follow") if "follow" in request.query else False,
-        previous=request.flag("previous") if "previous" in request.query else False,
+        namespace, name, container, follow=request.flag("follow"), previous=request.flag("previous"),
         tail=request.number("tailLines"), since_seconds=request.number("sinceSeconds"),
-        timestamps=request.flag("timestamps") if "timestamps" in request.query else False,
-        limit_bytes=request.number("limitBytes"))
+        timestamps=request.flag("timestamps"), limit_bytes=request.number("limitBytes"))
     stream: AsyncIterator[bytes] = await opened if inspect.isawaitable(opened) else opened
-    if request.query.get("follow", "false") == "true":
+    if request.flag("follow"):
         return LogStream(b"", stream)                   # headers at once: the first line may take long
     return LogStream(await anext(stream, None), stream)     # an error before the first line is a Status
 

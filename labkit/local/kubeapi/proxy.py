@@ -22,7 +22,7 @@ from labkit.local.client import ApiError, Obj
 from . import errors
 from .backend import NodeBackend
 from .kinds import Served
-from .request import Receive, Reply, Request, Send
+from .request import Receive, Reply, Request, Send, while_connected
 
 if TYPE_CHECKING:
     from .api import Api
@@ -232,16 +232,9 @@ class _Exchange:
         """Pass the answer on until it, or the client, ends."""
         headers = [(name, self._rewritten(value) if name == b"location" else value) for name, value in self._headers
                    if name not in _HOP_BY_HOP and not name.startswith(b"access-control-")]
-        gone = asyncio.ensure_future(_disconnected(receive))
-        pump = asyncio.ensure_future(self._pump(headers, send))
         try:
-            await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                await pump
+            await while_connected(self._pump(headers, send), receive)
         finally:
-            for task in (pump, gone):
-                task.cancel()
-            await asyncio.gather(pump, gone, return_exceptions=True)
             self._writer.close()
 
     async def _pump(self, headers: list[tuple[bytes, bytes]], send: Send) -> None:
@@ -275,8 +268,3 @@ class _Exchange:
                 or url.path.startswith(self._prefix):
             return location
         return urlunsplit(("", "", self._prefix + url.path, url.query, url.fragment)).encode()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

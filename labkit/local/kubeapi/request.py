@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -158,6 +159,25 @@ def decode(body: bytes, content_type: str) -> Any:
     if kind == protobuf.MEDIA_TYPE:
         return protobuf.decode(body)
     raise errors.unsupported_media_type(JSON_TYPES)
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client goes."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Do what answers a client, until it is done or the client goes."""
+    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
+    try:
+        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            await doing
+    finally:
+        for task in (doing, gone):
+            task.cancel()
+        await asyncio.gather(doing, gone, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)

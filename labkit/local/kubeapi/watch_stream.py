@@ -14,7 +14,7 @@ from labkit.local.client import EventType, Obj
 from . import errors
 from .kinds import Served
 from .lists import partial
-from .request import Receive, Request, Send
+from .request import Receive, Request, Send, disconnected
 from .selectors import predicate
 from .store import Entry, Event
 from .tables import table_for, wants_partial, wants_table
@@ -41,7 +41,7 @@ class Watch:
         self._shelf = api.machinery.store.shelf(kind.resource)
         self._table, self._partial = wants_table(request), wants_partial(request)
         self._table_started = False
-        self._bookmarks = request.flag("allowWatchBookmarks") if "allowWatchBookmarks" in query else False
+        self._bookmarks = request.flag("allowWatchBookmarks")
         self._seconds = float(request.number("timeoutSeconds") or random.uniform(1800, 3600))
         self._lines: deque[bytes] = deque()
         self._wake: asyncio.Future[None] | None = None
@@ -112,8 +112,7 @@ class Watch:
         self._rouse()
 
     async def _disconnected(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await disconnected(receive)
         self.end()
 
     def _rouse(self) -> None:
