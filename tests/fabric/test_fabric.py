@@ -236,16 +236,26 @@ def test_a_nodes_public_address_is_translated_both_ways(lab: Fabric) -> None:
     for public, node in zip(publics, nodes, strict=True):
         vnet.set_node_public(public, node.ip)
     lab.ensure_vnet("c1", "192.0.2.10")  # a second daemon keeps the translation
+    ns.ip(lab.internet, ["link set cl-alice mtu 1300"])     # of which a node hears in a report that is translated, too
     with listen(lab, nodes[1].netns, (nodes[1].ip, 80)) as server:
         for space, seen in ((alice.netns, alice.address), (nodes[0].netns, publics[0]), (caller.netns, "192.0.2.10")):
             with connect(lab, space, (publics[1], 80)) as client:
                 accepted, peer = server.accept()
                 with accepted:
                     assert peer[0] == seen
+                    accepted.settimeout(60)
                     accepted.sendall(b"x" * 100_000)
                     received = 0
                     while received < 100_000:
                         received += len(client.recv(65536))
+    ns.ip(lab.internet, ["link set cl-alice mtu 1500"])
+    for space in (alice.netns, nodes[0].netns, caller.netns):
+        with lab.socket_in(space, socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(60)
+            client.connect((publics[1], 9))
+            client.send(b"anybody there?")
+            with pytest.raises(ConnectionRefusedError):     # in time, for the report quotes what the client sent
+                client.recv(64)
     with listen(lab, alice.netns, ("0.0.0.0", 80)) as server, connect(lab, nodes[0].netns, (alice.address, 80)):
         accepted, peer = server.accept()
         accepted.close()

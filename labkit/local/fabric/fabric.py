@@ -11,10 +11,10 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from labkit.local.fabric import netns, survey, topology
+from labkit.local.fabric import netns, topology
 from labkit.local.paths import LabPaths
 
 _maps_lock = threading.Lock()  # nodes come side by side, and a router's maps are read before they are written
@@ -122,7 +122,10 @@ class Fabric:
                 uplink, topology.GATEWAY_MAC, "eth0", topology.mac_of(outbound_ip), router, topology.POD_MTU)])
         netns.ip(self.internet, topology.towards_leaf(uplink, outbound_ip))
         netns.ip(router, topology.router_uplink(outbound_ip))
-        netns.nft(router, topology.router_rules(outbound_ip) + topology.node_nat_rules(outbound_ip) + topology.FLOWS)
+        for rule in topology.around_itself(outbound_ip):
+            with contextlib.suppress(netns.NetworkError):    # it is so already
+                netns.ip(router, [rule])
+        netns.nft(router, topology.router_rules(outbound_ip) + topology.FLOWS)
         return Vnet(self._paths, cluster, outbound_ip)
 
     def socket_in(self, name: str, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM) -> socket.socket:
@@ -190,38 +193,6 @@ class Vnet:
         """Disconnect a pod."""
         _remove_leaf(self.pod_netns(uid))
 
-    def repair_node(self, node: NodeNet, pods: Sequence[PodNet]) -> list[str]:
-        """Put back what somebody took from a node's links, routes and neighbours, and say what that was, in words.
-
-        Args:
-            node: which.
-            pods: its pods'. One that has no way out at all gets its own back, too.
-        """
-        seen = survey.look(node.netns)
-        wanted = topology.node_uplink(node.index)
-        gone = []
-        for pod in pods:
-            links = topology.towards_leaf(pod.host_interface, pod.ip)
-            with contextlib.suppress(netns.NetworkError, OSError):         # the pod has gone, and all of it
-                if pod.host_interface not in seen.up | seen.down:
-                    mtu = topology.OVERLAY_MTU if pod.host_interface.startswith("cali") else topology.POD_MTU
-                    netns.ip(node.netns, [topology.add_link(
-                        pod.host_interface, topology.GATEWAY_MAC, "eth0", topology.mac_of(pod.ip), pod.netns, mtu)])
-                    netns.ip(node.netns, links)
-                    gone.append(f"link {pod.host_interface} was missing")
-                    netns.ip(pod.netns, topology.leaf(pod.ip))
-                elif survey.is_cut_off(survey.look(pod.netns)):
-                    netns.ip(pod.netns, topology.leaf(pod.ip))
-                    gone.append(f"default route of pod {pod.ip} was missing")
-                wanted += links
-        missing = survey.missing(seen, wanted)
-        if missing:
-            there = {name for _, name in netns.run_inside(node.netns, socket.if_nameindex)}
-            netns.ip(node.netns, topology.node_uplink(node.index) + [
-                command for pod in pods if pod.host_interface in there
-                for command in topology.towards_leaf(pod.host_interface, pod.ip)])
-        return gone + missing
-
     def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
         """Send what arrives for a public address to these nodes, spread by connection, or by the client's address.
 
@@ -246,19 +217,23 @@ class Vnet:
 
     def set_node_public(self, ip: str, node_ip: str) -> None:
         """Give a node a public address of its own; packets from outside keep the client's address."""
-        with _maps_lock:
-            known = netns.nft_map(self.netns, topology.NODE_PUBLICS)
-            kept = {public: node for public, node in known.items() if node != node_ip}
-            netns.nft(self.netns, topology.node_publics(kept | {ip: node_ip}))
+        self._translate(lambda known: {k: v for k, v in known.items() if v != node_ip} | {ip: node_ip})
         netns.ip(self._internet, [self._from_internet(ip)])
 
     def remove_node_public(self, ip: str) -> None:
         """Take a node's public address back."""
         with contextlib.suppress(netns.NetworkError):
             netns.ip(self._internet, [f"route del {ip}/32"])
+        self._translate(lambda known: {k: v for k, v in known.items() if k != ip})
+
+    def _translate(self, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Change which public address is which node's; connections by an address that was another's are forgotten."""
         with _maps_lock:
-            known = netns.nft_map(self.netns, topology.NODE_PUBLICS)
-            netns.nft(self.netns, topology.node_publics({k: v for k, v in known.items() if k != ip}))
+            before = netns.nft_map(self.netns, topology.NODE_PUBLICS)
+            after = change(before)
+            netns.nft(self.netns, topology.node_publics(after))
+        for public, _ in before.items() - after.items():
+            netns.forget(self.netns, public)
 
     def _from_internet(self, ip: str) -> str:
         """In the internet's namespace: a public address is behind this cluster's router."""

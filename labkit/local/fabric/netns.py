@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -136,6 +137,13 @@ def hang_up(name: str, ip: str) -> None:
     On a kernel built without CONFIG_INET_DIAG_DESTROY they end by themselves, later.
     """
     run_inside(name, lambda: _run(["ss", "-K", "src", ip], ""))
+
+
+def forget(name: str, ip: str) -> None:
+    """Take the connections that were translated from or to an address out of the namespace's tracking."""
+    for which in ("--orig-dst", "--reply-dst"):
+        with contextlib.suppress(NetworkError):    # there was none
+            run_inside(name, partial(_run, ["conntrack", "-D", which, ip], ""))
 
 
 def nft(name: str, script: str) -> None:

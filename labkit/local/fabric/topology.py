@@ -117,6 +117,16 @@ def router_uplink(outbound_ip: str) -> list[str]:
     ]
 
 
+def around_itself(outbound_ip: str) -> tuple[str, ...]:
+    """In the router, once: what a node answers to the outbound address goes out, and in again.
+
+    It is how a pod's connection to a node's public address comes back: what left by source NAT came in by the other,
+    and each of the two is undone on a way of its own. The rule has to come before the one for local addresses.
+    """
+    return (f"rule add pref 1 from {VNET} to {outbound_ip} lookup main",
+            "rule add pref 2 lookup local", "rule del pref 0 lookup local")
+
+
 def node_link(index: int) -> str:
     """The router's interface towards a node."""
     return f"node{index}"
@@ -179,30 +189,55 @@ def choice_by_client(ip: str, nodes: Sequence[int]) -> str:
             f"add {entry}")
 
 
-def router_rules(outbound_ip: str) -> str:
-    """The router's nftables: source NAT for what leaves the VNet, and nothing for the rest.
+NODE_PUBLICS = "ip labkit node_of"
+"""The router's map from nodes' public addresses to their own."""
+REPORTS = "destination-unreachable, time-exceeded, parameter-problem"
+"""ICMP's errors, which quote the packet that they are about."""
 
-    Only connections from the VNet to the outside are tracked. A frontend's traffic is not: its reply
-    may come from another node than its request went to. What a node sends back unchanged (a client's
-    packet for a frontend that the node does not serve) is dropped, or it would circle between the two.
+
+def router_rules(outbound_ip: str) -> str:
+    """The router's nftables: nodes' public addresses, one to one; source NAT for what else leaves; reports.
+
+    Loading them again keeps what the maps hold. Connections between the VNet and the outside are tracked, so what an
+    ICMP error quotes is translated too. A frontend's are not: its reply may come from another node than its request
+    went to. What a node sends back unchanged (a client's packet for a frontend that the node does not serve) is
+    dropped, or it would circle between the two, and so is what the internet sends for nobody. A node's report about a
+    frontend's packet leaves by the outbound address: nobody outside is to see the node's own.
     """
     return f"""
-table ip labkit
-delete table ip labkit
+table ip labkit {{
+  map node_of {{ type ipv4_addr : ipv4_addr; }}
+  map public_of {{ type ipv4_addr : ipv4_addr; }}
+  set publics {{ type ipv4_addr; }}
+  chain reports {{ }}
+  chain untracked {{ type filter hook prerouting priority raw; }}
+  chain inbound {{ type nat hook prerouting priority dstnat; }}
+  chain returned {{ type filter hook forward priority filter; }}
+  chain outbound {{ type nat hook postrouting priority srcnat; }}
+}}
+flush chain ip labkit untracked
+flush chain ip labkit inbound
+flush chain ip labkit returned
+flush chain ip labkit outbound
 table ip labkit {{
   chain untracked {{
-    type filter hook prerouting priority raw;
     ip saddr {VNET} ip daddr != {VNET} accept
     ip daddr {outbound_ip} accept
+    iifname "eth0" ip daddr @publics accept
+    iifname "eth0" icmp type {{ {REPORTS} }} ip daddr != {VNET} goto reports
     notrack
   }}
+  chain inbound {{
+    iifname "eth0" dnat to ip daddr map @node_of
+  }}
   chain returned {{
-    type filter hook forward priority filter;
     ct state established accept
+    iifname "eth0" oifname "eth0" drop
     ip saddr != {VNET} iifname "node*" oifname "node*" drop
+    ct state invalid icmp type {{ {REPORTS} }} ip saddr {VNET} oifname "eth0" ip saddr set {outbound_ip}
   }}
   chain outbound {{
-    type nat hook postrouting priority srcnat;
+    ip saddr {VNET} oifname "eth0" snat to ip saddr map @public_of
     ip saddr {VNET} oifname "eth0" snat to {outbound_ip}
   }}
 }}
@@ -253,38 +288,6 @@ def remembered_route(index: int) -> tuple[list[str], list[str], str]:
     return [rule], commands, f'add element ip labkit_flows marks {{ "{link}" : {mark} }}\n'
 
 
-REPORTS = "destination-unreachable, time-exceeded, parameter-problem"
-"""ICMP's errors, which quote the packet that they are about."""
-NODE_PUBLICS = "ip labkit_nodes node_of"
-"""The router's map from nodes' public addresses to their own."""
-
-
-def node_nat_rules(outbound_ip: str) -> str:
-    """The router's second table: nodes' public addresses, one to one and without state; and reports to frontends.
-
-    It has a table of its own so that loading it again keeps what the maps hold. Only what comes from the
-    internet is led to a node: what a pod sends to a node's public address goes out first, as in Azure.
-    """
-    return f"""
-table ip labkit_nodes {{
-  map node_of {{ type ipv4_addr : ipv4_addr; }}
-  map public_of {{ type ipv4_addr : ipv4_addr; }}
-  chain reports {{ }}
-  chain translate {{
-    type filter hook prerouting priority raw - 1;
-  }}
-}}
-flush chain ip labkit_nodes translate
-table ip labkit_nodes {{
-  chain translate {{
-    iifname "eth0" ip daddr set ip daddr map @node_of
-    iifname "eth0" icmp type {{ {REPORTS} }} ip daddr != {{ {VNET}, {outbound_ip} }} goto reports
-    iifname "node*" ip daddr != {{ {VNET}, {AZURE_RESOLVER} }} ip saddr set ip saddr map @public_of
-  }}
-}}
-"""
-
-
 def reports_to(links: Mapping[str, str]) -> str:
     """Who gets an ICMP error that somebody outside has about a frontend's connection: every node.
 
@@ -294,20 +297,21 @@ def reports_to(links: Mapping[str, str]) -> str:
     Args:
         links: node address to the router's interface towards it.
     """
-    copies = "".join(f'add rule ip labkit_nodes reports dup to {ip} device "{link}"\n' for ip, link in links.items())
-    return f"flush chain ip labkit_nodes reports\n{copies}" + "add rule ip labkit_nodes reports drop\n" * bool(links)
+    copies = "".join(f'add rule ip labkit reports dup to {ip} device "{link}"\n' for ip, link in links.items())
+    return f"flush chain ip labkit reports\n{copies}" + "add rule ip labkit reports drop\n" * bool(links)
 
 
 def node_publics(addresses: Mapping[str, str]) -> str:
-    """Fill both maps, in one transaction.
+    """Fill the maps, in one transaction.
 
     Args:
         addresses: public address to node address.
     """
-    script = "flush map ip labkit_nodes node_of\nflush map ip labkit_nodes public_of\n"
+    script = "flush map ip labkit node_of\nflush map ip labkit public_of\nflush set ip labkit publics\n"
     if addresses:
         inward = ", ".join(f"{public} : {node}" for public, node in addresses.items())
         outward = ", ".join(f"{node} : {public}" for public, node in addresses.items())
-        script += f"add element ip labkit_nodes node_of {{ {inward} }}\n"
-        script += f"add element ip labkit_nodes public_of {{ {outward} }}\n"
+        script += f"add element ip labkit node_of {{ {inward} }}\n"
+        script += f"add element ip labkit public_of {{ {outward} }}\n"
+        script += f"add element ip labkit publics {{ {', '.join(addresses)} }}\n"
     return script
