@@ -62,7 +62,9 @@ class NamespaceStrategy(Strategy):
 
 
 class NodeStrategy(Strategy):
-    """A kubelet registers its node together with the status."""
+    """A kubelet registers its node together with the status, and writes labels and annotations with it."""
+
+    STATUS_METADATA = ("managedFields", "labels", "annotations")
 
     def default(self, kind: Kind, obj: Obj) -> None:
         """A node always has a spec."""
@@ -70,15 +72,6 @@ class NodeStrategy(Strategy):
 
     def prepare_create(self, kind: Kind, obj: Obj) -> None:
         """Keep the status."""
-
-    def separate(self, kind: Kind, new: Obj, old: Obj, sub: str | None) -> Obj:
-        """A kubelet's status update carries labels and annotations too."""
-        out = super().separate(kind, new, old, sub)
-        if sub == "status":
-            for key in ("labels", "annotations"):
-                if key in new["metadata"]:
-                    out["metadata"][key] = new["metadata"][key]
-        return out
 
 
 ACCOUNT_TOKEN = "kubernetes.io/service-account-token"

@@ -122,6 +122,11 @@ def deployment(spec: Obj) -> None:
         _default(strategy.setdefault("rollingUpdate", {}), maxSurge="25%", maxUnavailable="25%")
 
 
+def replica_set(spec: Obj) -> None:
+    """A replica set's spec, or a replication controller's."""
+    _default(spec, replicas=1)
+
+
 def daemon_set(spec: Obj, minor: int) -> None:
     """A daemon set's spec."""
     _default(spec, revisionHistoryLimit=10)

@@ -50,6 +50,12 @@ def conflict(kind: Kind, name: str, why: str = MODIFIED) -> ApiError:
                     details(kind, name))
 
 
+def precondition(kind: Kind, name: str, what: str, asked: str, current: str) -> ApiError:
+    """409 of a write that was meant for another object or version, by its "UID" or "ResourceVersion"."""
+    return conflict(kind, name, f"Precondition failed: {what} in precondition: {asked}, {what} in object meta:"
+                    f" {current}")
+
+
 def forbidden(kind: Kind, name: str, why: str) -> ApiError:
     """403."""
     return ApiError(403, "Forbidden", f'{kind.resource} "{name}" is forbidden: {why}', details(kind, name))
@@ -96,13 +102,7 @@ class FieldError:
 
 def go_value(value: Any) -> str:
     """A value as Go's field.Error prints it."""
-    if value is None:
-        return "null"
-    if isinstance(value, dict | list):
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def go_print(value: Any) -> str:
@@ -151,11 +151,8 @@ def invalid(kind: Kind, name: str, errors: Sequence[FieldError]) -> ApiError:
     """422 with one cause for each field."""
     texts = [str(e) for e in errors]
     text = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
-    about: Obj = {"name": name} if name else {}
-    if kind.group:
-        about["group"] = kind.group
-    about["kind"] = kind.kind
-    about["causes"] = [{"reason": e.reason, "message": e.message, "field": e.field} for e in errors]
+    about = {**details(kind, name), "kind": kind.kind,
+             "causes": [{"reason": e.reason, "message": e.message, "field": e.field} for e in errors]}
     return ApiError(422, "Invalid", f'{kind.group_kind} "{name}" is invalid: {text}', about)
 
 

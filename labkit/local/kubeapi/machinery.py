@@ -174,8 +174,7 @@ class Machinery:
         if (rv := m.get("resourceVersion")) and rv != was["resourceVersion"]:
             raise errors.conflict(kind, name)
         if (uid := m.get("uid")) and uid != was["uid"]:
-            raise errors.conflict(kind, name, f"Precondition failed: UID in precondition: {uid}, UID in object meta:"
-                                  f" {was['uid']}")
+            raise errors.precondition(kind, name, "UID", uid, was["uid"])
         for key in ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp",
                     "deletionGracePeriodSeconds", "generation", "resourceVersion", "generateName"):
             if key in was:
@@ -216,12 +215,9 @@ class Machinery:
         old = self.entry(kind, namespace, name)
         was = old.obj["metadata"]
         if options.uid and options.uid != was["uid"]:
-            raise errors.conflict(kind, name, f"Precondition failed: UID in precondition: {options.uid}, UID in object"
-                                  f" meta: {was['uid']}")
+            raise errors.precondition(kind, name, "UID", options.uid, was["uid"])
         if options.resource_version and options.resource_version != was["resourceVersion"]:
-            raise errors.conflict(kind, name, "Precondition failed: ResourceVersion in precondition:"
-                                  f" {options.resource_version}, ResourceVersion in object meta:"
-                                  f" {was['resourceVersion']}")
+            raise errors.precondition(kind, name, "ResourceVersion", options.resource_version, was["resourceVersion"])
         strategy = self.strategy(kind)
         strategy.check_delete(kind, old.obj)
         grace = strategy.grace_period(old.obj, options.grace_period)

@@ -55,35 +55,35 @@ def is_label(text: str) -> bool:
     return len(text) <= 63 and _LABEL.fullmatch(text) is not None
 
 
-def name_errors(kind: Kind, name: str, field: str = "metadata.name") -> list[FieldError]:
+def name_errors(kind: Kind, name: str) -> list[FieldError]:
     """What is wrong with an object's name."""
     if kind.group == "rbac.authorization.k8s.io" or kind.resource == "apiservices.apiregistration.k8s.io":
         if name in (".", "..") or "/" in name or "%" in name:
-            return [bad_value(field, name, "may not contain '/' or '%'")]
+            return [bad_value("metadata.name", name, "may not contain '/' or '%'")]
         return []
     if kind.resource == "services":
-        return _check(name, _LABEL_1035, 63, LABEL_1035_RULE, field)
+        return _check(name, _LABEL_1035, 63, LABEL_1035_RULE)
     if kind.resource == "namespaces":
-        return _check(name, _LABEL, 63, LABEL_RULE, field)
-    return _check(name, _SUBDOMAIN, 253, SUBDOMAIN_RULE, field)
+        return _check(name, _LABEL, 63, LABEL_RULE)
+    return _check(name, _SUBDOMAIN, 253, SUBDOMAIN_RULE)
 
 
-def _check(name: str, pattern: re.Pattern[str], longest: int, rule: str, field: str) -> list[FieldError]:
+def _check(name: str, pattern: re.Pattern[str], longest: int, rule: str) -> list[FieldError]:
     out = []
     if len(name) > longest:
-        out.append(bad_value(field, name, f"must be no more than {longest} characters"))
+        out.append(bad_value("metadata.name", name, f"must be no more than {longest} characters"))
     if pattern.fullmatch(name) is None:
-        out.append(bad_value(field, name, rule))
+        out.append(bad_value("metadata.name", name, rule))
     return out
 
 
-def label_errors(labels: dict[str, str] | None, field: str = "metadata.labels") -> list[FieldError]:
+def label_errors(labels: dict[str, str]) -> list[FieldError]:
     """What is wrong with labels."""
     out = []
-    for key, value in (labels or {}).items():
-        out += key_errors(key, field)
+    for key, value in labels.items():
+        out += key_errors(key, "metadata.labels")
         if not isinstance(value, str) or (value and (len(value) > 63 or not _QUALIFIED.fullmatch(value))):
-            out.append(bad_value(field, value, _VALUE_RULE))
+            out.append(bad_value("metadata.labels", value, _VALUE_RULE))
     return out
 
 
@@ -100,9 +100,7 @@ def meta_errors(kind: Kind, meta: Obj) -> list[FieldError]:
     name = meta.get("name") or ""
     if not name:
         return [required("metadata.name", "name or generateName is required")]
-    out = name_errors(kind, name)
-    if meta.get("labels"):
-        out += label_errors(meta["labels"])
+    out = name_errors(kind, name) + label_errors(meta.get("labels") or {})
     for key, value in (meta.get("annotations") or {}).items():
         out += key_errors(key.lower(), "metadata.annotations")
         if not isinstance(value, str):

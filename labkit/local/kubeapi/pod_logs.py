@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit.local.client import ApiError, Obj
 
@@ -53,11 +52,10 @@ async def answer(api: Api, request: Request, namespace: str, name: str) -> LogSt
     if backend is None or not pod["spec"].get("nodeName"):
         raise errors.bad_request(f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'
                                  if pod["spec"].get("nodeName") else f"pod {name} does not have a host assigned")
-    opened: Any = backend.logs(
+    stream = await backend.logs(
         namespace, name, container, follow=request.flag("follow"), previous=request.flag("previous"),
         tail=request.number("tailLines"), since_seconds=request.number("sinceSeconds"),
         timestamps=request.flag("timestamps"), limit_bytes=request.number("limitBytes"))
-    stream: AsyncIterator[bytes] = await opened if inspect.isawaitable(opened) else opened
     if request.flag("follow"):
         return LogStream(b"", stream)                   # headers at once: the first line may take long
     return LogStream(await anext(stream, None), stream)     # an error before the first line is a Status

@@ -29,6 +29,8 @@ _TOLERATED = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 class PodStrategy(Strategy):
     """A pod's specification is fixed once it is created; its deletion waits for the kubelet."""
 
+    STATUS_METADATA = ("managedFields", "labels", "annotations")
+
     def default(self, kind: Kind, obj: Obj) -> None:
         """Kubernetes' defaults, and those of its default admission plug-ins."""
         spec = obj.setdefault("spec", {})
@@ -86,7 +88,7 @@ class PodStrategy(Strategy):
         spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
 
     def separate(self, kind: Kind, new: Obj, old: Obj, sub: str | None) -> Obj:
-        """A kubelet's status update carries labels and annotations too."""
+        """A binding changes what it likes; who debugs a pod adds containers and nothing else."""
         if sub == "binding":
             return new
         if sub == "ephemeralcontainers":
@@ -95,12 +97,7 @@ class PodStrategy(Strategy):
                 defaults.container(container)
             return {**old, "metadata": {**old["metadata"], "managedFields": new["metadata"].get("managedFields")},
                     "spec": spec}
-        out = super().separate(kind, new, old, sub)
-        if sub == "status":
-            for key in ("labels", "annotations"):
-                if key in new["metadata"]:
-                    out["metadata"][key] = new["metadata"][key]
-        return out
+        return super().separate(kind, new, old, sub)
 
     def validate(self, kind: Kind, new: Obj, old: Obj | None, sub: str | None = None) -> list[FieldError]:
         """A new pod's specification, or that a change keeps to what may change."""
@@ -130,10 +127,9 @@ class PodStrategy(Strategy):
 
 def _change_errors(new: Obj, old: Obj) -> list[FieldError]:
     masked = dict(new)
-    for key in ("activeDeadlineSeconds",):
-        masked.pop(key, None)
-        if key in old:
-            masked[key] = old[key]
+    masked.pop("activeDeadlineSeconds", None)
+    if "activeDeadlineSeconds" in old:
+        masked["activeDeadlineSeconds"] = old["activeDeadlineSeconds"]
     if [t for t in old.get("tolerations") or () if t not in (new.get("tolerations") or ())] == []:
         masked["tolerations"] = old.get("tolerations", [])
     for key in ("containers", "initContainers"):

@@ -7,7 +7,7 @@ delete: check_delete, grace_period, prepare_delete, (write), stored or removed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from labkit.local.client import Obj
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 class Strategy:
     """The rules of a kind that has none of its own: plain data."""
+
+    STATUS_METADATA: ClassVar[tuple[str, ...]] = ("managedFields",)
+    """What of an object's metadata a write of its status may change too."""
 
     def __init__(self, machinery: Machinery) -> None:
         self.api = machinery
@@ -38,7 +41,8 @@ class Strategy:
     def separate(self, kind: Kind, new: Obj, old: Obj, sub: str | None) -> Obj:
         """The object that an update through `sub` means: each endpoint writes its own part."""
         if sub == "status":
-            out = {**old, "metadata": {**old["metadata"], **_status_metadata(new)}}
+            given = {k: v for k, v in new["metadata"].items() if k in self.STATUS_METADATA}
+            out = {**old, "metadata": {**old["metadata"], **given}}
             if "status" in new:
                 out["status"] = new["status"]
             else:
@@ -80,11 +84,6 @@ class Strategy:
     def may_go(self, obj: Obj) -> bool:
         """Whether an object without finalizers that is to be deleted can go now."""
         return True
-
-
-def _status_metadata(new: Obj) -> Obj:
-    """Metadata that a write of the status may change too."""
-    return {k: v for k, v in new["metadata"].items() if k == "managedFields"}
 
 
 def strategies_for(machinery: Machinery) -> dict[str, Strategy]:

@@ -25,14 +25,7 @@ def pod_spec_errors(spec: Obj, at: str, *, template: str | None = None) -> list[
     out: list[FieldError] = []
     volumes: set[str] = set()
     for i, volume in enumerate(spec.get("volumes") or ()):
-        name = volume.get("name") or ""
-        if not name:
-            out.append(errors.required(f"{at}.volumes[{i}].name"))
-        elif not is_label(name):
-            out.append(errors.bad_value(f"{at}.volumes[{i}].name", name, LABEL_RULE))
-        elif name in volumes:
-            out.append(errors.duplicate(f"{at}.volumes[{i}].name", name))
-        volumes.add(name)
+        out += _name_errors(volume.get("name") or "", volumes, f"{at}.volumes[{i}].name")
     names: set[str] = set()
     for key in ("initContainers", "containers"):
         for i, one in enumerate(spec.get(key) or ()):
@@ -61,15 +54,7 @@ def pod_spec_errors(spec: Obj, at: str, *, template: str | None = None) -> list[
 
 
 def _container_errors(c: Obj, at: str, names: set[str], volumes: set[str]) -> list[FieldError]:
-    out: list[FieldError] = []
-    name = c.get("name") or ""
-    if not name:
-        out.append(errors.required(f"{at}.name"))
-    elif not is_label(name):
-        out.append(errors.bad_value(f"{at}.name", name, LABEL_RULE))
-    elif name in names:
-        out.append(errors.duplicate(f"{at}.name", name))
-    names.add(name)
+    out = _name_errors(c.get("name") or "", names, f"{at}.name")
     if not c.get("image"):
         out.append(errors.required(f"{at}.image"))
     elif c["image"] != str(c["image"]).strip():
@@ -115,6 +100,17 @@ def _container_errors(c: Obj, at: str, names: set[str], volumes: set[str]) -> li
                                          f" '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
                                          f" ({at}.resources.{which}.{key})")
     return out
+
+
+def _name_errors(name: str, taken: set[str], at: str) -> list[FieldError]:
+    """A name within a list, which is taken from now on."""
+    known = name in taken
+    taken.add(name)
+    if not name:
+        return [errors.required(at)]
+    if not is_label(name):
+        return [errors.bad_value(at, name, LABEL_RULE)]
+    return [errors.duplicate(at, name)] if known else []
 
 
 def port_name_errors(name: str, at: str) -> list[FieldError]:
@@ -178,13 +174,8 @@ def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
     for i, port in enumerate(ports):
         at = f"spec.ports[{i}]"
         name = port.get("name") or ""
-        if len(ports) > 1 and not name:
-            out.append(errors.required(f"{at}.name"))
-        elif name and not is_label(name):
-            out.append(errors.bad_value(f"{at}.name", name, LABEL_RULE))
-        elif name and name in names:
-            out.append(errors.duplicate(f"{at}.name", name))
-        names.add(name)
+        if name or len(ports) > 1:
+            out += _name_errors(name, names, f"{at}.name")
         if not is_port(port.get("port")):
             out.append(errors.bad_value(f"{at}.port", port.get("port", 0), PORT_RANGE))
         target = port.get("targetPort")
@@ -235,23 +226,22 @@ def service_errors(spec: Obj, old: Obj | None) -> list[FieldError]:
     return out
 
 
-def template_errors(obj: Obj, *, restart: str = "Always", selector: bool = True) -> list[FieldError]:
+def template_errors(obj: Obj, *, restart: str = "Always") -> list[FieldError]:
     """What deployments, replica sets, daemon sets, stateful sets and jobs have in common."""
     out: list[FieldError] = []
     spec = obj.get("spec") or {}
     template = spec.get("template") or {}
     labels = (template.get("metadata") or {}).get("labels") or {}
     wanted = spec.get("selector")
-    if selector:
-        if not wanted:
-            out.append(errors.required("spec.selector"))
-        elif not (wanted.get("matchLabels") or wanted.get("matchExpressions")):
-            out.append(FieldError("FieldValueInvalid", "spec.selector", "Invalid value: v1.LabelSelector{MatchLabels:"
-                                  "map[string]string(nil), MatchExpressions:[]v1.LabelSelectorRequirement(nil)}:"
-                                  f" empty selector is invalid for {obj['kind'].lower()}"))
-        elif not selects(wanted, labels):
-            out.append(FieldError("FieldValueInvalid", "spec.template.metadata.labels",
-                                  f"Invalid value: {go_map(labels)}: `selector` does not match template `labels`"))
+    if not wanted:
+        out.append(errors.required("spec.selector"))
+    elif not (wanted.get("matchLabels") or wanted.get("matchExpressions")):
+        out.append(FieldError("FieldValueInvalid", "spec.selector", "Invalid value: v1.LabelSelector{MatchLabels:"
+                              "map[string]string(nil), MatchExpressions:[]v1.LabelSelectorRequirement(nil)}:"
+                              f" empty selector is invalid for {obj['kind'].lower()}"))
+    elif not selects(wanted, labels):
+        out.append(FieldError("FieldValueInvalid", "spec.template.metadata.labels",
+                              f"Invalid value: {go_map(labels)}: `selector` does not match template `labels`"))
     out += pod_spec_errors(template.get("spec") or {}, "spec.template.spec", template=restart)
     if isinstance(replicas := spec.get("replicas"), int) and replicas < 0:
         out.append(errors.bad_value("spec.replicas", replicas, "must be greater than or equal to 0"))

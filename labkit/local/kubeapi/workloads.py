@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _HIGHEST_PRIORITY = 1_000_000_000
 
 
-class WorkloadStrategy(Strategy):
-    """A controller of pods: a selector that stays and a template.
+class SpecDefaults(Strategy):
+    """A kind whose spec has defaults.
 
     Args:
         machinery: the API.
-        fill: sets the defaults of the kind's spec.
+        fill: sets them.
     """
 
     def __init__(self, machinery: Machinery, fill: Callable[[Obj], None]) -> None:
@@ -33,10 +33,18 @@ class WorkloadStrategy(Strategy):
         self._fill = fill
 
     def default(self, kind: Kind, obj: Obj) -> None:
-        """The spec's defaults and its pod template's."""
-        spec = obj.setdefault("spec", {})
-        if isinstance(spec, dict):
+        """The defaults."""
+        if isinstance(spec := obj.setdefault("spec", {}), dict):
             self._fill(spec)
+
+
+class WorkloadStrategy(SpecDefaults):
+    """A controller of pods: a selector that stays and a template."""
+
+    def default(self, kind: Kind, obj: Obj) -> None:
+        """The spec's defaults and its pod template's."""
+        super().default(kind, obj)
+        if isinstance(spec := obj["spec"], dict):
             template = spec.setdefault("template", {})
             template.setdefault("metadata", {}).setdefault("creationTimestamp", None)
             defaults.pod_spec(template.setdefault("spec", {}))
@@ -121,19 +129,6 @@ class JobStrategy(WorkloadStrategy):
         return out
 
 
-class SpecDefaults(Strategy):
-    """A kind that only has defaults."""
-
-    def __init__(self, machinery: Machinery, fill: Callable[[Obj], None]) -> None:
-        super().__init__(machinery)
-        self._fill = fill
-
-    def default(self, kind: Kind, obj: Obj) -> None:
-        """The defaults."""
-        if isinstance(spec := obj.setdefault("spec", {}), dict):
-            self._fill(spec)
-
-
 class EndpointsStrategy(Strategy):
     """Endpoints and slices: TCP unless said otherwise."""
 
@@ -206,8 +201,8 @@ class RbacStrategy(Strategy):
             return [e for i, rule in enumerate(new.get("rules") or ()) for e in rule_errors(rule, f"rules[{i}]")]
         if old and new.get("roleRef") != old.get("roleRef"):
             ref = new.get("roleRef") or {}
-            shown = ", ".join(f'{k[0].upper() + k[1:].replace("Group", "Group")}:"{ref.get(k, "")}"'
-                              for k in ("apiGroup", "kind", "name")).replace("ApiGroup", "APIGroup")
+            shown = ", ".join(f'{shown}:"{ref.get(key, "")}"' for key, shown in (
+                ("apiGroup", "APIGroup"), ("kind", "Kind"), ("name", "Name")))
             return [FieldError("FieldValueInvalid", "roleRef",
                                f"Invalid value: rbac.RoleRef{{{shown}}}: cannot change roleRef")]
         return []
@@ -256,9 +251,8 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
     rbac_group = "rbac.authorization.k8s.io"
     return {
         "deployments.apps": WorkloadStrategy(machinery, defaults.deployment),
-        "replicasets.apps": WorkloadStrategy(machinery, lambda spec: spec.setdefault("replicas", 1) and None),
-        "replicationcontrollers": ReplicationControllerStrategy(
-            machinery, lambda spec: spec.setdefault("replicas", 1) and None),
+        "replicasets.apps": WorkloadStrategy(machinery, defaults.replica_set),
+        "replicationcontrollers": ReplicationControllerStrategy(machinery, defaults.replica_set),
         "daemonsets.apps": WorkloadStrategy(machinery, lambda spec: defaults.daemon_set(spec, minor)),
         "statefulsets.apps": WorkloadStrategy(machinery, defaults.stateful_set),
         "jobs.batch": JobStrategy(machinery, lambda spec: defaults.job(spec, minor)),
