@@ -14,10 +14,11 @@ from .auth import Authenticate, ServiceAccountTokens, User
 from .backend import NodeBackend
 from .http import HttpSurface
 from .kinds import Kind, Served
+from .lists import matching
 from .machinery import DeleteOptions, Machinery
 from .metrics import Metrics
 from .openapi import Documents
-from .selectors import exact_name, predicate
+from .selectors import predicate
 from .store import Event
 from .watching import Deliveries, LocalSubscription, seen_through
 from .wire import add_builtin_versions
@@ -97,13 +98,8 @@ class Api:
              field_selector: str | None = None) -> list[Obj]:
         """Read all objects, of one namespace or of all."""
         kind, _ = self._kind(resource)
-        matches = predicate(label_selector, field_selector, kind.fields)
-        shelf = self.machinery.store.shelf(kind.resource)
-        if namespace and (name := exact_name(field_selector, kind.fields)):
-            found = shelf.find(namespace, name)
-            return [found.obj] if found and matches and matches(found.obj) else []
-        where = (namespace or None) if kind.namespaced else None
-        return [e.obj for _, e in shelf.entries(where) if matches is None or matches(e.obj)]
+        found = matching(self.machinery.store, kind, namespace or "", label_selector, field_selector)
+        return [entry.obj for _, entry in found]
 
     def create(self, resource: str, obj: Obj, namespace: str | None = None) -> Obj:
         """Create an object; its metadata.namespace serves where `namespace` is None."""

@@ -14,6 +14,7 @@ from labkit.local.client import ApiError, Obj
 from . import errors
 from .kinds import Served
 from .models import Field, Model, class_of, model
+from .schema import prune
 
 _GO_TYPES = {"string": "string", "integer": "int32", "number": "float64", "boolean": "bool", "time": "string",
              "bytes": "[]uint8"}
@@ -48,14 +49,11 @@ def settle(served: Served, obj: Obj) -> list[str]:
     """
     if served.kind.crd is not None:
         schema = served.kind.crd["schemas"].get(served.version)
-        dropped: list[str] = []
-        if schema is not None:
-            _unknown(schema, obj, "", dropped)
-        return dropped
+        return [] if schema is None else prune(schema, obj)
     name = class_of(served.group, served.version, served.kind.kind)
     if name is None:
         return []
-    dropped = []
+    dropped: list[str] = []
     try:
         _object(model(name), obj, "", dropped)
     except WrongTypeError as error:
@@ -156,25 +154,3 @@ def _wrong(value: Any, holder: Model, at: str, wanted: str) -> WrongTypeError:
     """In the words of Go's decoder."""
     where = ".".join(part.partition("[")[0] for part in at.split("."))
     return WrongTypeError(value, f"{holder.short}.{where}", wanted)
-
-
-def _unknown(schema: Obj, value: Any, at: str, found: list[str]) -> None:
-    """What a custom kind's schema does not know; its strategy drops it."""
-    if isinstance(value, list):
-        for i, one in enumerate(value):
-            _unknown(schema.get("items") or {}, one, f"{at}[{i}]", found)
-        return
-    if not isinstance(value, dict):
-        return
-    known, extra = schema.get("properties") or {}, schema.get("additionalProperties")
-    for key, one in value.items():
-        path = f"{at}.{key}" if at else key
-        if not at and key in ("apiVersion", "kind", "metadata"):
-            continue
-        if key in known:
-            if not known[key].get("x-kubernetes-embedded-resource"):
-                _unknown(known[key], one, path, found)
-        elif isinstance(extra, dict):
-            _unknown(extra, one, path, found)
-        elif not (extra or schema.get("x-kubernetes-preserve-unknown-fields")):
-            found.append(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import orjson
@@ -10,41 +11,44 @@ import orjson
 from labkit.local.client import ApiError, Obj
 
 from . import errors
-from .kinds import Served
+from .kinds import Kind, Served
 from .machinery import DeleteOptions
 from .request import Reply, Request, json_reply
 from .selectors import exact_name, predicate
-from .store import Entry
+from .store import Entry, Store
 from .tables import table_for, wants_partial, wants_table
 
 if TYPE_CHECKING:
     from .api import Api
 
 
+def matching(store: Store, kind: Kind, namespace: str, labels: str | None,
+             fields: str | None) -> Iterator[tuple[tuple[str, str], Entry]]:
+    """What selectors select, in order, of one namespace or of all; one that names an object does not scan for it."""
+    matches = predicate(labels, fields, kind.fields)
+    shelf, where = store.shelf(kind.resource), namespace if kind.namespaced else ""
+    entries: Iterable[tuple[tuple[str, str], Entry]] = shelf.entries(where or None)
+    if (name := exact_name(fields, kind.fields)) and (where or not kind.namespaced):
+        entries = [((where, name), found)] if (found := shelf.find(where, name)) else []
+    return ((key, entry) for key, entry in entries if matches is None or matches(entry.obj))
+
+
 def select(api: Api, served: Served, namespace: str, request: Request) -> tuple[list[Entry], Obj]:
     """The entries that a list request asks for, and the list's metadata."""
-    kind = served.kind
     store = api.machinery.store
     labels, fields = request.query.get("labelSelector"), request.query.get("fieldSelector")
-    matches = predicate(labels, fields, kind.fields)
     metadata: Obj = {"resourceVersion": str(store.rv)}
-    shelf = store.shelf(kind.resource)
-    if (name := exact_name(fields, kind.fields)) and (namespace or not kind.namespaced):
-        found = shelf.find(namespace if kind.namespaced else "", name)
-        return ([found] if found and matches and matches(found.obj) else []), metadata
-    entries = shelf.entries((namespace or None) if kind.namespaced else None)
+    entries = matching(store, served.kind, namespace, labels, fields)
     limit, after = request.number("limit") or 0, _after(request.query.get("continue", ""))
-    if not limit and after is None:
-        return [e for _, e in entries if matches is None or matches(e.obj)], metadata
     out: list[Entry] = []
     last: tuple[str, str] | None = None
     left = 0
     for key, entry in entries:
-        if (after is not None and key <= after) or (matches is not None and not matches(entry.obj)):
+        if after is not None and key <= after:
             continue
         if limit and len(out) == limit:
             left += 1
-            if matches is not None:
+            if labels or fields:            # how many more there are is told of whole lists alone
                 break
             continue
         out.append(entry)
@@ -52,7 +56,7 @@ def select(api: Api, served: Served, namespace: str, request: Request) -> tuple[
     if left and last:
         metadata["continue"] = base64.urlsafe_b64encode(
             orjson.dumps({"v": "meta.k8s.io/v1", "rv": store.rv, "start": last})).decode()
-        if matches is None:
+        if not (labels or fields):
             metadata["remainingItemCount"] = left
     return out, metadata
 
@@ -79,6 +83,10 @@ def list_reply(api: Api, served: Served, namespace: str, request: Request) -> Re
                            "items": [partial(e.obj) for e in entries]})
     raws = [e.raw for e in entries] if served.to_wire is None else \
         [orjson.dumps(served.to_wire(e.obj)) for e in entries]
+    return _list_of(served, metadata, raws)
+
+
+def _list_of(served: Served, metadata: Obj, raws: Iterable[bytes]) -> Reply:
     return Reply(200, b'{"kind":"%bList","apiVersion":"%b","metadata":%b,"items":[%b]}' % (
         served.kind.kind.encode(), served.api_version.encode(), orjson.dumps(metadata), b",".join(raws)))
 
@@ -100,6 +108,4 @@ def delete_collection(api: Api, served: Served, namespace: str, request: Request
         except ApiError as error:
             if error.code != 404:
                 raise
-    return Reply(200, b'{"kind":"%bList","apiVersion":"%b","metadata":%b,"items":[%b]}' % (
-        served.kind.kind.encode(), served.api_version.encode(), orjson.dumps(metadata),
-        b",".join(e.raw for e in entries)))
+    return _list_of(served, metadata, (e.raw for e in entries))

@@ -16,26 +16,27 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _META = ("apiVersion", "kind", "metadata")
 
 
-def prune(schema: Obj, value: Any, *, root: bool = True) -> None:
-    """Remove fields that the schema does not know, in place."""
+def prune(schema: Obj, value: Any, at: str = "", *, root: bool = True) -> list[str]:
+    """Remove fields that the schema does not know, in place; the paths of what was removed."""
+    gone: list[str] = []
     if isinstance(value, list):
-        for one in value:
-            prune(schema.get("items") or {}, one, root=False)
-        return
+        for i, one in enumerate(value):
+            gone += prune(schema.get("items") or {}, one, f"{at}[{i}]", root=False)
     if not isinstance(value, dict):
-        return
-    known = schema.get("properties") or {}
-    extra = schema.get("additionalProperties")
-    keep = schema.get("x-kubernetes-preserve-unknown-fields") or (extra and extra is not True) or extra is True
+        return gone
+    known, extra = schema.get("properties") or {}, schema.get("additionalProperties")
     for key in list(value):
+        path = f"{at}.{key}" if at else key
         if root and key in _META:
             continue
         if key in known:
-            prune(known[key], value[key], root=bool(known[key].get("x-kubernetes-embedded-resource")))
+            gone += prune(known[key], value[key], path, root=bool(known[key].get("x-kubernetes-embedded-resource")))
         elif isinstance(extra, dict):
-            prune(extra, value[key], root=False)
-        elif not keep:
+            gone += prune(extra, value[key], path, root=False)
+        elif not (extra or schema.get("x-kubernetes-preserve-unknown-fields")):
+            gone.append(path)
             del value[key]
+    return gone
 
 
 def apply_defaults(schema: Obj, value: Any) -> None:
