@@ -54,13 +54,13 @@ def answer(api: Api, request: Request, parts: list[str]) -> Any:
         case []:
             return _read(request, {"paths": _paths(api)})
         case ["api"]:
-            if "g=apidiscovery.k8s.io" in request.header(b"accept") and _aggregated_version(request):
-                return _aggregated(api, request, core=True)
+            if version := _aggregated_version(request):
+                return _aggregated(api, version, core=True)
             return _read(request, {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [
                 {"clientCIDR": "0.0.0.0/0", "serverAddress": request.header(b"host")}]})
         case ["apis"]:
-            if "g=apidiscovery.k8s.io" in request.header(b"accept") and _aggregated_version(request):
-                return _aggregated(api, request, core=False)
+            if version := _aggregated_version(request):
+                return _aggregated(api, version, core=False)
             return _read(request, {"kind": "APIGroupList", "apiVersion": "v1",
                                    "groups": [_group(g, vs) for g, vs in registry.groups()]})
         case ["apis", group]:
@@ -149,9 +149,8 @@ def _aggregated_version(request: Request) -> str | None:
     return None
 
 
-def _aggregated(api: Api, request: Request, *, core: bool) -> Reply:
+def _aggregated(api: Api, version: str, *, core: bool) -> Reply:
     """All groups and their resources in one document, which saves kubectl a request for each group."""
-    version = _aggregated_version(request)
     registry = api.machinery.registry
     groups = [("", ["v1"])] if core else list(registry.groups())
     items: list[Obj] = []

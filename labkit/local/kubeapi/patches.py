@@ -47,9 +47,7 @@ def json_patch(target: Obj, patch: list[Obj]) -> Obj:
         out = jsonpatch.apply_patch(target, patch, in_place=True)
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError) as e:
         raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request") from e
-    if not isinstance(out, dict) or not isinstance(out.get("metadata"), dict):
-        raise errors.bad_request("the patched object is no Kubernetes object")
-    return out
+    return _object(out)
 
 
 def editor(kind: Kind, patch: Any, type_: str) -> Callable[[Obj], Obj]:
@@ -103,8 +101,7 @@ def _object(obj: Any) -> Obj:
 
 
 def patch_object(machinery: Machinery, kind: Kind, namespace: str, name: str, patch: Any, type_: str, *,
-                 sub: str | None = None, manager: str = "unknown", force: bool = False, dry_run: bool = False,
-                 served: Served | None = None,
+                 sub: str | None, manager: str, force: bool, dry_run: bool = False, served: Served | None = None,
                  check: Callable[[Obj], None] | None = None) -> tuple[Entry, bool]:
     """Patch an object: the entry, and whether it was created (an apply creates what is missing).
 

@@ -110,14 +110,12 @@ def _endpoints(ep: Obj) -> str:
         for port in ports:
             for address in subset.get("addresses") or ():
                 out.append(f"{address['ip']}:{port['port']}" if port else address["ip"])
-    if len(out) > 3:
-        return ",".join(out[:3]) + f" + {len(out) - 3} more..."
-    return ",".join(out) or NONE
+    return _some(out, NONE)
 
 
-def _some(values: list[str]) -> str:
+def _some(values: list[str], none: str = "<unset>") -> str:
     if not values:
-        return "<unset>"
+        return none
     return ",".join(values[:3]) + (f" + {len(values) - 3} more..." if len(values) > 3 else "")
 
 
@@ -176,8 +174,7 @@ def _ready_of(obj: Obj) -> str:
 
 
 def _ingress_hosts(ing: Obj) -> str:
-    hosts = [r["host"] for r in ing["spec"].get("rules") or () if r.get("host")]
-    return ",".join(hosts[:3]) + (f" + {len(hosts) - 3} more..." if len(hosts) > 3 else "") or "*"
+    return _some([r["host"] for r in ing["spec"].get("rules") or () if r.get("host")], "*")
 
 
 def _ingress_address(ing: Obj) -> str:
@@ -215,7 +212,6 @@ def _last_schedule(obj: Obj) -> str:
 
 _NAME = ("Name", lambda o: o["metadata"]["name"])
 _AGE = ("Age", _age)
-_CREATED = ("Created At", lambda o: o["metadata"].get("creationTimestamp"))
 _CONTAINERS = ("Containers", _template("name"), 1)
 _IMAGES = ("Images", _template("image"), 1)
 _SELECTOR = ("Selector", _selector, 1)
@@ -313,7 +309,7 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
         ("Reclaim Policy", _get("spec", "persistentVolumeReclaimPolicy", default="")),
         ("Status", _get("status", "phase")),
         ("Claim", lambda o: f"{c.get('namespace')}/{c.get('name')}" if (c := o["spec"].get("claimRef")) else ""),
-        ("StorageClass", _get("spec", "storageClassName", default="")), 
+        ("StorageClass", _get("spec", "storageClassName", default="")),
         ("Reason", _get("status", "reason", default="")), _AGE),
     "persistentvolumeclaims": (
         _NAME, ("Status", _get("status", "phase")), ("Volume", _get("spec", "volumeName", default="")),
@@ -329,11 +325,8 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
         ("Targets", _targets), ("MinPods", _get("spec", "minReplicas", default="<unset>")),
         ("MaxPods", _number("spec", "maxReplicas"), 0, "integer"),
         ("Replicas", _number("status", "currentReplicas"), 0, "integer"), _AGE),
-    "roles.rbac.authorization.k8s.io": (_NAME, _CREATED),
-    "clusterroles.rbac.authorization.k8s.io": (_NAME, _CREATED),
     "rolebindings.rbac.authorization.k8s.io": (_NAME, ("Role", _role), _AGE, *_BINDING),
     "clusterrolebindings.rbac.authorization.k8s.io": (_NAME, ("Role", _role), _AGE, *_BINDING),
-    "customresourcedefinitions.apiextensions.k8s.io": (_NAME, _CREATED),
 }
 
 _MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}

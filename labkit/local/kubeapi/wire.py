@@ -9,34 +9,29 @@ from labkit.local.client import Obj
 
 from .kinds import Convert, Registry, Served
 
-EVENTS = "events.k8s.io/v1"
-
 
 def add_builtin_versions(registry: Registry, minor: int) -> None:
     """Serve events at events.k8s.io too and, as 1.20 did, endpoint slices, disruption budgets and cron jobs at v1beta1.
 
     Ephemeral containers came with 1.23.
     """
-    events = registry.kinds["events"]
-    registry.served.setdefault(("events.k8s.io", "v1"), {})["events"] = Served(
-        events, "events.k8s.io", "v1", _event_out, _event_in)
+    def serve(resource: str, version: str, out: Convert, back: Convert, group: str | None = None) -> None:
+        kind = registry.kinds[resource]
+        one = Served(kind, kind.group if group is None else group, version, out, back)
+        registry.served.setdefault((one.group, version), {})[kind.plural] = one
+
+    serve("events", "v1", _event_out, _event_in, "events.k8s.io")
     if minor < 25:
-        slices = registry.kinds["endpointslices.discovery.k8s.io"]
-        registry.served.setdefault((slices.group, "v1beta1"), {})[slices.plural] = Served(
-            slices, slices.group, "v1beta1", _slice_out, _slice_in)
-        budgets = registry.kinds["poddisruptionbudgets.policy"]
-        registry.served.setdefault((budgets.group, "v1beta1"), {})[budgets.plural] = Served(
-            budgets, budgets.group, "v1beta1", *_versions("policy/v1beta1", "policy/v1"))
-        jobs = registry.kinds["cronjobs.batch"]         # where kubectl before 1.21 makes them
-        registry.served.setdefault((jobs.group, "v1beta1"), {})[jobs.plural] = Served(
-            jobs, jobs.group, "v1beta1", *_versions("batch/v1beta1", "batch/v1"))
-        if minor < 21:
-            del registry.served[budgets.group, budgets.version]
+        serve("endpointslices.discovery.k8s.io", "v1beta1", _slice_out, _slice_in)
+        serve("poddisruptionbudgets.policy", "v1beta1", *_versions("policy/v1beta1", "policy/v1"))
+        # where kubectl before 1.21 makes them
+        serve("cronjobs.batch", "v1beta1", *_versions("batch/v1beta1", "batch/v1"))
+    if minor < 21:
+        del registry.served["policy", "v1"]
     if minor < 23:
         pods = registry.kinds["pods"]
         registry.add(replace(pods, subresources=tuple(s for s in pods.subresources if s != "ephemeralcontainers")))
-    hpa = registry.kinds["horizontalpodautoscalers.autoscaling"]
-    registry.served.setdefault((hpa.group, "v1"), {})[hpa.plural] = Served(hpa, hpa.group, "v1", _hpa_out, _hpa_in)
+    serve("horizontalpodautoscalers.autoscaling", "v1", _hpa_out, _hpa_in)
 
 
 _EVENT_NAMES = (("involvedObject", "regarding"), ("message", "note"), ("source", "deprecatedSource"),
@@ -45,19 +40,13 @@ _EVENT_NAMES = (("involvedObject", "regarding"), ("message", "note"), ("source",
 
 
 def _event_out(obj: Obj) -> Obj:
-    out = {**obj, "apiVersion": EVENTS}
-    for core, new in _EVENT_NAMES:
-        if core in out:
-            out[new] = out.pop(core)
-    return out
+    names = dict(_EVENT_NAMES)
+    return {names.get(key, key): value for key, value in obj.items()} | {"apiVersion": "events.k8s.io/v1"}
 
 
 def _event_in(obj: Obj) -> Obj:
-    out = {**obj, "apiVersion": "v1"}
-    for core, new in _EVENT_NAMES:
-        if new in out:
-            out[core] = out.pop(new)
-    return out
+    names = {new: core for core, new in _EVENT_NAMES}
+    return {names.get(key, key): value for key, value in obj.items()} | {"apiVersion": "v1"}
 
 
 def _slice_out(obj: Obj) -> Obj:
