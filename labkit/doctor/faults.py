@@ -7,7 +7,7 @@ bears its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit.calico import ClusterFacts, DataPlane, NetworkProfile, choose_lane, observe
 from labkit.doctor import fault_steps as steps
@@ -87,29 +87,33 @@ class Faults:
         facts = self._observed()
         return tuple(fault for fault, _ in FAULTS.values() if not _obstacle(fault, facts))
 
-    def inject(self, name: str) -> Plan:
+    def inject(self, which: str | Fault) -> Plan:
         """The plan that breaks something.
 
         Args:
-            name: of the fault.
+            which: the fault, or its name. Who is to find it had better not read the name.
 
         Raises:
             NotSupportedError: there is no such fault, or the cluster is not in the state for it.
         """
-        fault, make = self._find(name)
+        fault, make = self._find(which)
         facts = self._observed()
         if obstacle := _obstacle(fault, facts):
-            raise NotSupportedError(f"The fault {name} is not possible here.", obstacle,
+            raise NotSupportedError(f"The fault {fault.name} is not possible here.", obstacle,
                                     f'`lab.ensure("{fault.needs or "cluster"}")` first.')
         return self._plan(fault, make, facts)
 
-    def mend(self, name: str) -> Plan:
-        """The plan that mends what `inject` of the same name has broken.
+    def mend(self, which: str | Fault) -> Plan:
+        """The plan that mends what `inject` of the same fault has broken.
 
         Args:
-            name: of the fault.
+            which: the fault, or its name.
         """
-        return revert_plan(self._plan(*self._find(name), self._observed()))
+        fault, make = self._find(which)
+        back = revert_plan(self._plan(fault, make, self._observed()))
+        (step,) = back.steps
+        return replace(back, title=f"Mend it: {fault.symptom}", steps=(
+            replace(step, title="Put back what was there", why="Its command says what was wrong."),))
 
     def remove(self) -> None:
         """Delete the web application that the faults are shown on, and wait until it has gone."""
@@ -121,7 +125,8 @@ class Faults:
 
         wait_for(f"the namespace {NAMESPACE} is gone", gone)
 
-    def _find(self, name: str) -> tuple[Fault, Maker]:
+    def _find(self, which: str | Fault) -> tuple[Fault, Maker]:
+        name = which if isinstance(which, str) else which.name
         if name not in FAULTS:
             raise NotSupportedError(f"There is no fault {name!r}.", "", f"faults are {', '.join(self.names)}.")
         return FAULTS[name]

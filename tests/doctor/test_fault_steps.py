@@ -4,6 +4,7 @@ import pytest
 
 from labkit.calico import observe
 from labkit.doctor.fault_steps import WebApplication, holds, two_methods
+from labkit.doctor.faults import Faults
 from tests.doctor.test_checks import network
 from tests.doctor.world import cluster
 
@@ -22,6 +23,17 @@ def test_two_methods_are_one_again_also_where_the_cluster_is_broken_already(ther
         assert {name for name in ("firstFound", "canReach") if name in words} == set(patch)
     assert ("null" in shown[0], "null" in shown[1]) == (False, True)
     assert step.reverted().ok is (len(there) < 2)
+
+
+def test_a_fault_is_told_by_its_symptom_and_mending_says_no_more_than_that():
+    faults = Faults(cluster())
+    fault = faults.possible()[0]
+    assert faults.inject(fault).title == f"Break it: {fault.symptom}"
+    back = faults.mend(fault)
+    assert back.title == f"Mend it: {fault.symptom}"
+    (step,) = back.steps
+    assert "Undo" not in step.title
+    assert step.command == faults.inject(fault).steps[0].revert_command
 
 
 @pytest.mark.parametrize(("said", "current", "so"), [
