@@ -73,7 +73,7 @@ def layout(
         x_axis: quantity and unit.
         y_axis: quantity, unit and formula.
         note: stands under the chart.
-        rows: of a chart that lists things, each a line high; 0 for the usual height.
+        rows: of a chart that lists things, each two small lines high; 0 for the usual height.
         legend: its entries, where there may be more than fit into one line.
     """
     # Plotly breaks no lines itself; these fit into a notebook in a window of 800 pixels.
@@ -81,7 +81,7 @@ def layout(
     lines = wrapped.count("<br>") + 1 if note else 0
     below = (60 if x_axis else 28) + 16 * lines
     above = 96 + 19 * (_legend_lines(legend) - 1) + 16 * formula.count("<br>")
-    height = above + 324 if not rows else above + 44 + 24 * rows + (60 if x_axis else 28)
+    height = above + 324 if not rows else above + 44 + 30 * rows + (60 if x_axis else 28)
     made: dict[str, Any] = {
         "title": {
             "text": f"<b>{title}</b><br><span style='font-size:12px'>{formula}</span>",

@@ -132,7 +132,7 @@ def beside(left: Chart, right: Chart, titles: tuple[str, str], *, note: str = ""
         note: stands under the figure, in place of both notes.
     """
     title, _, axis = left.layout["title"]["text"].partition("<br>")
-    # Words below the axes are two lines high: those of narrow categories, or ticks and the axis' title.
+    # Words below the axes are two or three lines high: those of narrow categories, or ticks and the axis' title.
     known = {trace["name"] for trace in left.data}
     legend = [*known, *(trace["name"] for trace in right.data if trace["name"] not in known)]
     bare = title.removeprefix("<b>").removesuffix("</b>")
@@ -156,10 +156,11 @@ def beside(left: Chart, right: Chart, titles: tuple[str, str], *, note: str = ""
 
 
 def _narrow(chart: Chart) -> dict[str, Any]:
-    """Categories broken at their comma: half a figure's width would turn them askew."""
+    """Categories broken into short lines: half a figure's width would turn them askew, or let them touch."""
     names = [x for trace in chart.data for x in trace["x"] if isinstance(x, str)]
     kinds = list(dict.fromkeys(names))
-    return {"tickvals": kinds, "ticktext": [kind.replace(", ", ",<br>") for kind in kinds]} if kinds else {}
+    broken = [kind.replace(", ", ",<br>").replace(" to ", " to<br>") for kind in kinds]
+    return {"tickvals": kinds, "ticktext": broken, "tickangle": 0, "tickfont": {"size": 11}} if kinds else {}
 
 
 def _with(text: str, note: str) -> str:

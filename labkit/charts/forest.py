@@ -1,6 +1,7 @@
 """A forest plot: what each comparison found, as a ratio with its interval, one line each."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +12,8 @@ from labkit.markup import text_table
 
 __all__ = ["Finding", "forest"]
 
-_WORDS_FROM: Final = 0.6  # of the width: verdicts stand to the right of it
+_WORDS_FROM: Final = 0.58  # of the width: verdicts stand to the right of it
+_WORDS_WIDE: Final = 25  # letters of a verdict's line, which fit beside the axis in a window of 800 pixels
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def forest(name: str, title: str, axis: str, findings: Sequence[Finding], *, not
         for finding in (f for f in findings if f.group == group):
             places.append((row, finding.name))
             data.append(_mark(finding, row))
-            said.append(words(finding.verdict, yref="y", x=_WORDS_FROM + 0.02, y=row, xanchor="left", yanchor="middle"))
+            verdict = "<br>".join(textwrap.wrap(finding.verdict, _WORDS_WIDE))
+            said.append(words(
+                verdict, yref="y", x=_WORDS_FROM + 0.02, y=row, xanchor="left", yanchor="middle", align="left",
+            ))  # fmt: skip
             row += 1
     made = layout(title, "ratio, logarithmic: left of 1 less, right of 1 more", axis, note, rows=row)
     low, high = _reach(findings)

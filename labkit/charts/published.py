@@ -39,7 +39,7 @@ def published_reductions(name: str, studies: Sequence[str]) -> Chart:
         flows = zip(figures.column("flow"), figures.column("reduction_percent"), strict=True)
         series[figures.short] = {str(flow): _point(value) for flow, value in flows}
     formula = "CPU saved at the same traffic, % = (before − with eBPF) ÷ before × 100; below 0 it costs more"
-    sources = "; ".join(load(study).citation for study in studies)
+    sources = "; ".join(dict.fromkeys(load(study).citation for study in studies))
     return bars(name, "Less CPU with Calico eBPF, by study", formula, series, note=sources)
 
 

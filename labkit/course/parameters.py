@@ -7,7 +7,7 @@ from typing import Final
 
 from labkit.errors import LabError
 
-__all__ = ["ParameterError", "guess", "require_counts"]
+__all__ = ["ParameterError", "guess", "require_counts", "require_switch"]
 
 #: What is a list, by its name in the notebooks.
 _LISTS: Final = {"counts"}
@@ -47,6 +47,16 @@ def require_counts(**counts: object) -> None:
             )
 
 
+def require_switch(name: str, value: object) -> None:
+    """See that a parameter is True, False or None; the word "False" would count as true.
+
+    Raises:
+        ParameterError: it is something else.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise ParameterError(f"The parameter {name} cannot be {value!r}.", "it must be True or False.", _CURE)
+
+
 def guess(value: float | int | str, choices: tuple[str, ...]) -> float | int | str:
     """Return a guess, if it is a number, or one of the words where there are words to choose from.
 
@@ -56,6 +66,6 @@ def guess(value: float | int | str, choices: tuple[str, ...]) -> float | int | s
     if choices and value not in choices:
         words = ", ".join(repr(choice) for choice in choices)
         raise ParameterError(f"The guess {value!r} is none of the answers.", f"they are {words}.", _CURE)
-    if not choices and (isinstance(value, bool | str) or value is None):
+    if not choices and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300):
         raise ParameterError(f"The guess {value!r} is not a number.", "a number is what will be measured.", _CURE)
     return value

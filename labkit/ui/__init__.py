@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING
 
 from labkit import mode
+from labkit.course.parameters import require_switch
 from labkit.mode import interactive
 from labkit.ui import failures
 from labkit.ui.path import Hop, Leg, Path
@@ -25,9 +26,13 @@ def choose(interactive: bool | None) -> None:
     """Set what the notebook's parameter says: False never waits for a click, None asks the front end.
 
     From here on the kernel shows labkit's errors in words, without a walk through the library, and plans as cards.
+
+    Raises:
+        ParameterError: it is none of the three.
     """
-    mode.choose(interactive)
     failures.install()
+    require_switch("interactive", interactive)
+    mode.choose(interactive)
     install()
 
 

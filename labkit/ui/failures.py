@@ -1,5 +1,6 @@
 """An error that says what to do is shown as that, not as a walk through labkit's modules."""
 
+import asyncio
 import sys
 import traceback
 from types import TracebackType
@@ -15,7 +16,9 @@ def install() -> None:
     """Have the kernel show labkit's own errors without the library's frames; nothing without a kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None:
-        shell.set_custom_exc((LabError, ChecksNotPassed, NameError, KeyboardInterrupt), _show)
+        shell.set_custom_exc(
+            (LabError, ChecksNotPassed, NameError, KeyboardInterrupt, asyncio.CancelledError), _show
+        )
 
 
 def lines(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> list[str]:
@@ -29,6 +32,9 @@ def lines(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if isinstance(error, KeyboardInterrupt):
         return [*where, "Interrupted.",
                 "  What to do: run the cell again; it finds what is done, and does the rest."]
+    if isinstance(error, asyncio.CancelledError):  # a cell that awaits a measurement
+        return [*where, "Interrupted: what was measured is not kept.",
+                "  What to do: run the cell again. Its own Stop ends a run too, and keeps what was measured."]
     return [*where, f"{kind.__name__}: {error}", "(%tb shows where in labkit)"]
 
 

@@ -82,6 +82,27 @@ def test_a_finding_whose_interval_holds_1_is_hollow_and_says_so() -> None:
     assert 10**high > 1.1
 
 
+def test_verdicts_break_into_lines_that_fit_beside_the_axis_and_into_their_row() -> None:
+    claim = "31 % less (95 % interval 17 to 45 %)"
+    found = charts.Finding("UDP", "ebpf", "a ÷ b", 0.7, 0.55, 0.83, claim, True)
+    chart = charts.forest("x", "Claims", "ratio", [found])
+    (said,) = (a["text"].split("<br>") for a in chart.layout["annotations"])
+    assert " ".join(said) == claim
+    assert len(said) <= 2
+    assert max(map(len, said)) <= 25
+
+
+def test_a_source_of_two_studies_is_named_once() -> None:
+    text = charts.published_reductions("x", ["infrabuilder-2020", "infrabuilder-2020-mtu-1440"]).text
+    assert text.count(reference.load("infrabuilder-2020").citation) == 1
+
+
+def test_half_a_figure_has_short_category_names_upright() -> None:
+    across = drawn()[3].layout["xaxis2"]
+    assert across["tickangle"] == 0
+    assert max(len(line) for text in across["ticktext"] for line in text.split("<br>")) <= 8
+
+
 def test_two_charts_in_one_keep_their_own_axes_and_one_legend() -> None:
     both = drawn()[3]
     sides = [(trace.get("xaxis", "x"), trace["name"], trace.get("showlegend", True)) for trace in both.data]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import mode
+from labkit import mode, ui
 from labkit.course import checks, predictions
 from labkit.course.checks import Check, CheckFailed
 from labkit.course.course import ChecksNotPassed, Course
@@ -144,10 +144,16 @@ def test_a_list_of_numbers_is_not_one_number(tmp_path: Path) -> None:
         course(tmp_path).begin("05", counts=5)
 
 
+def test_a_switch_is_no_word() -> None:
+    with pytest.raises(ParameterError, match="must be True or False"):
+        ui.choose("False")  # type: ignore[arg-type]
+
+
 def test_a_guess_must_be_one_that_the_question_allows(tmp_path: Path) -> None:
     c = course(tmp_path)
-    with pytest.raises(ParameterError, match="not a number"):
-        c.predict("04.tcp", "How much?", "20")
+    for guess in ("20", None, True, [20], float("nan"), 10**400):
+        with pytest.raises(ParameterError, match="not a number"):
+            c.predict("04.tcp", "How much?", guess)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="'always', 'never'"):
         c.predict("07.ebpf", "Does alice get in?", "perhaps", choices=("always", "never"))
 

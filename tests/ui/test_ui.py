@@ -1,3 +1,4 @@
+import asyncio
 import json
 import subprocess
 import sys
@@ -309,6 +310,8 @@ def test_a_cell_that_was_stopped_says_that_it_may_run_again() -> None:
 
     shown = lines(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert shown[0] == "Interrupted."
+    measuring = lines(asyncio.CancelledError, asyncio.CancelledError(), None)
+    assert "Stop ends a run too" in measuring[1]
     assert "run the cell again" in shown[-1]
 
 
