@@ -7,7 +7,7 @@ from labkit.course import checks, parameters, predictions
 from labkit.course.lessons import LESSONS, lesson, next_lesson
 from labkit.course.progress import Progress
 from labkit.errors import LabError
-from labkit.markup import Fragment, details, escape, prose
+from labkit.markup import Fragment, escape
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -110,10 +110,6 @@ class Course:
         self.progress.record("predictions", key, measured=measured)
         made = predictions.Prediction(key, entry["question"], entry["guess"], entry.get("unit", ""))
         return predictions.compare(made, measured)
-
-    def hint(self, text: str, *, title: str = "Hint") -> Fragment:
-        """Return text that opens on click; in plain text it stands after its title."""
-        return Fragment(details(title, f"<p>{prose(text)}</p>"), f"{title}: {text}")
 
     def finish(self, number: str) -> Fragment:
         """Mark a lesson as finished, if its checks passed; return where the learner stands and what comes next."""
