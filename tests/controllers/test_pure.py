@@ -43,7 +43,7 @@ def test_a_step_of_a_rollout_stays_within_its_limits(
     real_surge, real_unavailable = rollout.limits(target)
     total = sum(map(rollout.replicas_of, (*old, new)))
     for step in rollout.plan_new(target, new, old):
-        if step.up:
+        if step.replicas > rollout.replicas_of(step.replica_set):
             assert total - rollout.replicas_of(new) + step.replicas <= wanted + real_surge
     available = sum(map(rollout.available_of, (*old, new)))
     lost = 0

@@ -18,7 +18,7 @@ from .customs import CRDS, kind_of, resource_of
 from .kinds import OWNABLE
 from .objects import labels_of
 from .queue import Key
-from .store import read
+from .store import key_of, read
 
 MODE = "addonmanager.kubernetes.io/mode"
 OWNED = {
@@ -87,6 +87,11 @@ def _with(obj: Obj, path: tuple[str, ...], value: Obj) -> Obj:
     return {**obj, path[0]: _with(obj.get(path[0]) or {}, path[1:], value)}
 
 
+def _kind(manifest: Obj) -> tuple[str, str]:
+    """(group, kind)."""
+    return manifest["apiVersion"].rpartition("/")[0], manifest["kind"]
+
+
 class Addons(Controller):
     """Looks at its add-ons every so often, where the cluster's settings turn it on."""
 
@@ -94,7 +99,7 @@ class Addons(Controller):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._manifests: dict[tuple[str, Key], Obj] = {}
+        self._manifests: dict[tuple[tuple[str, str], Key], Obj] = {}
         self._started = False
 
     def register(self, manifests: Iterable[Obj]) -> None:
@@ -102,9 +107,7 @@ class Addons(Controller):
         self._manifests.clear()
         for manifest in manifests:
             if MODE in labels_of(manifest):
-                group = manifest["apiVersion"].rpartition("/")[0]
-                meta = manifest["metadata"]
-                self._manifests[(f"{manifest['kind']}.{group}", (meta.get("namespace", ""), meta["name"]))] = manifest
+                self._manifests[(_kind(manifest), key_of(manifest))] = manifest
 
     def start(self) -> None:
         """Begin to compare, if this cluster has an add-on manager."""
@@ -116,22 +119,19 @@ class Addons(Controller):
         for key in self._manifests:
             self.queue.add(self._take_back, key)
 
-    def _resource(self, manifest: Obj) -> str | None:
-        wanted = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"])
-        if wanted in OWNABLE:
-            return OWNABLE[wanted]
-        return next((resource_of(crd) for crd in self.stores[CRDS] if kind_of(crd) == wanted), None)
+    def _resource(self, wanted: tuple[str, str]) -> str | None:
+        return OWNABLE.get(wanted) or next(
+            (resource_of(crd) for crd in self.stores[CRDS] if kind_of(crd) == wanted), None)
 
-    def _take_back(self, key: tuple[str, Key]) -> None:
-        manifest = self._manifests[key]
-        resource = self._resource(manifest)
+    def _take_back(self, key: tuple[tuple[str, str], Key]) -> None:
+        kind, where = key
+        manifest, resource = self._manifests[key], self._resource(kind)
         if resource is None:
             return
-        current = read(self.context.client, resource, key[1])
+        current = read(self.context.client, resource, where)
         if current is None:
             self.stores.create(resource, manifest)
         elif labels_of(manifest)[MODE] == "Reconcile" and labels_of(current).get(MODE, "Reconcile") == "Reconcile":
             patch = plan(manifest, current)
-            custom = (manifest["apiVersion"].rpartition("/")[0], manifest["kind"]) not in OWNABLE
             if patch:
-                self.stores.patch(resource, key[1], patch, type="merge" if custom else "strategic")
+                self.stores.patch(resource, where, patch, type="strategic" if kind in OWNABLE else "merge")

@@ -139,7 +139,7 @@ class DaemonSets(OwnerController):
 
     def reconcile(self, key: Key) -> None:
         """Start, end and renew the daemon pods of this set."""
-        daemon = self.owner(key)
+        daemon = self.owners.get(key)
         if daemon is None:
             return
         wishes = {node["metadata"]["name"]: wish_for(daemon["spec"]["template"]["spec"], node) for node in self.nodes}

@@ -12,9 +12,11 @@ from .objects import (
     condition,
     controller_of,
     deleting,
+    finished,
     hash_of,
     owner_key,
     owner_reference,
+    saying,
     with_condition,
 )
 from .owners import OwnerController
@@ -54,7 +56,7 @@ class Deployments(OwnerController):
 
     def reconcile(self, key: Key) -> None:
         """Move one step along the way from the old replica sets to the new."""
-        deployment = self.owner(key)
+        deployment = self.owners.get(key)
         if deployment is None:
             return
         sets = rollout.oldest_first(self.claim(deployment))
@@ -77,9 +79,9 @@ class Deployments(OwnerController):
     # Rolling
 
     def _roll(self, deployment: Obj, new: Obj | None, old: list[Obj]) -> tuple[Obj, Obj | None, list[Obj]]:
-        if (deployment["spec"].get("strategy") or {}).get("type") == "Recreate":
+        if rollout.recreates(deployment):
             old = [self._apply(deployment, Scale(rs, 0)) if replicas_of(rs) else rs for rs in old]
-            if any(self.pods.count("controller", rs["metadata"]["uid"]) and self._runs(rs) for rs in old):
+            if any(map(self._runs, old)):
                 return deployment, new, old
             deployment, new = self._ensure_new(deployment, new, old)
             if replicas_of(new) != replicas_of(deployment):
@@ -98,8 +100,7 @@ class Deployments(OwnerController):
         return deployment, new, old
 
     def _runs(self, replica_set: Obj) -> bool:
-        pods = self.pods.by("controller", replica_set["metadata"]["uid"])
-        return any(pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") for pod in pods)
+        return not all(map(finished, self.pods.by("controller", replica_set["metadata"]["uid"])))
 
     def _scale(self, deployment: Obj, new: Obj | None, old: list[Obj]) -> tuple[Obj | None, list[Obj]]:
         plan = {step.replica_set["metadata"]["uid"]: step for step in rollout.plan_scale(deployment, new, old)}
@@ -178,7 +179,6 @@ class Deployments(OwnerController):
         selector["matchLabels"] = rollout.with_hash(selector.get("matchLabels"), value)
         wanted, surge = replicas_of(deployment), rollout.limits(deployment)[0]
         room = max(0, wanted + surge - sum(map(replicas_of, old)))
-        recreate = (spec.get("strategy") or {}).get("type") == "Recreate"
         body: Obj = {
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
@@ -195,7 +195,7 @@ class Deployments(OwnerController):
                 },
             },
             "spec": {
-                "replicas": wanted if recreate else min(wanted, room),
+                "replicas": wanted if rollout.recreates(deployment) else min(wanted, room),
                 "selector": selector,
                 "template": template,
             },
@@ -269,18 +269,9 @@ def availability(deployment: Obj, status: Obj) -> Obj:
     """The Available condition."""
     minimum = replicas_of(deployment) - rollout.limits(deployment)[1]
     if status.get("availableReplicas", 0) >= minimum:
-        return {
-            "type": "Available",
-            "status": "True",
-            "reason": "MinimumReplicasAvailable",
-            "message": "Deployment has minimum availability.",
-        }
-    return {
-        "type": "Available",
-        "status": "False",
-        "reason": "MinimumReplicasUnavailable",
-        "message": "Deployment does not have minimum availability.",
-    }
+        return saying("Available", True, "MinimumReplicasAvailable", "Deployment has minimum availability.")
+    return saying("Available", False, "MinimumReplicasUnavailable",
+                  "Deployment does not have minimum availability.")
 
 
 def progress(deployment: Obj, new: Obj | None, old_status: Obj, status: Obj, *, moved: bool) -> Obj | None:
@@ -289,33 +280,27 @@ def progress(deployment: Obj, new: Obj | None, old_status: Obj, status: Obj, *, 
         return None
     current = condition(deployment, "Progressing")
     name = f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{deployment["metadata"]["name"]}"'
-    base = {"type": "Progressing", "lastUpdateTime": timestamp()}
+
+    def said(true: bool, reason: str, message: str) -> Obj:
+        return {**saying("Progressing", true, reason, message), "lastUpdateTime": timestamp()}
+
     if deployment["spec"].get("paused"):
         if current and current["reason"] == "DeploymentPaused":
             return current
-        return {**base, "status": "Unknown", "reason": "DeploymentPaused", "message": "Deployment is paused"}
+        return {**said(False, "DeploymentPaused", "Deployment is paused"), "status": "Unknown"}
     if new and rollout.complete(deployment, status):
         text = f"{name} has successfully progressed."
         if current and current["message"] == text:
             return current
-        return {**base, "status": "True", "reason": "NewReplicaSetAvailable", "message": text}
+        return said(True, "NewReplicaSetAvailable", text)
     if current is None or current["reason"] == "DeploymentPaused":
-        return {
-            **base,
-            "status": "True",
-            "reason": "NewReplicaSetCreated",
-            "message": f"Created new replica set {name[11:]}" if new else f"{name} is progressing.",
-        }
+        return said(True, "NewReplicaSetCreated",
+                    f"Created new replica set {name[11:]}" if new else f"{name} is progressing.")
     if rollout.progressing(old_status, status) or moved:
         # A new update time, also where nothing else changed, restarts the deadline.
-        return {**base, "status": "True", "reason": "ReplicaSetUpdated", "message": f"{name} is progressing."}
+        return said(True, "ReplicaSetUpdated", f"{name} is progressing.")
     done = current["reason"] == "NewReplicaSetAvailable"
     limit = deployment["spec"].get("progressDeadlineSeconds", 600)
     if not done and age(current.get("lastUpdateTime")) > limit:
-        return {
-            **base,
-            "status": "False",
-            "reason": "ProgressDeadlineExceeded",
-            "message": f"{name} has timed out progressing.",
-        }
+        return said(False, "ProgressDeadlineExceeded", f"{name} has timed out progressing.")
     return current

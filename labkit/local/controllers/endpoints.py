@@ -9,7 +9,7 @@ from labkit.local.client import Obj
 from .base import Context, Controller
 from .objects import deleting, finished, labels_of, ready
 from .queue import Key
-from .slices import MANAGED_BY, MANAGER, MIRROR, SERVICE_NAME, Plan, plan_mirror, plan_slices, subsets
+from .slices import HEADLESS, MANAGED_BY, MANAGER, MIRROR, SERVICE_NAME, Plan, plan_mirror, plan_slices, subsets
 from .store import key_of
 
 SLICES = "endpointslices.discovery.k8s.io"
@@ -108,7 +108,7 @@ class Endpoints(Controller):
         wanted, current = subsets(service, pods), self.endpoints.get(key_of(service))
         labels = dict(labels_of(service))
         if service["spec"].get("clusterIP") == "None":
-            labels["service.kubernetes.io/headless"] = ""
+            labels[HEADLESS] = ""
         if current is None:
             meta: Obj = {"name": service["metadata"]["name"], "namespace": service["metadata"]["namespace"]}
             if labels:

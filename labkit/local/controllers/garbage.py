@@ -169,13 +169,8 @@ class Garbage(Controller):
         self._patch_meta(resource, obj, {"ownerReferences": references or None})
 
     def _patch_meta(self, resource: str, obj: Obj, change: Obj) -> None:
-        meta = {
-            "uid": obj["metadata"]["uid"],
-            "resourceVersion": obj["metadata"]["resourceVersion"],
-            **change,
-        }
         try:
-            self.stores.patch(resource, key_of(obj), {"metadata": meta})
+            self.stores.patch_metadata(resource, obj, change)
         except ApiError as error:
             if error.code != 404:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labkit.local.client import ApiError, Obj, timestamp
 
-from .objects import active, age, annotations_of, condition, deleting, is_true, pod_from, ready, with_condition
+from .objects import active, age, annotations_of, condition, deleting, is_true, pod_from, ready, saying, with_condition
 from .owners import OwnerController
 from .queue import Key
 from .store import key_of
@@ -66,7 +66,7 @@ class Jobs(OwnerController):
 
     def reconcile(self, key: Key) -> None:
         """Start what is missing, count what has ended, and say when it is over."""
-        job = self.owner(key)
+        job = self.owners.get(key)
         if job is None or deleting(job):
             return
         if is_over(job):
@@ -80,7 +80,7 @@ class Jobs(OwnerController):
         running = [pod for pod in pods if active(pod)]
         failed = [pod for pod in pods if phase_of(pod) == "Failed" or (deleting(pod) and phase_of(pod) != "Succeeded")]
         succeeded = self._succeeded(job, pods)
-        ending = self._ending(job, status, pods, running, failed, succeeded)
+        ending = self._ending(job, status, running, failed, succeeded)
         if ending:
             for pod in running:
                 self.delete_pod(job, pod)
@@ -109,9 +109,7 @@ class Jobs(OwnerController):
             return len({index_of(pod) for pod in good})
         return len(good)
 
-    def _ending(
-        self, job: Obj, status: Obj, pods: list[Obj], running: list[Obj], failed: list[Obj], succeeded: int
-    ) -> Obj | None:
+    def _ending(self, job: Obj, status: Obj, running: list[Obj], failed: list[Obj], succeeded: int) -> Obj | None:
         spec, completions = job["spec"], job["spec"].get("completions")
         limit, retries = spec.get("backoffLimit", 6), 0
         if spec["template"]["spec"].get("restartPolicy") == "OnFailure":
@@ -121,20 +119,10 @@ class Jobs(OwnerController):
                 for c in (pod.get("status") or {}).get("containerStatuses") or ()
             )
         if len(failed) > limit or (retries and retries >= max(limit, 1)):
-            return {
-                "type": "Failed",
-                "status": "True",
-                "reason": "BackoffLimitExceeded",
-                "message": "Job has reached the specified backoff limit",
-            }
+            return saying("Failed", True, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
         deadline = spec.get("activeDeadlineSeconds")
         if deadline is not None and status.get("startTime") and age(status["startTime"]) >= deadline:
-            return {
-                "type": "Failed",
-                "status": "True",
-                "reason": "DeadlineExceeded",
-                "message": "Job was active longer than specified deadline",
-            }
+            return saying("Failed", True, "DeadlineExceeded", "Job was active longer than specified deadline")
         done = (succeeded >= completions) if completions is not None else (succeeded > 0 and not running)
         return {"type": "Complete", "status": "True"} if done else None
 
@@ -173,11 +161,9 @@ class Jobs(OwnerController):
         since = [pod for pod in failed if phase_of(pod) == "Failed"]
         if not since:
             return 0
-        latest = min(_ended(pod) for pod in since)
-        streak = sum(1 for pod in since)
-        good = [_ended(pod) for pod in pods if phase_of(pod) == "Succeeded"]
-        if good:
-            streak = sum(1 for pod in since if _ended(pod) < min(good))
+        latest = min(map(_ended, since))
+        good = min((_ended(pod) for pod in pods if phase_of(pod) == "Succeeded"), default=float("inf"))
+        streak = sum(_ended(pod) < good for pod in since)
         if not streak:
             return 0
         return float(min(self.settings.backoff * 2 ** (streak - 1), LONGEST_BACKOFF)) - latest
@@ -206,15 +192,7 @@ class Jobs(OwnerController):
         if not suspended and known is None:
             return
         text = ("JobSuspended", "Job suspended") if suspended else ("JobResumed", "Job resumed")
-        status["conditions"] = with_condition(
-            status.get("conditions"),
-            {
-                "type": "Suspended",
-                "status": "True" if suspended else "False",
-                "reason": text[0],
-                "message": text[1],
-            },
-        )
+        status["conditions"] = with_condition(status.get("conditions"), saying("Suspended", suspended, *text))
         if suspended:
             status.pop("startTime", None)
 

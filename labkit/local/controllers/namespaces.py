@@ -9,7 +9,7 @@ from labkit.local.client import ApiError, Obj
 from .base import Context, Controller
 from .customs import CRDS, resource_of, served
 from .kinds import NAMESPACED
-from .objects import deleting, with_condition
+from .objects import deleting, saying, with_condition
 from .queue import Key
 from .store import key_of
 
@@ -21,6 +21,15 @@ SECRETLESS = 24
 """The minor version from which an account has no secret unless somebody makes one."""
 BATCH = 100
 """Objects deleted at a time, so that thousands leave the loop free in between."""
+CALM = (
+    ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
+    ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions",
+     "All legacy kube types successfully parsed"),
+    ("NamespaceDeletionContentFailure", "ContentDeleted",
+     "All content successfully deleted, may be waiting on finalization"),
+)
+"""Conditions of a namespace that goes, with their reasons and messages, that are never true here."""
+TROUBLES = ("SomeResourcesRemain", "SomeFinalizersRemain")
 
 
 class Namespaces(Controller):
@@ -99,70 +108,21 @@ class Namespaces(Controller):
         return left, finalizers
 
     def _report(self, namespace: Obj, left: dict[str, int], finalizers: dict[str, int]) -> None:
-        remaining = "Some resources are remaining: " + ", ".join(
-            f"{_dotted(name)} has {count} resource instances" for name, count in sorted(left.items())
-        )
-        held = "Some content in the namespace has finalizers remaining: " + ", ".join(
-            f"{name} in {count} resource instances" for name, count in sorted(finalizers.items())
-        )
+        content = ("NamespaceContentRemaining", "ContentRemoved", "All content successfully removed")
+        held = ("NamespaceFinalizersRemaining", "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished")
+        if left:
+            content = (content[0], TROUBLES[0], "Some resources are remaining: " + ", ".join(
+                f"{name if '.' in name else name + '.'} has {count} resource instances"
+                for name, count in sorted(left.items())))
+        if finalizers:
+            held = (held[0], TROUBLES[1], "Some content in the namespace has finalizers remaining: " + ", ".join(
+                f"{name} in {count} resource instances" for name, count in sorted(finalizers.items())))
         status = namespace.get("status") or {}
         conditions = status.get("conditions")
-        for kind, true, reason, text, otherwise, calm in (
-            (
-                "NamespaceDeletionDiscoveryFailure",
-                False,
-                "",
-                "",
-                "ResourcesDiscovered",
-                "All resources successfully discovered",
-            ),
-            (
-                "NamespaceDeletionGroupVersionParsingFailure",
-                False,
-                "",
-                "",
-                "ParsedGroupVersions",
-                "All legacy kube types successfully parsed",
-            ),
-            (
-                "NamespaceDeletionContentFailure",
-                False,
-                "",
-                "",
-                "ContentDeleted",
-                "All content successfully deleted, may be waiting on finalization",
-            ),
-            (
-                "NamespaceContentRemaining",
-                bool(left),
-                "SomeResourcesRemain",
-                remaining,
-                "ContentRemoved",
-                "All content successfully removed",
-            ),
-            (
-                "NamespaceFinalizersRemaining",
-                bool(finalizers),
-                "SomeFinalizersRemain",
-                held,
-                "ContentHasNoFinalizers",
-                "All content-preserving finalizers finished",
-            ),
-        ):
-            conditions = with_condition(
-                conditions,
-                {
-                    "type": kind,
-                    "status": "True" if true else "False",
-                    "reason": reason if true else otherwise,
-                    "message": text if true else calm,
-                },
-            )
+        for kind, reason, message in (*CALM, content, held):
+            conditions = with_condition(conditions, saying(kind, reason in TROUBLES, reason, message))
         self.stores.update_status("namespaces", namespace, {**status, "phase": "Terminating", "conditions": conditions})
-
-
-def _dotted(resource: str) -> str:
-    return resource if "." in resource else resource + "."
 
 
 class ServiceAccounts(Controller):

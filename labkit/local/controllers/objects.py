@@ -58,6 +58,11 @@ def is_true(obj: Obj, kind: str) -> bool:
     return item is not None and item["status"] == "True"
 
 
+def saying(kind: str, true: bool, reason: str, message: str) -> Obj:
+    """A condition."""
+    return {"type": kind, "status": "True" if true else "False", "reason": reason, "message": message}
+
+
 def with_condition(conditions: Iterable[Obj] | None, new: Obj) -> list[Obj]:
     """Conditions with one put in; one that says the same stays as it is, and so do transition times."""
     result, found = [], False

@@ -7,7 +7,6 @@ from labkit.local.kubeapi.selectors import selects
 
 from .base import Context, Controller
 from .objects import controller_of, controller_uids, deleting, labels_of, owner_key, owner_reference
-from .queue import Key
 from .store import key_of
 
 
@@ -38,10 +37,6 @@ class OwnerController(Controller):
                 if selects(self.selector(owner), labels_of(child)):
                     self.enqueue(key_of(owner))
 
-    def owner(self, key: Key) -> Obj | None:
-        """The owner of this key."""
-        return self.owners.get(key)
-
     def selector(self, owner: Obj) -> Obj | None:
         """Which objects it owns, as a label selector."""
         selector: Obj | None = owner["spec"].get("selector")
@@ -69,12 +64,7 @@ class OwnerController(Controller):
         return mine
 
     def _set_owners(self, child: Obj, references: list[Obj]) -> Obj:
-        meta = {
-            "uid": child["metadata"]["uid"],
-            "resourceVersion": child["metadata"]["resourceVersion"],
-            "ownerReferences": references or None,
-        }
-        return self.stores.patch(self.owned, key_of(child), {"metadata": meta})
+        return self.stores.patch_metadata(self.owned, child, {"ownerReferences": references or None})
 
     def create_pod(self, owner: Obj, pod: Obj) -> Obj:
         """Create a pod and say so; a refusal is an event of the owner and is raised."""

@@ -17,10 +17,12 @@ from .objects import (
     labels_of,
     pod_from,
     ready,
+    saying,
     with_condition,
 )
 from .owners import OwnerController
 from .queue import Key
+from .store import key_of
 
 BURST = 25
 """Pods created or deleted at a time, so that a set of hundreds leaves the loop free in between."""
@@ -34,7 +36,7 @@ class ReplicaSets(OwnerController):
 
     def reconcile(self, key: Key) -> None:
         """Create or delete pods until the number is right."""
-        owner = self.owner(key)
+        owner = self.owners.get(key)
         if owner is None:
             return
         failure: ApiError | None = None
@@ -64,7 +66,7 @@ class ReplicaSets(OwnerController):
             gone = {pod["metadata"]["uid"] for pod in doomed}
             pods = [pod for pod in pods if pod["metadata"]["uid"] not in gone]
         if abs(missing) > BURST:
-            self.enqueue((owner["metadata"]["namespace"], owner["metadata"]["name"]))
+            self.enqueue(key_of(owner))
         return pods
 
     def _crowd(self, owner: Obj) -> Counter[str]:
@@ -135,7 +137,7 @@ def status_of(owner: Obj, pods: list[Obj], failure: ApiError | None = None) -> t
     if failure:
         conditions = with_condition(
             old.get("conditions"),
-            {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": str(failure)},
+            saying("ReplicaFailure", True, "FailedCreate", str(failure)),
         )
     if conditions:
         status["conditions"] = conditions

@@ -23,11 +23,6 @@ class Scale:
     replica_set: Obj
     replicas: int
 
-    @property
-    def up(self) -> bool:
-        """Whether this is more than it has."""
-        return self.replicas > replicas_of(self.replica_set)
-
 
 def replicas_of(obj: Obj) -> int:
     """The replicas that a deployment or replica set asks for."""
@@ -39,12 +34,17 @@ def available_of(replica_set: Obj) -> int:
     return int((replica_set.get("status") or {}).get("availableReplicas", 0))
 
 
+def recreates(deployment: Obj) -> bool:
+    """Whether its old pods go before new ones come."""
+    return bool((deployment["spec"].get("strategy") or {}).get("type") == "Recreate")
+
+
 def limits(deployment: Obj) -> tuple[int, int]:
     """(maxSurge, maxUnavailable) in pods; both 0 for Recreate; never both 0 for a rolling update."""
-    strategy = deployment["spec"].get("strategy") or {}
-    if strategy.get("type") == "Recreate":
+    if recreates(deployment):
         return 0, 0
-    rolling, total = strategy.get("rollingUpdate") or {}, replicas_of(deployment)
+    rolling = (deployment["spec"].get("strategy") or {}).get("rollingUpdate") or {}
+    total = replicas_of(deployment)
     surge = scaled(rolling.get("maxSurge", "25%"), total, up=True)
     unavailable = scaled(rolling.get("maxUnavailable", "25%"), total, up=False)
     return (surge, 1) if not surge and not unavailable else (surge, min(unavailable, total))
@@ -82,7 +82,7 @@ def plan_scale(deployment: Obj, new: Obj | None, old: Sequence[Obj]) -> list[Sca
         return [Scale(only, wanted)] if only and replicas_of(only) != wanted else []
     if new and replicas_of(new) == wanted and available_of(new) == wanted:
         return [Scale(rs, 0) for rs in old if replicas_of(rs)]
-    if (deployment["spec"].get("strategy") or {}).get("type") == "Recreate":
+    if recreates(deployment):
         return []
     surge, _ = limits(deployment)
     total, allowed = sum(map(replicas_of, with_pods)), (wanted + surge if wanted else 0)

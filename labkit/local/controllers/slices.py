@@ -8,7 +8,7 @@ from typing import Any
 
 from labkit.local.client import Obj
 
-from .objects import annotations_of, deleting, finished, labels_of, ready
+from .objects import annotations_of, deleting, finished, labels_of, owner_reference, ready
 
 PER_SLICE = 100
 PER_ENDPOINTS = 1000
@@ -56,8 +56,8 @@ def ports_of(service: Obj, pod: Obj) -> tuple[Port, ...]:
     return tuple(found)
 
 
-def takes_part(service: Obj, pod: Obj) -> bool:
-    """Whether the pod has a place among the service's endpoints, ready or not."""
+def takes_part(pod: Obj) -> bool:
+    """Whether the pod has a place among its services' endpoints, ready or not."""
     return bool((pod.get("status") or {}).get("podIP")) and not finished(pod)
 
 
@@ -111,7 +111,7 @@ def _ports_key(ports: Iterable[Any] | None) -> tuple[Port, ...]:
 def labels_for(service: Obj) -> dict[str, str]:
     """The labels of a service's slices: its own, and whose they are."""
     labels = {
-        **(service["metadata"].get("labels") or {}),
+        **labels_of(service),
         SERVICE_NAME: service["metadata"]["name"],
         MANAGED_BY: MANAGER,
     }
@@ -124,7 +124,7 @@ def plan_slices(service: Obj, pods: Iterable[Obj], existing: Sequence[Obj], mino
     """Change as few slices as possible: endpoints stay where they are, new ones fill gaps."""
     wanted: dict[tuple[Port, ...], dict[str, Obj]] = {}
     for pod in pods:
-        if takes_part(service, pod):
+        if takes_part(pod):
             wanted.setdefault(ports_of(service, pod), {})[pod["metadata"]["uid"]] = endpoint_of(service, pod, minor)
     if not wanted:
         wanted = {(): {}}
@@ -168,7 +168,7 @@ def _plan_group(
         stay.extend(fresh[:room])
         fresh = fresh[room:]
     groups = [fresh[i : i + PER_SLICE] for i in range(0, len(fresh), PER_SLICE)]
-    if not groups and not any(stay for _, stay in kept) and not kept:
+    if not groups and not kept:
         groups = [[]]
     plan.create += [_new_slice(service, labels, ports, group) for group in groups]
     empty_may_stay = not groups and not any(stay for _, stay in kept)
@@ -177,7 +177,7 @@ def _plan_group(
             plan.delete.append(item)
             continue
         empty_may_stay = empty_may_stay and bool(stay)
-        if (item.get("endpoints") or []) != stay or (item["metadata"].get("labels") or {}) != labels:
+        if (item.get("endpoints") or []) != stay or labels_of(item) != labels:
             plan.update.append({**item, "metadata": {**item["metadata"], "labels": labels}, "endpoints": stay})
 
 
@@ -192,16 +192,7 @@ def _new_slice(
             "generateName": meta["name"] + "-",
             "namespace": meta["namespace"],
             "labels": labels,
-            "ownerReferences": [
-                {
-                    "apiVersion": "v1",
-                    "kind": owner["kind"],
-                    "name": meta["name"],
-                    "uid": meta["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
+            "ownerReferences": [owner_reference(owner)],
         },
         "addressType": family,
         "ports": _slice_ports(ports),
@@ -217,7 +208,7 @@ def plan_mirror(endpoints: Obj, existing: Sequence[Obj]) -> Plan:
     for ports, family, ends in _mirrored(endpoints):
         item = next((s for s in spare if (_ports_key(s.get("ports")), s["addressType"]) == (ports, family)), None)
         if item is None:
-            plan.create.append(_new_slice({"kind": "Endpoints", **endpoints}, labels, ports, ends, family))
+            plan.create.append(_new_slice(endpoints, labels, ports, ends, family))
             continue
         spare.remove(item)
         if item.get("endpoints") != ends or labels_of(item) != labels:
@@ -245,7 +236,7 @@ def subsets(service: Obj, pods: Iterable[Obj]) -> list[Obj]:
     """The subsets of a service's Endpoints object, which know no terminating pods."""
     groups: dict[tuple[Port, ...], tuple[list[Obj], list[Obj]]] = {}
     for pod in pods:
-        if not takes_part(service, pod) or (deleting(pod) and not publishes_not_ready(service)):
+        if not takes_part(pod) or (deleting(pod) and not publishes_not_ready(service)):
             continue
         address: Obj = {"ip": pod["status"]["podIP"]}
         if name := _hostname(service, pod):

@@ -29,7 +29,7 @@ class StatefulSets(OwnerController):
 
     def reconcile(self, key: Key) -> None:
         """Take the next step of this set."""
-        owner = self.owner(key)
+        owner = self.owners.get(key)
         if owner is None or deleting(owner):
             return
         value, revisions = self.revisions.current(owner)

@@ -189,6 +189,11 @@ class Stores:
             self.client.patch(resource, key[1], patch, key[0] or None, type=type, subresource=subresource),
         )
 
+    def patch_metadata(self, resource: str, obj: Obj, change: Obj) -> Obj:
+        """Change metadata of exactly this version of this object."""
+        this = {field: obj["metadata"][field] for field in ("uid", "resourceVersion")}
+        return self.patch(resource, key_of(obj), {"metadata": {**this, **change}})
+
     def update_status(self, resource: str, obj: Obj, status: Obj) -> Obj:
         """Replace the status of an object, if it differs."""
         if obj.get("status") == status:
