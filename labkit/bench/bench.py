@@ -181,7 +181,7 @@ class Bench:
         Raises:
             MeasurementError: what was asked for cannot be measured.
         """
-        return self._scale("scale", "What grows with the number of services", services, rounds, measures, connects,
+        return self._scale("scale", "Services at scale", services, rounds, measures, connects,
                            seconds, rate, planes, **how)
 
     def knb(self, *, rounds: int = 1, seconds: int = 10, planes: Iterable[str] | None = (),

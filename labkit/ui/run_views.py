@@ -8,11 +8,12 @@ from labkit.bench.results import Comparison, Run, Sample
 from labkit.charts import Chart, Finding, bars, beside, forest, label, lines, published_bars, published_curves, scatter
 from labkit.charts.chart import Interval
 from labkit.errors import MeasurementError
+from labkit.markup import Fragment, escape, table
 from labkit.reference import Reference, load
 from labkit.ui.run_charts import axis, by_case, chart, said, with_document
 
-__all__ = ["FIRST_PACKETS", "beside_published", "churn", "claims", "finding", "first_packet", "noise", "programs",
-           "slopes"]
+__all__ = ["FIRST_PACKETS", "beside_published", "churn", "claims", "figures", "finding", "first_packet", "noise",
+           "notes", "programs", "slopes"]
 
 FIRST_PACKET: Final = "first packet"
 #: study -> curves that stand beside a learner's own
@@ -60,6 +61,19 @@ def first_packet(run: Run, metric: str = "p50_us") -> Chart:
     sources = " ".join(f"{figures.citation}. {figures.caveat}" for figures in map(load, FIRST_PACKETS))
     note = f"Left: {said(run, rows)} Right: {sources}"
     return beside(ours, theirs, ("measured here, µs", "published, µs"), note=note)
+
+
+def figures(run: Run) -> Fragment:
+    """Return what each figure of a run counts."""
+    said = run.provenance["figures"]
+    return table(["figure", "what it counts"], [[name, what] for name, what in said.items() if name in run.metrics])
+
+
+def notes(run: Run) -> Fragment:
+    """Return what a run says of itself: how long it was to take, and what a reader of it must know."""
+    mtus = sorted({arm["mtu"] for arm in run.provenance["arms"].values()})
+    said = [run.provenance["forecast"], *run.notes, f"MTU: {', '.join(map(str, mtus))}."]
+    return Fragment("".join(f"<p>{escape(line)}</p>" for line in said), "\n".join(said))
 
 
 def finding(run: Run, metric: str, case: str, *, base: str = "vanilla", other: str = "ebpf") -> Comparison:

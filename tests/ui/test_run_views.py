@@ -1,6 +1,7 @@
 """What a sceptic sees of a run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_each_claim_has_its_interval_and_what_cannot_be_told_apart_is_hollow() -
     assert "41 % less than Azure CNI, kube-proxy (published)" in drawn.text
     assert "Calico eBPF ÷ Calico iptables" in drawn.text
     assert drawn.figure()
+
+
+def test_a_run_says_of_itself_what_a_reader_must_know_and_explains_the_figures_that_it_has() -> None:
+    run = replace(article(), provenance={
+        "forecast": "One minute.", "arms": {"vanilla": {"mtu": 1500}, "ebpf": {"mtu": 1500}},
+        "figures": {"node_percent": "CPU of <both>", "cores": "not measured"},
+    })  # fmt: skip
+    assert run_views.notes(run).text == "One minute.\nOn one machine.\nMTU: 1500."
+    explained = run_views.figures(run)
+    assert "CPU of &lt;both&gt;" in explained.html
+    assert "not measured" not in explained.text
 
 
 def test_without_ebpf_all_are_compared_with_the_first() -> None:
