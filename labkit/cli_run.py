@@ -42,6 +42,9 @@ def run(notebooks: tuple[str, ...], parameters: tuple[tuple[str, str], ...], res
         if failure := result.failure:
             click.echo(f"\n{result.name}, cell {failure.cell}:", err=True)
             click.echo("\n".join(f"    {line}" for line in failure.source.splitlines()), err=True)
-            click.echo(f"{failure.error}\nhint: {failure.hint}", err=True)
-    click.echo(f"\n{len(course.notebooks)} notebooks in {course.seconds:.0f} s; report: {course.report}")
+            click.echo(failure.error, err=True)
+            if failure.hint not in failure.error:
+                click.echo(f"What to do: {failure.hint}.", err=True)
+    count = len(course.notebooks)
+    click.echo(f"\n{count} notebook{'s' * (count != 1)} in {course.seconds:.0f} s; report: {course.report}")
     sys.exit(0 if course.ok else 1)

@@ -65,8 +65,8 @@ def render(pages: Sequence[Page], *, seconds: float) -> str:
     verdict = "all ran to their end" if ok else "stopped at a failing cell"
     intro = (
         f"<h1>labkit report</h1><p>{datetime.now():%Y-%m-%d %H:%M}, labkit {__version__}, Linux "
-        f"{escape(platform.release())}, Python {platform.python_version()}. {len(pages)} notebooks in "
-        f"{seconds:.0f} s: {verdict}. {charts} charts.</p>"
+        f"{escape(platform.release())}, Python {platform.python_version()}. {len(pages)} "
+        f"notebook{'s' * (len(pages) != 1)} in {seconds:.0f} s: {verdict}. {charts} charts.</p>"
     )
     toc = "".join(
         f'<li><a href="#{escape(page.name)}">{escape(_title(page))}</a> '

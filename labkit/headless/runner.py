@@ -100,6 +100,7 @@ def run_course(
 def _execute(file: Path, executed: Path, parameters: dict[str, Any]) -> NotebookRun:
     # Imported here: papermill takes a second to load and `labkit --help` should not.
     import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -121,13 +122,34 @@ def _execute(file: Path, executed: Path, parameters: dict[str, Any]) -> Notebook
                 execution_timeout=CELL_TIMEOUT,
                 # A kernel is interrupted before it is shut down, and would say so where progress is shown.
                 extra_arguments=["--IPKernelApp.log_level=50"],
-                request_save_on_cell_execute=False,
+                request_save_on_cell_execute=True,  # what was done is there, however it ends
                 autosave_cell_every=0,
             )
     except PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}"
         failure = Failure(error.cell_index, error.source, said, _hint(error.evalue, executed))
+    except DeadKernelError:
+        failure = _cut_off(file, executed, "The kernel died.",
+                           "see whether the machine ran out of memory (`dmesg | tail`), then run it again")
+    except CellTimeoutError:
+        failure = _cut_off(file, executed, f"The cell did not end within {CELL_TIMEOUT} s.",
+                           "`labkit doctor` says what is not well")
+    except KeyboardInterrupt:
+        failure = _cut_off(file, executed, "Interrupted.",
+                           "run it again: each notebook brings the lab to the state that it needs")
     return NotebookRun(file.stem, round(time.monotonic() - started, 1), executed, failure)
+
+
+def _cut_off(file: Path, executed: Path, why: str, hint: str) -> Failure:
+    """Note in the executed notebook that it ended in the cell that was last begun, for the report to say so."""
+    book = json.loads((executed if executed.exists() else file).read_text(encoding="utf-8"))
+    begun = [i for i, cell in enumerate(book["cells"]) if cell["metadata"].get("papermill", {}).get("start_time")]
+    index = begun[-1] if begun else 0
+    cell = book["cells"][index]
+    if cell["cell_type"] == "code":
+        cell["outputs"].append({"output_type": "error", "ename": "Stopped", "evalue": why, "traceback": []})
+    executed.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Failure(index, "".join(cell["source"]), why, hint)
 
 
 def _hint(message: str, executed: Path) -> str:

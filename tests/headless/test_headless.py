@@ -48,9 +48,34 @@ def test_a_failing_cell_stops_the_run_and_its_hint_is_said(tmp_path: Path) -> No
     first, second = write(tmp_path, "00_start_here", raises), write(tmp_path, "01_create_the_cluster", "1")
     outcome = CliRunner().invoke(run, [str(first), str(second), "-o", str(tmp_path / "results")])
     assert outcome.exit_code == 1
-    assert "hint: mend it" in outcome.output
+    assert outcome.output.count("What to do: mend it") == 1
     assert "01_create_the_cluster" not in outcome.output
-    assert "1 notebooks" in outcome.output
+    assert "1 notebook in" in outcome.output
+
+
+def test_a_kernel_that_dies_leaves_a_report_of_what_was_done(tmp_path: Path) -> None:
+    book = write(tmp_path, "00_start_here", DRAWS, "import os\nos._exit(1)", "print('never')")
+    outcome = CliRunner().invoke(run, [str(book), "-o", str(tmp_path / "results")])
+    assert outcome.exit_code == 1
+    assert "os._exit(1)" in outcome.output
+    assert "The kernel died." in outcome.output
+    assert "out of memory" in outcome.output
+    (page,) = (tmp_path / "results").glob("*/report.html")
+    assert page.read_text().count('class="plotly-graph"') == 1
+    assert "The kernel died." in page.read_text()
+
+
+def test_an_interrupt_ends_the_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import papermill
+
+    def interrupted(*words: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", interrupted)
+    books = [str(write(tmp_path, name)) for name in ("00_start_here", "01_create_the_cluster")]
+    course = run_course(books, results=tmp_path / "results")
+    assert [run.failure.error for run in course.notebooks if run.failure] == ["Interrupted."]
+    assert course.report.exists()
 
 
 def test_parameters_are_shared_out_and_unknown_ones_refused(tmp_path: Path) -> None:
