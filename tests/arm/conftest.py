@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import ipaddress
 import socket
+import sqlite3
 import ssl
 import threading
 from collections.abc import Iterator
@@ -106,10 +107,15 @@ def _context(ca: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(ca))
 
 
+def database(path: Path) -> sqlite3.Connection:
+    """The lab's database as the daemon opens it."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
 @pytest.fixture
 def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
     tokens = LabTokens(b"k" * 32, "identity-secret", TENANT, SUBSCRIPTION)
-    store, clusters = ArmStore(tmp_path / "lab.db"), FakeClusters()
+    store, clusters = ArmStore(database(tmp_path / "lab.db")), FakeClusters()
     app = arm_app(store, clusters, tokens)
     listener = socket.create_server(("127.0.0.1", 0))
     wire = Wire(app)
@@ -121,6 +127,7 @@ def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
 
     async def serve() -> None:
         await server.serve([listener])
+        await app.operations.close()
         for connection in list(server.server_state.connections):
             connection.transport.abort()  # a client that left without TLS's goodbye
         await asyncio.sleep(0.05)
@@ -139,5 +146,4 @@ def arm(certificate: Path, tmp_path: Path) -> Iterator[Arm]:
         thread.join(60)
         loop.close()
         listener.close()
-        store.close()
     assert shapes.problems(wire.exchanges, sent=False) == [], "what the lab answered is what Azure publishes"

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from labkit.local.arm import ClusterError, ClusterInfo, ClusterSpec, PoolSpec
+from labkit.local.arm import ClusterError, ClusterSpec, PoolSpec
 
 
 class FakeClusters:
@@ -16,13 +16,13 @@ class FakeClusters:
         self.gate.set()
         self.error: ClusterError | None = None
 
-    async def create(self, spec: ClusterSpec) -> ClusterInfo:
+    async def create(self, spec: ClusterSpec) -> str:
         self.calls.append(("create", spec.key))
         await self.gate.wait()
         if self.error:
             raise self.error
         self.specs[spec.key] = spec
-        return ClusterInfo(spec.key, "192.0.2.10", "192.0.2.11")
+        return "192.0.2.11"
 
     async def scale(self, key: str, pool: PoolSpec) -> None:
         self.calls.append(("scale", key, pool.name, pool.count))

@@ -5,7 +5,7 @@ import asyncio
 from labkit.local.arm import ArmStore
 from labkit.local.arm.operations import Operations
 from labkit.local.arm.validation import new_cluster
-from tests.arm.conftest import SUBSCRIPTION
+from tests.arm.conftest import SUBSCRIPTION, database
 from tests.arm.fakes import FakeClusters
 from tests.arm.test_clusters import ARTICLE
 
@@ -14,7 +14,7 @@ ID = (f"/subscriptions/{SUBSCRIPTION}/resourcegroups/rg/providers/"
 
 
 def store_with_cluster(path):
-    store = ArmStore(path)
+    store = ArmStore(database(path))
     store.put(new_cluster("one", ARTICLE, id=ID, fqdn_id="9388cb76", api_version="2026-08-01"))
     return store
 
@@ -27,11 +27,10 @@ def test_a_creation_that_was_cut_off_is_finished_by_the_next_daemon(tmp_path):
         operation = operations.start("create", ID, "canadaeast")
         await asyncio.sleep(0)
         await operations.close()
-        store.close()
         return operation.id
 
     async def restarted(id: str) -> None:
-        store, clusters = ArmStore(tmp_path / "lab.db"), FakeClusters()
+        store, clusters = ArmStore(database(tmp_path / "lab.db")), FakeClusters()
         assert store.operation(id).status == "InProgress"
         operations = Operations(store, clusters)
         operations.resume()
@@ -40,21 +39,19 @@ def test_a_creation_that_was_cut_off_is_finished_by_the_next_daemon(tmp_path):
         assert store.operation(id).status == "Succeeded"
         assert store.get(ID)["properties"]["provisioningState"] == "Succeeded"
         assert clusters.calls == [("create", "c1")]
-        store.close()
 
     asyncio.run(restarted(asyncio.run(killed())))
 
 
 def test_an_operation_whose_resource_is_gone_fails_honestly(tmp_path):
     async def run() -> None:
-        store = ArmStore(tmp_path / "lab.db")
+        store = ArmStore(database(tmp_path / "lab.db"))
         operation = store.begin("update", ID, "canadaeast")
         operations = Operations(store, FakeClusters())
         operations.resume()
         await operations.wait(operation.id, 60)
         ended = store.operation(operation.id)
         assert (ended.status, ended.code) == ("Failed", "ResourceNotFound")
-        store.close()
 
     asyncio.run(run())
 
@@ -63,4 +60,3 @@ def test_the_fqdn_is_the_articles(tmp_path):
     store = store_with_cluster(tmp_path / "lab.db")
     assert store.get(ID.upper())["properties"]["fqdn"] == (
         "mycalicocl-calicodemorg-03a087-9388cb76.hcp.canadaeast.azmk8s.io")
-    store.close()

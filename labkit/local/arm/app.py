@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +12,7 @@ from . import managed_clusters as mc
 from .catalogue import PROVIDERS
 from .clusters import Clusters
 from .errors import ArmError
-from .http import ArmRoute, Context, Handler
+from .http import METHODS, ArmRoute, Context, Handler
 from .identity import LabTokens
 from .operations import Operations
 from .store import ArmStore
@@ -68,8 +65,8 @@ _PATHS: dict[str, dict[str, Handler]] = {
     f"{_CLUSTER}/agentpools/{{pool}}/upgradeprofiles/default": {"GET": upgrades.of_pool},
     f"{_CLUSTER}/agentpools/{{pool}}": {"GET": mc.get_pool, "PUT": mc.put_pool, "DELETE": mc.delete_pool},
     f"{_SUB}/providers/{{namespace}}": {"GET": subscriptions.provider},
-    f"{_SUB}/providers/{{namespace}}/register": {"POST": subscriptions.register},
-    f"{_SUB}/providers/{{namespace}}/unregister": {"POST": subscriptions.unregister},
+    f"{_SUB}/providers/{{namespace}}/register": {"POST": subscriptions.set_registration},
+    f"{_SUB}/providers/{{namespace}}/unregister": {"POST": subscriptions.set_registration},
 }
 
 
@@ -93,15 +90,14 @@ async def _unknown(context: Context, request: Request) -> Response:
 
 
 class ArmApp:
-    """Azure Resource Manager as an ASGI application."""
+    """Azure Resource Manager as an ASGI application; its operations are resumed and closed by who serves it."""
 
     def __init__(self, context: Context) -> None:
         self.operations = context.operations
         routes = [ArmRoute(path, context, methods, anonymous=True) for path, methods in _ANONYMOUS.items()]
         routes += [ArmRoute(path, context, methods) for path, methods in _PATHS.items()]
-        every: dict[str, Handler] = dict.fromkeys(("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"), _unknown)
-        routes.append(ArmRoute("/{path:path}", context, every))
-        self._app = Starlette(routes=routes, lifespan=self._lifespan)
+        routes.append(ArmRoute("/{path:path}", context, dict.fromkeys(METHODS, _unknown)))
+        self._app = Starlette(routes=routes)
         self._app.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,23 +106,6 @@ class ArmApp:
             path = "/" + "/".join(part for part in scope["path"].split("/") if part)
             scope = {**scope, "path": path, "root_path": ""}
         await self._app(scope, receive, send)
-
-    def resume(self) -> None:
-        """Take up the operations that were in flight when the daemon went away; from the event loop.
-
-        Done by ASGI's lifespan where there is one.
-        """
-        self.operations.resume()
-
-    async def close(self) -> None:
-        """Stop working; operations in flight stay in flight, for the next daemon."""
-        await self.operations.close()
-
-    @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.resume()
-        yield
-        await self.close()
 
 
 def arm_app(store: ArmStore, clusters: Clusters, auth: LabTokens) -> ArmApp:

@@ -61,21 +61,6 @@ class ClusterSpec:
     dns_service_ip: str = "10.0.0.10"
     pod_cidr: str = "10.224.0.0/16"
     kube_proxy: bool = True
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterInfo:
-    """What only the builder of a cluster knows.
-
-    Args:
-        api_address: the API's public address.
-        outbound_address: what the cluster's own connections to the internet come from.
-    """
-
-    key: str
-    api_address: str
-    outbound_address: str
 
 
 class ClusterError(Exception):
@@ -98,8 +83,12 @@ class Clusters(Protocol):
     again from its start. Failures are raised as ClusterError.
     """
 
-    async def create(self, spec: ClusterSpec) -> ClusterInfo:
-        """Build the cluster, or finish building it; returns once its nodes are there."""
+    async def create(self, spec: ClusterSpec) -> str:
+        """Build the cluster, or finish building it.
+
+        Returns:
+            Once its nodes are there: the address that its own connections to the internet come from.
+        """
 
     async def scale(self, key: str, pool: PoolSpec) -> None:
         """Give a pool as many nodes as it asks for. A pool of a new name is made; 0 takes its last node away."""

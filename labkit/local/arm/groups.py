@@ -19,7 +19,7 @@ _TERM = re.compile(r"(resourceType|resourceGroup|tagName|tagValue|name|location)
 
 def group_id(context: Context, request: Request) -> str:
     """The id of the request's group."""
-    return f"{context.subscription_id(request)}/resourceGroups/{request.path_params['group']}"
+    return f"{context.subscription_id}/resourceGroups/{request.path_params['group']}"
 
 
 def find_group(context: Context, request: Request) -> dict[str, Any]:
@@ -30,10 +30,10 @@ def find_group(context: Context, request: Request) -> dict[str, Any]:
     return group
 
 
-def node_group(context: Context, request: Request, cluster: dict[str, Any]) -> dict[str, Any]:
+def node_group(context: Context, cluster: dict[str, Any]) -> dict[str, Any]:
     """The group that Azure makes for a cluster's machines; it goes with the cluster."""
     name = cluster["properties"]["nodeResourceGroup"]
-    return {"id": f"{context.subscription_id(request)}/resourceGroups/{name}", "name": name,
+    return {"id": f"{context.subscription_id}/resourceGroups/{name}", "name": name,
             "type": GROUP_TYPE, "location": cluster["location"], "managedBy": cluster["id"],
             "properties": {"provisioningState": "Succeeded"}}
 
@@ -61,7 +61,7 @@ async def put(context: Context, request: Request) -> Response:
                  **tags_of(body), "properties": {"provisioningState": "Succeeded"}}
         context.store.put(group)
         return answer(group, 201)
-    _refuse_while_deleting(old)
+    refuse_while_deleting(old)
     if old["location"] != location:
         raise ArmError(409, "InvalidResourceGroupLocation",
                        f"Invalid resource group location '{location}'. The Resource group already exists in "
@@ -74,7 +74,7 @@ async def put(context: Context, request: Request) -> Response:
 async def patch(context: Context, request: Request) -> Response:
     """Change a group's tags."""
     group = find_group(context, request)
-    _refuse_while_deleting(group)
+    refuse_while_deleting(group)
     body = await json_body(request)
     if "tags" in body:
         group = {**untagged(group), **tags_of(body)}
@@ -95,7 +95,7 @@ async def delete(context: Context, request: Request) -> Response:
         operation = next(o for o in context.store.in_flight() if o.target == group["id"])
     host = request.headers.get("host", "localhost")
     return answer(None, 202, {
-        "Location": f"https://{host}{context.subscription_id(request)}/operationresults/{operation.id}"
+        "Location": f"https://{host}{context.subscription_id}/operationresults/{operation.id}"
                     f"?api-version={api_version(request)}",
         "Retry-After": RETRY_AFTER})
 
@@ -117,7 +117,8 @@ async def resources(context: Context, request: Request) -> Response:
                              for cluster in found][:_top(request)]})
 
 
-def _refuse_while_deleting(group: dict[str, Any]) -> None:
+def refuse_while_deleting(group: dict[str, Any]) -> None:
+    """A group that goes takes nothing in any more."""
     if group["properties"]["provisioningState"] == "Deleting":
         raise ArmError(409, "ResourceGroupBeingDeleted",
                        f"The resource group '{group['name']}' is in deprovisioning state and cannot perform "

@@ -36,11 +36,13 @@ class Context:
     auth: LabTokens
     operations: Operations
 
-    def subscription_id(self, request: Request) -> str:
-        """The id of the request's subscription: the lab's own one, in its own spelling."""
+    @property
+    def subscription_id(self) -> str:
+        """The id of the lab's one subscription, in its own spelling."""
         return f"/subscriptions/{self.auth.subscription}"
 
 
+METHODS = ("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE")
 Handler = Callable[[Context, Request], Awaitable[Response]]
 
 
@@ -82,7 +84,7 @@ def api_version(request: Request) -> str:
 def operation_headers(request: Request, context: Context, operation: Operation, *,
                       location: bool) -> dict[str, str]:
     """The headers of an accepted long-running operation."""
-    base = (f"https://{request.headers.get('host', 'localhost')}{context.subscription_id(request)}/providers/"
+    base = (f"https://{request.headers.get('host', 'localhost')}{context.subscription_id}/providers/"
             f"Microsoft.ContainerService/locations/{operation.location}")
     query = f"api-version={api_version(request)}"
     headers = {"Azure-AsyncOperation": f"{base}/operations/{operation.id}?{query}",
@@ -111,8 +113,7 @@ class ArmRoute(Route):
             except ArmError as error:
                 return refusal(error)
 
-        every = ["GET", "HEAD", "PUT", "PATCH", "POST", "DELETE"]
-        super().__init__(path, endpoint, methods=every)
+        super().__init__(path, endpoint, methods=METHODS)
         self.path_regex = re.compile(self.path_regex.pattern, re.IGNORECASE)
 
 

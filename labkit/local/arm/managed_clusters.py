@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .errors import ArmError, pool_not_found, resource_not_found
-from .groups import find_group, node_group
+from .groups import find_group, node_group, refuse_while_deleting
 from .http import Context, answer, api_version, json_body, operation_headers
 from .identity import guid
 from .store import Operation, OperationKind
@@ -34,7 +34,7 @@ POLL_SECONDS = 4.0
 
 
 def _id(context: Context, request: Request) -> str:
-    return (f"{context.subscription_id(request)}/resourcegroups/{request.path_params['group']}/providers/"
+    return (f"{context.subscription_id}/resourcegroups/{request.path_params['group']}/providers/"
             f"{CLUSTER_TYPE}/{request.path_params['cluster']}")
 
 
@@ -62,7 +62,7 @@ def _idle(cluster: Json, *, running: bool = True) -> Json:
     return cluster
 
 
-def _accept(context: Context, request: Request, kind: OperationKind, cluster: Json, state: str) -> Operation:
+def _accept(context: Context, kind: OperationKind, cluster: Json, state: str) -> Operation:
     """Store the cluster in its new state and begin the operation that leads out of it."""
     cluster["properties"]["provisioningState"] = state
     context.store.put(cluster)
@@ -80,24 +80,21 @@ async def put(context: Context, request: Request) -> Response:
         raise ArmError(409, "MissingSubscriptionRegistration",
                        "The subscription is not registered to use namespace 'Microsoft.ContainerService'. "
                        "See https://aka.ms/rps-not-found for how to register subscriptions.")
-    group = find_group(context, request)
-    if group["properties"]["provisioningState"] == "Deleting":
-        raise ArmError(409, "ResourceGroupBeingDeleted", f"The resource group '{group['name']}' is in "
-                       "deprovisioning state and cannot perform this operation.")
+    refuse_while_deleting(find_group(context, request))
     body = await json_body(request)
     old = context.store.get(_id(context, request))
     if old is None:
         cluster = new_cluster(request.path_params["cluster"], body, id=_id(context, request),
                               fqdn_id=secrets.token_hex(4), api_version=api_version(request))
         cluster["identity"].update(principalId=guid(cluster["id"]), tenantId=context.auth.tenant)
-        context.store.put(node_group(context, request, cluster))
-        operation = _accept(context, request, "create", cluster, "Creating")
+        context.store.put(node_group(context, cluster))
+        operation = _accept(context, "create", cluster, "Creating")
         return answer(shown(cluster, api_version(request)), 201,
                       operation_headers(request, context, operation, location=False))
     cluster = changed_cluster(_idle(old), body, api_version=api_version(request))
     for profile in cluster["properties"]["agentPoolProfiles"]:
         profile["provisioningState"] = "Updating"
-    operation = _accept(context, request, "update", cluster, "Updating")
+    operation = _accept(context, "update", cluster, "Updating")
     return answer(shown(cluster, api_version(request)), 200,
                   operation_headers(request, context, operation, location=False))
 
@@ -122,7 +119,7 @@ async def delete(context: Context, request: Request) -> Response:
     if not pending:
         if cluster["properties"]["provisioningState"] != "Deleting":
             _idle(cluster, running=False)
-        pending = [_accept(context, request, "delete", cluster, "Deleting")]
+        pending = [_accept(context, "delete", cluster, "Deleting")]
     return answer(None, 202, operation_headers(request, context, pending[0], location=True))
 
 
@@ -136,14 +133,14 @@ async def list_clusters(context: Context, request: Request) -> Response:
 async def stop(context: Context, request: Request) -> Response:
     """Take the nodes away and keep the objects."""
     cluster = _idle(find_cluster(context, request), running=False)
-    operation = _accept(context, request, "stop", cluster, "Stopping")
+    operation = _accept(context, "stop", cluster, "Stopping")
     return answer(None, 202, operation_headers(request, context, operation, location=True))
 
 
 async def start(context: Context, request: Request) -> Response:
     """Bring a stopped cluster back."""
     cluster = _idle(find_cluster(context, request), running=False)
-    operation = _accept(context, request, "start", cluster, "Starting")
+    operation = _accept(context, "start", cluster, "Starting")
     return answer(None, 202, operation_headers(request, context, operation, location=True))
 
 
@@ -223,7 +220,7 @@ async def put_pool(context: Context, request: Request) -> Response:
     else:
         status = 201
         profiles.append(profile)
-    operation = _accept(context, request, "update", cluster, "Updating")
+    operation = _accept(context, "update", cluster, "Updating")
     return answer(_pool(cluster, profile), status,
                   operation_headers(request, context, operation, location=False))
 
@@ -238,7 +235,7 @@ async def delete_pool(context: Context, request: Request) -> Response:
         raise ArmError(400, "OperationNotAllowed", f"There has to be at least one system agent pool. "
                        f"{profile['name']} is the last one.", provider=True)
     profile["provisioningState"] = "Deleting"
-    operation = _accept(context, request, "update", cluster, "Updating")
+    operation = _accept(context, "update", cluster, "Updating")
     return answer(None, 202, operation_headers(request, context, operation, location=True))
 
 

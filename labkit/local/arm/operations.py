@@ -115,8 +115,7 @@ class Operations:
         spec = spec_of(resource, key)
         if kind == "create" or not _is_built(resource):
             # A creation that failed is tried again by the next PUT, as in Azure.
-            info = await self._clusters.create(spec)
-            _fill_in(resource, info.outbound_address)
+            _fill_in(resource, await self._clusters.create(spec))
         if kind == "update":
             await self._clusters.set_kube_proxy(key, spec.kube_proxy)
             await self._scale(resource, key)

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -60,24 +59,12 @@ class ArmStore:
     """Resources, operations and provider registrations.
 
     Args:
-        database: the lab's database file, or a connection to it.
+        database: the lab's, in autocommit mode; who opened it closes it.
     """
 
-    def __init__(self, database: Path | sqlite3.Connection) -> None:
-        if isinstance(database, sqlite3.Connection):
-            self._db = database
-            self._own = False
-        else:
-            self._db = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
-            self._own = True
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=normal")
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._db = database
         self._db.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Close the connection, if this store opened it."""
-        if self._own:
-            self._db.close()
 
     def get(self, id: str) -> Resource | None:
         """A resource by id; ids compare without case."""

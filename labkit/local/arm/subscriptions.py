@@ -12,7 +12,7 @@ from . import catalogue
 from .errors import ArmError
 from .http import Context, answer
 from .pools import MAX_NODES
-from .validation import CLUSTER_TYPE
+from .validation import CLUSTER_TYPE, location_of
 
 NAME = "labkit local lab"
 
@@ -81,7 +81,7 @@ async def get_subscription(context: Context, request: Request) -> Response:
 async def locations(context: Context, request: Request) -> Response:
     """GET …/locations."""
     return answer({"value": [{
-        "id": f"{context.subscription_id(request)}/locations/{region.name}", "name": region.name,
+        "id": f"{context.subscription_id}/locations/{region.name}", "name": region.name,
         "type": "Region", "displayName": region.display,
         "regionalDisplayName": f"({region.group}) {region.display}",
         "metadata": {"regionType": "Physical", "regionCategory": "Recommended",
@@ -91,11 +91,11 @@ async def locations(context: Context, request: Request) -> Response:
     } for region in catalogue.REGIONS.values()]})
 
 
-def _provider(context: Context, request: Request, namespace: str) -> dict[str, Any]:
+def _provider(context: Context, namespace: str) -> dict[str, Any]:
     regional = namespace not in catalogue.LOCATIONLESS
     places = [region.display for region in catalogue.REGIONS.values()] if regional else []
     return {
-        "id": f"{context.subscription_id(request)}/providers/{namespace}", "namespace": namespace,
+        "id": f"{context.subscription_id}/providers/{namespace}", "namespace": namespace,
         "resourceTypes": [{"resourceType": type, "locations": places,
                            "apiVersions": list(catalogue.API_VERSIONS), "capabilities": "None"}
                           for type in catalogue.PROVIDERS[namespace]],
@@ -114,48 +114,31 @@ def _namespace(request: Request) -> str:
 
 async def providers(context: Context, request: Request) -> Response:
     """GET …/providers."""
-    return answer({"value": [_provider(context, request, namespace) for namespace in catalogue.PROVIDERS]})
+    return answer({"value": [_provider(context, namespace) for namespace in catalogue.PROVIDERS]})
 
 
 async def provider(context: Context, request: Request) -> Response:
     """GET …/providers/{namespace}."""
-    return answer(_provider(context, request, _namespace(request)))
+    return answer(_provider(context, _namespace(request)))
 
 
-async def register(context: Context, request: Request) -> Response:
-    """POST …/register."""
+async def set_registration(context: Context, request: Request) -> Response:
+    """POST …/register and …/unregister."""
     namespace = _namespace(request)
-    context.store.set_provider_state(namespace, "Registered")
-    return answer(_provider(context, request, namespace))
-
-
-async def unregister(context: Context, request: Request) -> Response:
-    """POST …/unregister."""
-    namespace = _namespace(request)
-    context.store.set_provider_state(namespace, "Unregistered")
-    return answer(_provider(context, request, namespace))
-
-
-def _region(request: Request) -> catalogue.Region:
-    asked = request.path_params["location"]
-    region = catalogue.find_region(asked)
-    if region is None:
-        raise ArmError(400, "LocationNotAvailableForResourceType",
-                       f"The provided location '{asked}' is not available for resource type "
-                       f"'{CLUSTER_TYPE}'. List of available regions for the resource type is "
-                       f"'{','.join(catalogue.REGIONS)}'.")
-    return region
+    context.store.set_provider_state(
+        namespace, "Unregistered" if request.url.path.lower().endswith("/unregister") else "Registered")
+    return answer(_provider(context, namespace))
 
 
 async def kubernetes_versions(context: Context, request: Request) -> Response:
     """GET …/locations/{location}/kubernetesVersions."""
-    _region(request)
+    location_of(request.path_params, CLUSTER_TYPE)
     return answer(catalogue.kubernetes_versions())
 
 
 async def usages(context: Context, request: Request) -> Response:
     """GET …/Microsoft.Compute/locations/{location}/usages: the quota is the lab's own limit."""
-    _region(request)
+    location_of(request.path_params, CLUSTER_TYPE)
     used: dict[str, int] = {"cores": 0}
     for cluster in context.store.resources(CLUSTER_TYPE):
         for pool in cluster["properties"]["agentPoolProfiles"]:

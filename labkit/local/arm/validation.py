@@ -232,7 +232,7 @@ def spec_of(resource: Json, key: str) -> ClusterSpec:
         fqdn=properties["fqdn"], network_plugin=network["networkPlugin"],
         network_policy=network["networkPolicy"], service_cidr=network["serviceCidr"],
         dns_service_ip=network["dnsServiceIP"], pod_cidr=network.get("podCidr") or "10.224.0.0/16",
-        kube_proxy=(network.get(KUBE_PROXY) or {}).get("enabled") is not False, tags=resource.get("tags") or {},
+        kube_proxy=(network.get(KUBE_PROXY) or {}).get("enabled") is not False,
         pools=tuple(pools.pool_spec(profile) for profile in properties["agentPoolProfiles"]))
 
 

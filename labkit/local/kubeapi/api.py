@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,18 +36,15 @@ class Api:
     metadata.name.
 
     Args:
-        db: the database, or its file; one table of it is used.
+        database: its file; one table of it is used.
         cluster: the cluster's key in that table.
         version: the Kubernetes version to be.
-        service_cidr: where cluster IPs come from.
-        node_ports: first and last node port.
     """
 
-    def __init__(self, db: sqlite3.Connection | Path, cluster: str, *, version: str = "v1.20.2",
-                 service_cidr: str = "10.0.0.0/16", node_ports: tuple[int, int] = (30000, 32767)) -> None:
+    def __init__(self, database: Path, cluster: str, *, version: str = "v1.20.2") -> None:
         self.node_backend: NodeBackend | None = None
         self.authenticate: Authenticate = lambda token: None
-        self.machinery = Machinery(db, cluster, version=version, service_cidr=service_cidr, node_ports=node_ports)
+        self.machinery = Machinery(database, cluster, version)
         add_builtin_versions(self.machinery.registry, self.machinery.minor)
         self.tokens = ServiceAccountTokens(self.machinery.store)
         self.openapi = Documents(self.machinery.registry, version)

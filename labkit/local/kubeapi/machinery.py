@@ -7,7 +7,6 @@ finalizers, graceful deletion. What a kind does of its own is its Strategy's.
 from __future__ import annotations
 
 import re
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -39,22 +38,18 @@ class Machinery:
     """One cluster's objects under Kubernetes' rules. Every verb raises ApiError.
 
     Args:
-        db: where objects are kept.
+        database: where objects are kept.
         cluster: the cluster's key within the database.
         version: the Kubernetes version to be, such as "v1.20.2".
-        service_cidr: cluster IPs come from here.
-        node_ports: first and last node port.
     """
 
-    def __init__(self, db: sqlite3.Connection | Path, cluster: str, *, version: str,
-                 service_cidr: str, node_ports: tuple[int, int]) -> None:
+    def __init__(self, database: Path, cluster: str, version: str) -> None:
         self.version = version
         self.minor = int(re.match(r"v?1\.(\d+)", version)[1])  # type: ignore[index]
-        self.service_cidr, self.node_ports = service_cidr, node_ports
         self.registry = Registry()
         for kind in BUILT_IN + REVIEWS:
             self.registry.add(kind)
-        self.store = Store(db, cluster)
+        self.store = Store(database, cluster)
         self.strategies = strategies_for(self)
         self._plain = Strategy(self)
         for resource, strategy in self.strategies.items():

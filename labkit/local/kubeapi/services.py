@@ -17,6 +17,11 @@ from .validation import service_errors
 if TYPE_CHECKING:
     from .machinery import Machinery
 
+NETWORK = ipaddress.IPv4Network("10.0.0.0/16")
+"""Where cluster IPs come from."""
+PORTS = range(30000, 32768)
+"""Node ports."""
+
 
 class ServiceStrategy(Strategy):
     """Hands out cluster IPs and node ports.
@@ -26,8 +31,6 @@ class ServiceStrategy(Strategy):
 
     def __init__(self, machinery: Machinery) -> None:
         super().__init__(machinery)
-        self._network = ipaddress.IPv4Network(machinery.service_cidr)
-        self._first_port, self._last_port = machinery.node_ports
         self._ips: dict[str, str] = {}
         self._ports: dict[tuple[int, str], str] = {}
 
@@ -136,8 +139,8 @@ class ServiceStrategy(Strategy):
             self._ports.pop(port, None)
 
     def _free_ip(self) -> str:
-        size = self._network.num_addresses - 2
-        base = int(self._network.network_address) + 1
+        size = NETWORK.num_addresses - 2
+        base = int(NETWORK.network_address) + 1
         if len(self._ips) < size:
             start = random.randrange(size)
             for step in range(size):
@@ -148,7 +151,7 @@ class ServiceStrategy(Strategy):
 
     def _check_ip(self, kind: Kind, obj: Obj, ip: str) -> None:
         try:
-            inside = ipaddress.IPv4Address(ip) in self._network
+            inside = ipaddress.IPv4Address(ip) in NETWORK
         except ValueError:
             inside = False
         name = obj["metadata"]["name"]
@@ -157,17 +160,16 @@ class ServiceStrategy(Strategy):
         if not inside:
             raise errors.invalid(kind, name, [errors.FieldError(
                 "FieldValueInvalid", field, f"Invalid value: {_go_list(value)}: failed to allocate IP {ip}: provided IP"
-                f" is not in the valid range. The range of valid IPs is {self._network}")])
+                f" is not in the valid range. The range of valid IPs is {NETWORK}")])
         if ip in self._ips:
             raise errors.invalid(kind, name, [errors.FieldError(
                 "FieldValueInvalid", field, f"Invalid value: {_go_list(value)}: failed to allocate IP {ip}: provided IP"
                 " is already allocated")])
 
     def _free_port(self, protocol: str, mine: set[tuple[int, str]]) -> int:
-        size = self._last_port - self._first_port + 1
-        start = random.randrange(size)
-        for step in range(size):
-            port = self._first_port + (start + step) % size
+        start = random.randrange(len(PORTS))
+        for step in range(len(PORTS)):
+            port = PORTS[(start + step) % len(PORTS)]
             # a number is handed out once, for any protocol, as Kubernetes' own allocator does
             if not any((port, p) in self._ports or (port, p) in mine for p in ("TCP", "UDP", "SCTP")):
                 return port
@@ -175,10 +177,10 @@ class ServiceStrategy(Strategy):
 
     def _check_port(self, kind: Kind, obj: Obj, field: str, port: int, protocol: str, owner: str) -> None:
         name = obj["metadata"]["name"]
-        if not self._first_port <= port <= self._last_port:
+        if port not in PORTS:
             raise errors.invalid(kind, name, [errors.bad_value(
                 field, port, "provided port is not in the valid range. The range of valid ports is"
-                f" {self._first_port}-{self._last_port}")])
+                f" {PORTS[0]}-{PORTS[-1]}")])
         if self._ports.get((port, protocol), owner) != owner:
             raise errors.invalid(kind, name, [errors.bad_value(field, port, "provided port is already allocated")])
 

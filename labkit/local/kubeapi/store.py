@@ -80,17 +80,14 @@ class Shelf:
 class Store:
     """The objects of one cluster. Not for use from several threads."""
 
-    def __init__(self, db: sqlite3.Connection | Path, cluster: str) -> None:
-        self._own = not isinstance(db, sqlite3.Connection)
-        self._db = db if isinstance(db, sqlite3.Connection) else sqlite3.connect(
-            db, isolation_level=None, check_same_thread=False)
+    def __init__(self, database: Path, cluster: str) -> None:
+        self._db = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
         self._cluster = cluster
         self._shelves: dict[str, Shelf] = {}
         self._next_listener = 0
         self._tombstones = 0
-        if self._own:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS kube_objects (cluster TEXT, resource TEXT, namespace TEXT, name TEXT,"
             " version INTEGER NOT NULL, body BLOB, PRIMARY KEY (cluster, resource, namespace, name)) WITHOUT ROWID")
@@ -109,7 +106,6 @@ class Store:
             shelf.floor = rv
         self.rv = rv
         self._bury()
-        self._commit()
         return rv
 
     def shelf(self, resource: str) -> Shelf:
@@ -132,7 +128,6 @@ class Store:
         shelf = self.shelf(resource)
         self._db.execute("INSERT OR REPLACE INTO kube_objects VALUES (?,?,?,?,?,?)",
                          (self._cluster, resource, namespace, name, rv, raw))
-        self._commit()
         self.rv = rv
         entry = Entry(obj, raw, rv)
         names = shelf.by_namespace.setdefault(namespace, {})
@@ -148,7 +143,6 @@ class Store:
         rv = self.rv + 1
         self._db.execute("UPDATE kube_objects SET body=NULL, version=? WHERE cluster=? AND resource=?"
                          " AND namespace=? AND name=?", (rv, self._cluster, resource, namespace, name))
-        self._commit()
         self.rv = rv
         names = shelf.by_namespace[namespace]
         del names[name]
@@ -161,7 +155,6 @@ class Store:
         self._tombstones += 1
         if self._tombstones > _TOMBSTONES:
             self._bury()
-            self._commit()
         return entry
 
     def _bury(self) -> None:
@@ -169,10 +162,6 @@ class Store:
         self._db.execute("DELETE FROM kube_objects WHERE cluster=? AND body IS NULL AND version < ?",
                          (self._cluster, self.rv))
         self._tombstones = 0
-
-    def _commit(self) -> None:
-        if self._db.in_transaction:          # a connection that was handed in may not be in autocommit mode
-            self._db.commit()
 
     def _tell(self, shelf: Shelf, event: Event) -> None:
         if len(shelf.events) == REMEMBERED:
@@ -190,12 +179,10 @@ class Store:
         return lambda: (listeners.pop(token, None), None)[1]
 
     def close(self) -> None:
-        """Close the database, if it was opened here."""
-        if self._own:
-            self._db.close()
+        """Close the database."""
+        self._db.close()
 
     def erase(self) -> None:
         """Forget the cluster."""
         self._db.execute("DELETE FROM kube_objects WHERE cluster=?", (self._cluster,))
-        self._commit()
         self._shelves.clear()

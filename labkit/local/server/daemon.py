@@ -108,7 +108,7 @@ class Daemon:
         )
         front_door.open(service := HttpService(application, context))
         await manager.restore()
-        arm.resume()
+        arm.operations.resume()
         listener = Listener(listening, front_door.handle)
         DaemonInfo(
             url=url,
@@ -132,7 +132,7 @@ class Daemon:
             paths.daemon_file.unlink(missing_ok=True)
             await listener.close()
             service.close()
-            await arm.close()
+            await arm.operations.close()
             await manager.close()
             database.close()
             os.close(lock)

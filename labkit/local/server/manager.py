@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
-from labkit.local.arm.clusters import ClusterError, ClusterInfo, ClusterSpec, PoolSpec
+from labkit.local.arm.clusters import ClusterError, ClusterSpec, PoolSpec
 from labkit.local.client import ApiError
 from labkit.local.server.cluster import Cluster, Surroundings
 from labkit.local.server.kubeconfig import kubeconfig
@@ -50,7 +50,7 @@ class ClusterManager:
             self._clusters[spec.key] = cluster = Cluster(spec, self._around)
             await cluster.start(self._places(spec.key) if running else [])
 
-    async def create(self, spec: ClusterSpec) -> ClusterInfo:
+    async def create(self, spec: ClusterSpec) -> str:
         """Build the cluster, or finish building it; returns once its nodes are ready."""
         async with self._lock(spec.key):
             self._save(spec, running=True)
@@ -65,7 +65,7 @@ class ClusterManager:
                 raise ClusterError(
                     f"The local lab could not build the cluster: {error}. Delete it, and look into the daemon's log."
                 ) from error
-            return ClusterInfo(spec.key, cluster.api_address, cluster.outbound_address)
+            return cluster.outbound_address
 
     async def scale(self, key: str, pool: PoolSpec) -> None:
         """Give a pool as many nodes as it asks for."""
