@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from labkit.local.client import Obj
+from labkit.local.controllers.probes import Target, judged, target_of, unasked
 
 from .world import World
 
@@ -42,28 +45,69 @@ def test_policy_cluster_sends_to_every_ready_node(world: World) -> None:
     world.run(body)
 
 
-def test_policy_local_sends_to_nodes_with_a_ready_endpoint(world: World) -> None:
+def test_policy_local_sends_to_nodes_whose_health_check_says_so(world: World) -> None:
     async def body(world: World) -> None:
-        service(world, externalTrafficPolicy="Local")
+        first, second = "10.224.0.4", "10.224.0.35"
+        world.cloud.answers |= {first: False, second: False}
+        port = service(world, externalTrafficPolicy="Local")["spec"]["healthCheckNodePort"]
         ip = await world.until(lambda: address(world))
         assert world.cloud.frontends == {ip: ()}
-        world.api.create(
-            "pods",
-            {
-                "metadata": {"name": "one", "namespace": "default", "labels": {"app": "web"}},
-                "spec": {
-                    "nodeName": "node1",
-                    "containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 80}]}],
-                },
-            },
-        )
-        await world.until(lambda: world.cloud.frontends[ip] == ("10.224.0.35",))
-        world.kubelets.set_ready("default", "one", False)
+        assert world.cloud.probed == {(port, "/")}
+        world.cloud.answers[second] = True
+        await world.until(lambda: world.cloud.frontends[ip] == (second,))
+        world.cloud.answers[second] = None
         await world.until(lambda: world.cloud.frontends[ip] == ())
         world.api.patch("services", "web", {"spec": {"externalTrafficPolicy": "Cluster"}}, "default")
         await world.until(lambda: len(world.cloud.frontends[ip]) == 2)
+        assert not world.events("UpdatedLoadBalancer"), "the same nodes belong to it, whatever they answer"
 
     world.run(body)
+
+
+def test_policy_cluster_leaves_out_a_node_whose_node_port_refuses(world: World) -> None:
+    async def body(world: World) -> None:
+        port = service(world)["spec"]["ports"][0]["nodePort"]
+        ip = await world.until(lambda: address(world))
+        world.cloud.answers["10.224.0.4"] = False
+        await world.until(lambda: world.cloud.frontends[ip] == ("10.224.0.35",))
+        assert world.cloud.probed == {(port, None)}
+        world.cloud.answers["10.224.0.4"] = True
+        await world.until(lambda: len(world.cloud.frontends[ip]) == 2)
+        world.cloud.answers["10.224.0.4"] = False
+        world.cloud.probed.clear()
+        world.api.delete("services", "web", "default")
+        await world.until(lambda: not world.cloud.frontends)
+        world.cloud.probed.clear()
+        await world.settle()
+        assert not world.cloud.probed, "nobody is asked for a service that is gone"
+
+    world.run(body)
+
+
+HTTP, TCP = Target(30001, "/"), Target(30002)
+
+
+@pytest.mark.parametrize(("target", "answers", "up"), [
+    (HTTP, [], None), (HTTP, [True], True), (HTTP, [False], False), (HTTP, [None], False),
+    (HTTP, [True, False], False), (HTTP, [True, None], True), (HTTP, [True, None, None], False),
+    (HTTP, [True, None, True, None], True), (HTTP, [False, True], True),
+    (TCP, [], True), (TCP, [False], True), (TCP, [False, False], False), (TCP, [False, True, False], True),
+    (TCP, [None, None, None], True), (TCP, [False, False, True], True),
+])
+def test_a_node_is_out_after_a_no_by_http_or_two_failures(target: Target, answers: list[bool | None], up: bool) -> None:
+    health = unasked(target)
+    for answer in answers:
+        health = judged(health, target, answer)
+    assert health.up is up
+
+
+def test_what_is_asked_of_a_service() -> None:
+    tcp, udp = {"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP", "nodePort": 30053}
+    assert target_of({"spec": {"ports": [udp, tcp]}}) == Target(30080)
+    assert target_of({"spec": {"ports": [udp]}}) is None
+    assert target_of({"spec": {"ports": [{"port": 80}]}}) is None
+    local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 30099, "ports": [udp]}
+    assert target_of({"spec": local}) == Target(30099, "/")
 
 
 def test_a_service_with_affinity_is_spread_by_client(world: World) -> None:

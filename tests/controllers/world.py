@@ -26,6 +26,8 @@ class BookCloud:
         self.addresses: dict[str, str] = {}
         self.frontends: dict[str, tuple[str, ...]] = {}
         self.by_client: set[str] = set()
+        self.answers: dict[str, bool | None] = {}   # to probes, by node; a node is well where nothing else is said
+        self.probed: set[tuple[int, str | None]] = set()
         self._next = itertools.count(20)
 
     def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
@@ -44,6 +46,10 @@ class BookCloud:
 
     def remove_frontend(self, ip: str) -> None:
         self.frontends.pop(ip, None)
+
+    async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
+        self.probed.add((port, path))
+        return self.answers.get(node_ip, True)
 
 
 class Kubelets:
@@ -113,7 +119,7 @@ class World:
         self.api = Api(database, "c1")
         self.cloud = BookCloud()
         self.kubelets = Kubelets(self.api)
-        self.settings = ClusterSettings(node_check=0.05, orphan_grace=0.1, backoff=0.05)
+        self.settings = ClusterSettings(node_check=0.05, orphan_grace=0.1, probe_interval=0.01, backoff=0.05)
         for name in ("default", "kube-system", "kube-node-lease"):
             self.api.create("namespaces", {"metadata": {"name": name}})
         self.node("node0")

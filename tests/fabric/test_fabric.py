@@ -227,6 +227,32 @@ def test_a_report_about_a_connection_by_a_frontend_reaches_its_node(lab: Fabric)
             server.close()
 
 
+@pytest.mark.parametrize(("path", "reply", "well"), [
+    (None, b"", True), ("/", b"HTTP/1.1 200 OK\r\n\r\n", True), ("/", b"HTTP/1.1 503 Unavailable\r\n\r\n", False),
+    ("/", b"HTTP/1.1", False), ("/", None, None)])
+def test_a_probe_asks_a_node_from_azures_address(lab: Fabric, monkeypatch, path, reply, well) -> None:
+    monkeypatch.setattr("labkit.local.fabric.probe.PATIENCE", 60 if reply is not None else 0.1)
+    vnet = lab.ensure_vnet("c1", "192.0.2.10")
+    node = vnet.add_node("node-0", 0)
+
+    async def body() -> bool | None:
+        with listen(lab, node.netns, (node.ip, 80)) as server:
+            asked = asyncio.create_task(vnet.probe(node.ip, 80, path))
+            accepted, peer = await asyncio.to_thread(server.accept)
+            with accepted:
+                assert peer[0] == "168.63.129.16"
+                if path and reply is not None:
+                    assert (await asyncio.to_thread(accepted.recv, 4096)).startswith(b"GET / HTTP/1.1\r\n")
+                    accepted.sendall(reply)
+                    accepted.shutdown(socket.SHUT_WR)
+                return await asked
+
+    assert asyncio.run(body()) is well
+    if reply is not None:
+        assert asyncio.run(vnet.probe(node.ip, 81, path)) is False, "a port without a listener"
+    assert asyncio.run(vnet.probe("10.224.9.9", 80, path)) is None, "no such node"
+
+
 def test_a_nodes_public_address_is_translated_both_ways(lab: Fabric) -> None:
     alice = lab.ensure_client("alice")
     vnet = lab.ensure_vnet("c1", "192.0.2.10")

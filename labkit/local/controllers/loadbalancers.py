@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from labkit.local.client import Obj
 
 from .base import Context, Controller
 from .objects import annotations_of, deleting, is_true, labels_of
+from .probes import Probes, target_of
 from .queue import Key
 from .slices import SERVICE_NAME
 from .store import key_of
@@ -51,29 +52,14 @@ def address_of(node: Obj) -> str | None:
     return None
 
 
-def nodes_for(service: Obj, nodes: list[Obj], slices: list[Obj]) -> tuple[str, ...]:
-    """The node addresses behind the service's frontend.
-
-    With externalTrafficPolicy Cluster every healthy node takes connections. With Local only nodes with a
-    ready endpoint of the service do: elsewhere the health check node port would say no.
-    """
-    local = service["spec"].get("externalTrafficPolicy") == "Local"
-    hosts = (
-        {
-            endpoint.get("nodeName")
-            for item in slices
-            for endpoint in item.get("endpoints") or ()
-            if (endpoint.get("conditions") or {}).get("ready") is not False
-        }
-        if local
-        else set()
-    )
-    found = [address_of(node) for node in nodes if healthy(node) and (not local or node["metadata"]["name"] in hosts)]
+def pool_of(nodes: Iterable[Obj]) -> tuple[str, ...]:
+    """The addresses of the nodes that a load balancer may use, as far as Kubernetes knows; it asks them itself."""
+    found = (address_of(node) for node in nodes if healthy(node))
     return tuple(sorted((ip for ip in found if ip), key=lambda ip: tuple(map(int, ip.split(".")))))
 
 
 class LoadBalancers(Controller):
-    """Asks the cloud for addresses and frontends.
+    """Asks the cloud for addresses and frontends, and nodes whether they are well.
 
     The kernel is changed by a worker thread, one change after the other; a service's status names its
     address when the frontend is there.
@@ -83,17 +69,13 @@ class LoadBalancers(Controller):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.services, self.nodes, self.slices = (
-            self.stores["services"],
-            self.stores["nodes"],
-            self.stores[SLICES],
-        )
-        self.slices.index("service-name", _service_of)
+        self.services, self.nodes = self.stores["services"], self.stores["nodes"]
         self.services.index("balanced", lambda service: ("yes",) if _concerns_us(service) else ())
         self.services.subscribe(self._on_service)
         self.nodes.subscribe(self._on_node)
-        self.slices.subscribe(self._on_slice)
-        self._programmed: dict[str, tuple[tuple[str, ...], bool]] = {}
+        self.stores[SLICES].subscribe(self._on_slice)
+        self._probes = Probes(context.cloud.probe, self.enqueue, self.settings.probe_interval)
+        self._programmed: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {}
         self._holders: dict[str, Key] = {}
         self._busy: set[Key] = set()
         self._worker: ThreadPoolExecutor | None = None
@@ -104,12 +86,14 @@ class LoadBalancers(Controller):
 
     def stop(self) -> None:
         """Let the worker finish what it does now."""
+        self._probes.stop()
         if self._worker:
             self._worker.shutdown(wait=True, cancel_futures=True)
             self._worker = None
 
     def _on_service(self, old: Obj | None, new: Obj | None) -> None:
         if new is None and old is not None:
+            self._probes.forget(key_of(old))
             for ip in [ip for ip, holder in self._holders.items() if holder == key_of(old)]:
                 self._abandon(ip)
         elif new is not None and _concerns_us(new):
@@ -126,9 +110,7 @@ class LoadBalancers(Controller):
         obj = new or old
         assert obj is not None
         for key in _service_of(obj):
-            service = self.services.get(key)
-            if service is not None and service["spec"].get("externalTrafficPolicy") == "Local":
-                self.enqueue(key)
+            self._probes.hurry(key)
 
     def reconcile(self, key: Key) -> None:
         """Make the frontend of this service, change it, or give it back."""
@@ -159,11 +141,15 @@ class LoadBalancers(Controller):
             log.warning("no address for %s/%s: %s", *key, error)
             self._say_failed(service, error)
             return
-        nodes = nodes_for(service, list(self.nodes), self.slices.by("service-name", key))
+        pool = pool_of(self.nodes)
+        up = self._probes.watch(key, target_of(service), pool)
+        if up is None:    # not all of them have answered: soon
+            return
+        nodes = tuple(up)
         by_client = service["spec"].get("sessionAffinity") == "ClientIP"
         before = self._programmed.get(ip)
         gone = [old for old in known if old != ip]
-        if before == (nodes, by_client) and known == [ip]:
+        if before == (nodes, by_client, pool) and known == [ip]:
             return
 
         def change() -> None:
@@ -174,10 +160,10 @@ class LoadBalancers(Controller):
         def done() -> None:
             for old in gone:
                 self._forget(old)
-            self._programmed[ip] = nodes, by_client
+            self._programmed[ip] = nodes, by_client, pool
             now = self.services.get(key)
             if now is None or not wants_balancer(now) or addresses_of(now) == [ip]:
-                if now is not None and before is not None and before[0] != nodes:
+                if now is not None and before is not None and before[2] != pool:
                     self.events.normal(now, "UpdatedLoadBalancer", "Updated load balancer with new hosts")
                 return
             self.stores.update_status(
@@ -211,6 +197,7 @@ class LoadBalancers(Controller):
     def _release(self, service: Obj) -> None:
         """The service is going, or no longer wants a load balancer."""
         key = key_of(service)
+        self._probes.forget(key)
         mine = {ip for ip, holder in self._holders.items() if holder == key}
         self.events.normal(service, "DeletingLoadBalancer", "Deleting load balancer")
 

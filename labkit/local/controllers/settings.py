@@ -20,6 +20,7 @@ class ClusterSettings:
         node_check: how often silence is looked for.
         orphan_grace: how long a pod outlives the Node object that it ran on.
         event_ttl: how long Events are kept.
+        probe_interval: how often a load balancer asks a node whether it is well; 5 s, as AKS sets it.
         backoff: the first delay before a failed job's pod is replaced; it doubles, up to six minutes.
     """
 
@@ -31,6 +32,7 @@ class ClusterSettings:
     node_check: float = 5
     orphan_grace: float = 5
     event_ttl: float = 3600
+    probe_interval: float = 5
     backoff: float = 10
 
     @property
@@ -44,7 +46,7 @@ class Cloud(Protocol):
 
     `allocate_public_ip` and `release_public_ip` are called on the event loop and should only keep books.
     `set_frontend` and `remove_frontend` change the kernel, so they are called one at a time from a worker
-    thread; both are idempotent.
+    thread; both are idempotent. `probe` is awaited on the event loop.
     """
 
     def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
@@ -62,3 +64,6 @@ class Cloud(Protocol):
 
     def remove_frontend(self, ip: str) -> None:
         """Send what arrives for `ip` nowhere."""
+
+    async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
+        """Whether a node's port is answered, by HTTP where there is a path; False: with a no, None: not at all."""

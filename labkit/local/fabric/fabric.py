@@ -7,6 +7,7 @@ for milliseconds: call them from a worker thread.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from labkit.local.fabric import netns, topology
+from labkit.local.fabric.probe import probe
 from labkit.local.paths import LabPaths
 
 _maps_lock = threading.Lock()  # nodes come side by side, and a router's maps are read before they are written
@@ -214,6 +216,14 @@ class Vnet:
                 netns.ip(space, [f"route del {ip}/32"])
         with contextlib.suppress(netns.NetworkError):
             netns.nft(self.netns, topology.choice_by_client(ip, []))
+
+    async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
+        """Ask a node as Azure's load balancer does, by the address that its probes come from; see `probe.probe`."""
+        try:
+            sock = await asyncio.to_thread(netns.socket_in, self.netns, socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:     # the network is being taken down
+            return None
+        return await probe(sock, topology.AZURE_RESOLVER, node_ip, port, path)
 
     def set_node_public(self, ip: str, node_ip: str) -> None:
         """Give a node a public address of its own; packets from outside keep the client's address."""

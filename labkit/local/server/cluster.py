@@ -75,6 +75,10 @@ class CloudNetwork:
         """Route a frontend nowhere."""
         self._vnet.remove_frontend(ip)
 
+    async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
+        """Ask a node as Azure's load balancer does."""
+        return await self._vnet.probe(node_ip, port, path)
+
 
 class Cluster:
     """A running cluster.
