@@ -34,9 +34,9 @@ def steps(facts: ClusterFacts, kube: Kube) -> tuple[Step, ...]:
 def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
     # A null takes a method away: two at once are refused.
     others: dict[str, Any] = {name: None for name in {"firstFound", *facts.node_address} - {"canReach"}}
-    patch = {"nodeAddressAutodetectionV4": {**others, "canReach": CAN_REACH}}
+    wanted = effects.patch_installation(kube, {"nodeAddressAutodetectionV4": {**others, "canReach": CAN_REACH}})
     before = facts.node_address if facts.node_address != {"canReach": CAN_REACH} else {"firstFound": True}
-    back = {"nodeAddressAutodetectionV4": {"canReach": None, **before}}
+    back = effects.patch_installation(kube, {"nodeAddressAutodetectionV4": {"canReach": None, **before}})
 
     def verify() -> Evidence:
         methods = effects.installation_network(kube).get("nodeAddressAutodetectionV4") or {}
@@ -44,7 +44,7 @@ def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
                         f"nodeAddressAutodetectionV4 is {json.dumps(methods)}")
 
     def revert(log: Log) -> None:
-        effects.patch_installation(kube, back, log)
+        back(log)
 
         def rolled_out() -> Evidence:
             found = daemon_set(kube.find("daemonsets.apps", "calico-node", CALICO_NAMESPACE))
@@ -54,10 +54,6 @@ def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
 
         wait_for("calico-node with the method of before", rolled_out)
 
-    def command(network: dict[str, Any]) -> str:
-        body = json.dumps({"spec": {"calicoNetwork": network}})
-        return f"kubectl patch installation default --type=merge -p '{body}'"
-
     return Step(
         id="node-address", title="Choose how each node finds its own address",
         why="In eBPF mode a node forwards service traffic to other nodes itself, so every calico-node must "
@@ -66,9 +62,7 @@ def _node_address(facts: ClusterFacts, kube: Kube) -> Step:
             "patch, because the operator refuses two methods.",
         without="Calico may take an address of the wrong interface, and traffic for back ends on other nodes "
                 "goes astray.",
-        command=command(patch), revert_command=command(back), verify=verify,
-        apply=lambda log: effects.patch_installation(kube, patch, log),
-        revert=revert,
+        command=wanted.command, apply=wanted, verify=verify, revert=revert, revert_command=back.command,
     )
 
 
@@ -146,7 +140,7 @@ def _kube_proxy(facts: ClusterFacts, kube: Kube) -> Step:
 
 def _bpf(facts: ClusterFacts, kube: Kube) -> Step:
     def revert(log: Log) -> None:
-        effects.patch_felix(kube, facts, {"bpfEnabled": False}, log)
+        effects.patch_felix(kube, facts, {"bpfEnabled": False})(log)
         effects.wait_for_bpf_off(kube, facts, log)
 
     return Step(
@@ -158,7 +152,7 @@ def _bpf(facts: ClusterFacts, kube: Kube) -> Step:
                 "ends.",
         command="kubectl patch felixconfiguration default --type=merge "
                 "--patch='{\"spec\": {\"bpfEnabled\": true}}'",
-        apply=lambda log: effects.patch_felix(kube, facts, {"bpfEnabled": True}, log),
+        apply=effects.patch_felix(kube, facts, {"bpfEnabled": True}),
         verify=lambda: effects.bpf_runs(kube, facts), revert=revert,
         reverted=lambda: effects.bpf_is_off(kube, facts),
         revert_command="kubectl patch felixconfiguration default --type=merge "

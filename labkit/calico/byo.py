@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, Protocol
+from typing import Protocol
 
 from labkit.calico import effects
 from labkit.calico.facts import ClusterFacts
@@ -62,20 +61,16 @@ def _proxy_off(kube: Kube, switch: ProxySwitch) -> Step:
 
 
 def _take_over(facts: ClusterFacts, kube: Kube) -> Step:
-    wanted: dict[str, Any] = {"bpfKubeProxyIptablesCleanupEnabled": True, "bpfKubeProxyHealthzPort": 10256}
-    back: dict[str, Any] = {"bpfKubeProxyIptablesCleanupEnabled": False,
-                            "bpfKubeProxyHealthzPort": healthz_port(facts)}
+    wanted = effects.patch_felix(kube, facts, {"bpfKubeProxyIptablesCleanupEnabled": True,
+                                               "bpfKubeProxyHealthzPort": 10256})
+    back = effects.patch_felix(kube, facts, {"bpfKubeProxyIptablesCleanupEnabled": False,
+                                             "bpfKubeProxyHealthzPort": healthz_port(facts)})
 
     def verify() -> Evidence:
-        spec = effects.felix_spec(kube, facts)
-        said = {name: spec.get(name) for name in wanted}
-        if said != wanted:
-            return Evidence(False, f"FelixConfiguration has {json.dumps(said)}")
+        if not (said := effects.felix_has(kube, facts, wanted.spec)):
+            return said
         seen = effects.no_old_rules(kube)
-        return Evidence(seen.ok, f"FelixConfiguration has {json.dumps(said)}; {seen.text}")
-
-    def command(spec: dict[str, Any]) -> str:
-        return f"kubectl patch felixconfiguration default --type=merge -p '{json.dumps({'spec': spec})}'"
+        return Evidence(seen.ok, f"{said.text}; {seen.text}")
 
     return Step(
         id="take-over", title="Let Felix clear up after kube-proxy",
@@ -83,6 +78,5 @@ def _take_over(facts: ClusterFacts, kube: Kube) -> Step:
             "health server is Felix's, so that load balancers that probe it find somebody.",
         without="old rules stay, and a node's own packets still walk through them: to cluster DNS they lead where it "
                 "was when kube-proxy went, so that calico-node does not find the API server at its next start.",
-        command=command(wanted), apply=lambda log: effects.patch_felix(kube, facts, wanted, log), verify=verify,
-        revert=lambda log: effects.patch_felix(kube, facts, back, log), revert_command=command(back),
+        command=wanted.command, apply=wanted, verify=verify, revert=back, revert_command=back.command,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from labkit.calico.facts import (
@@ -44,6 +45,14 @@ def endpoint_step(facts: ClusterFacts, kube: Kube, *, also_wait: bool) -> Step:
     manifest = endpoint_manifest(facts)
     data = "\n".join(f'  {key}: "{value}"' for key, value in manifest["data"].items())
 
+    def apply(log: Log) -> None:
+        kube.apply(manifest)
+        log(f"configmap/{ENDPOINT_CONFIGMAP} applied")
+
+    def revert(log: Log) -> None:
+        if kube.delete("configmaps", ENDPOINT_CONFIGMAP, OPERATOR_NAMESPACE):
+            log(f"configmap/{ENDPOINT_CONFIGMAP} deleted")
+
     def verify() -> Evidence:
         found = kube.find("configmaps", ENDPOINT_CONFIGMAP, OPERATOR_NAMESPACE)
         if found is None:
@@ -64,8 +73,7 @@ def endpoint_step(facts: ClusterFacts, kube: Kube, *, also_wait: bool) -> Step:
         command=f"{_who_is_the_server(facts)}\n"
                 f"kubectl apply -f - <<'EOF'\nkind: ConfigMap\napiVersion: v1\nmetadata:\n"
                 f"  name: {ENDPOINT_CONFIGMAP}\n  namespace: {OPERATOR_NAMESPACE}\ndata:\n{data}\nEOF",
-        apply=lambda log: _applied(kube, manifest, log), verify=verify,
-        revert=lambda log: _deleted(kube, log),
+        apply=apply, verify=verify, revert=revert,
         revert_command=f"kubectl delete configmap -n {OPERATOR_NAMESPACE} {ENDPOINT_CONFIGMAP}",
     )
 
@@ -90,16 +98,43 @@ def endpoint_in_use(facts: ClusterFacts, kube: Kube) -> Evidence:
     return Evidence(True, f"{found.ready} calico-node pods reach the API at {host}")
 
 
-def patch_installation(kube: Kube, network: dict[str, Any], log: Log) -> None:
-    """Merge into the Installation's calicoNetwork."""
-    kube.patch(INSTALLATIONS, "default", {"spec": {"calicoNetwork": network}})
-    log(f"Installation default: calicoNetwork {json.dumps(network)}")
+@dataclass(frozen=True)
+class Patch:
+    """A merge patch, as a step applies it and as a reader would.
+
+    Args:
+        kube: the cluster.
+        resource: of the object; its name is "default".
+        spec: what is merged into its spec.
+        said: what the log says of it.
+    """
+
+    kube: Kube
+    resource: str
+    spec: dict[str, Any]
+    said: str
+
+    def __call__(self, log: Log) -> None:
+        """Apply it."""
+        self.kube.patch(self.resource, "default", {"spec": self.spec})
+        log(self.said)
+
+    @property
+    def command(self) -> str:
+        """The same with kubectl."""
+        kind = self.resource.partition(".")[0].removesuffix("s")
+        return f"kubectl patch {kind} default --type=merge -p '{json.dumps({'spec': self.spec})}'"
 
 
-def patch_felix(kube: Kube, facts: ClusterFacts, spec: dict[str, Any], log: Log) -> None:
-    """Merge into FelixConfiguration's spec."""
-    kube.patch(facts.felix_resource, "default", {"spec": spec})
-    log(f"FelixConfiguration default: {json.dumps(spec)}")
+def patch_installation(kube: Kube, network: dict[str, Any]) -> Patch:
+    """A patch of the Installation's calicoNetwork."""
+    return Patch(kube, INSTALLATIONS, {"calicoNetwork": network},
+                 f"Installation default: calicoNetwork {json.dumps(network)}")
+
+
+def patch_felix(kube: Kube, facts: ClusterFacts, spec: dict[str, Any]) -> Patch:
+    """A patch of FelixConfiguration."""
+    return Patch(kube, facts.felix_resource, spec, f"FelixConfiguration default: {json.dumps(spec)}")
 
 
 def installation_network(kube: Kube) -> dict[str, Any]:
@@ -108,15 +143,17 @@ def installation_network(kube: Kube) -> dict[str, Any]:
     return network
 
 
-def find_felix(kube: Kube, facts: ClusterFacts) -> dict[str, Any] | None:
-    """The FelixConfiguration, or None."""
-    return kube.find(facts.felix_resource, "default")
-
-
 def felix_spec(kube: Kube, facts: ClusterFacts) -> dict[str, Any]:
     """FelixConfiguration's spec."""
     spec: dict[str, Any] = kube.get(facts.felix_resource, "default").get("spec") or {}
     return spec
+
+
+def felix_has(kube: Kube, facts: ClusterFacts, wanted: dict[str, Any]) -> Evidence:
+    """Whether FelixConfiguration says these things."""
+    spec = felix_spec(kube, facts)
+    said = {name: spec.get(name) for name in wanted}
+    return Evidence(said == wanted, f"FelixConfiguration has {json.dumps(said)}")
 
 
 def degraded(kube: Kube) -> str:
@@ -203,13 +240,3 @@ def restart_operator(kube: Kube, log: Log) -> None:
         return Evidence(bool(new), f"{len(new)} new operator pods run")
 
     wait_for("a new operator pod", replaced, timeout=120)
-
-
-def _applied(kube: Kube, manifest: dict[str, Any], log: Log) -> None:
-    kube.apply(manifest)
-    log(f"configmap/{ENDPOINT_CONFIGMAP} applied")
-
-
-def _deleted(kube: Kube, log: Log) -> None:
-    if kube.delete("configmaps", ENDPOINT_CONFIGMAP, OPERATOR_NAMESPACE):
-        log(f"configmap/{ENDPOINT_CONFIGMAP} deleted")

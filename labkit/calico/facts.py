@@ -158,9 +158,14 @@ class ClusterFacts:
         return found[1].lower() if found else "iptables"
 
     @property
+    def bpf_written(self) -> bool | None:
+        """What the operator last wrote as bpfEnabled."""
+        return {"true": True, "false": False}.get(self.bpf_annotation or "")
+
+    @property
     def hand_set(self) -> bool:
         """Whether bpfEnabled is not what the operator last wrote: somebody else has set it."""
-        return {None: None, "true": True, "false": False}.get(self.bpf_annotation) is not self.bpf_enabled
+        return self.bpf_written is not self.bpf_enabled
 
     @property
     def dataplane(self) -> DataPlane:

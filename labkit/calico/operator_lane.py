@@ -44,12 +44,14 @@ def in_the_way(facts: ClusterFacts, kube: Kube) -> tuple[Step, ...]:
 
 def _by_itself(facts: ClusterFacts, kube: Kube) -> Step:
     was = {"bpfNetworkBootstrap": facts.bootstrap, "kubeProxyManagement": facts.proxy_management}
-    wanted: dict[str, Any] = {name: "Disabled" for name, value in was.items() if value == "Enabled"}
+    on = [name for name, value in was.items() if value == "Enabled"]
+    wanted = effects.patch_installation(kube, dict.fromkeys(on, "Disabled"))
+    back = effects.patch_installation(kube, dict.fromkeys(on, "Enabled"))
 
     def verify() -> Evidence:
         network = effects.installation_network(kube)
-        on = [name for name in was if network.get(name) == "Enabled"]
-        return Evidence(not on, f"{' and '.join(on)} is Enabled" if on else "neither is Enabled")
+        left = [name for name in was if network.get(name) == "Enabled"]
+        return Evidence(not left, f"{' and '.join(left)} is Enabled" if left else "neither is Enabled")
 
     return Step(
         id="by-hand", title="Take two things out of the operator's hands",
@@ -58,9 +60,7 @@ def _by_itself(facts: ClusterFacts, kube: Kube) -> Step:
             "`kubeProxyManagement` is refused where the DaemonSet is managed by AKS.",
         without="the operator is Degraded: *bpfNetworkBootstrap is Enabled but the requirements are not met*, or "
                 "*DaemonSet is likely managed by another source*.",
-        command=_patch(wanted), apply=lambda log: effects.patch_installation(kube, wanted, log), verify=verify,
-        revert=lambda log: effects.patch_installation(kube, dict.fromkeys(wanted, "Enabled"), log),
-        revert_command=_patch(dict.fromkeys(wanted, "Enabled")),
+        command=wanted.command, apply=wanted, verify=verify, revert=back, revert_command=back.command,
     )
 
 
@@ -68,10 +68,9 @@ def _one_method(facts: ClusterFacts, kube: Kube) -> Step:
     # AKS writes canReach and would bring it back; elsewhere the operator's own default is the one that stays.
     keep = next((name for name in ("canReach", "firstFound") if facts.node_address.get(name)),
                 next(iter(facts.node_address), "firstFound"))
-    wanted: dict[str, Any] = {**dict.fromkeys(facts.node_address, None),
-                              keep: facts.node_address.get(keep) or True}
-    patch = {"nodeAddressAutodetectionV4": wanted}
-    back = {"nodeAddressAutodetectionV4": {keep: None, **facts.node_address}}
+    wanted = effects.patch_installation(kube, {"nodeAddressAutodetectionV4": {
+        **dict.fromkeys(facts.node_address, None), keep: facts.node_address.get(keep) or True}})
+    back = effects.patch_installation(kube, {"nodeAddressAutodetectionV4": {keep: None, **facts.node_address}})
 
     def verify() -> Evidence:
         methods = effects.installation_network(kube).get("nodeAddressAutodetectionV4") or {}
@@ -83,19 +82,17 @@ def _one_method(facts: ClusterFacts, kube: Kube) -> Step:
             "article's does.",
         without="the operator refuses the whole Installation: *no more than one node address autodetection method "
                 "can be specified per-family*, and changes nothing any more.",
-        command=_patch(patch), apply=lambda log: effects.patch_installation(kube, patch, log), verify=verify,
-        revert=lambda log: effects.patch_installation(kube, back, log), revert_command=_patch(back),
+        command=wanted.command, apply=wanted, verify=verify, revert=back, revert_command=back.command,
     )
 
 
 def _hand_back(facts: ClusterFacts, kube: Kube) -> Step:
-    written = {None: None, "true": True, "false": False}.get(facts.bpf_annotation)
-    body = json.dumps({"spec": {"bpfEnabled": written}})
+    wanted = effects.patch_felix(kube, facts, {"bpfEnabled": facts.bpf_written})
 
     def verify() -> Evidence:
         value = effects.felix_spec(kube, facts).get("bpfEnabled")
-        return Evidence(value is written, f"bpfEnabled is {json.dumps(value)}, the operator wrote "
-                                          f"{json.dumps(written)}")
+        return Evidence(value is facts.bpf_written, f"bpfEnabled is {json.dumps(value)}, the operator wrote "
+                                                    f"{json.dumps(facts.bpf_written)}")
 
     return Step(
         id="hand-set", title="Give bpfEnabled back to the operator",
@@ -103,22 +100,19 @@ def _hand_back(facts: ClusterFacts, kube: Kube) -> Step:
             "wrote last, which it notes in the annotation operator.tigera.io/bpfEnabled.",
         without="the operator goes on refusing: *has been modified by someone else, refusing to override potential "
                 "user configuration*.",
-        command=f"kubectl patch felixconfiguration default --type=merge -p '{body}'",
-        apply=lambda log: effects.patch_felix(kube, facts, {"bpfEnabled": written}, log), verify=verify,
+        command=wanted.command, apply=wanted, verify=verify,
     )
 
 
 def _peace(facts: ClusterFacts, kube: Kube) -> Step:
-    wanted: dict[str, Any] = {"bpfKubeProxyIptablesCleanupEnabled": False,
-                              "bpfKubeProxyHealthzPort": healthz_port(facts)}
-    back: dict[str, Any] = {name: None for name in wanted}
+    wanted = effects.patch_felix(kube, facts, {"bpfKubeProxyIptablesCleanupEnabled": False,
+                                               "bpfKubeProxyHealthzPort": healthz_port(facts)})
+    back = effects.patch_felix(kube, facts, dict.fromkeys(wanted.spec))
 
     def verify() -> Evidence:
         if kube.find("daemonsets.apps", "kube-proxy", "kube-system") is None:
             return Evidence(True, "there is no kube-proxy to live beside")
-        spec = effects.felix_spec(kube, facts)
-        said = {name: spec.get(name) for name in wanted}
-        return Evidence(said == wanted, f"FelixConfiguration has {json.dumps(said)}")
+        return effects.felix_has(kube, facts, wanted.spec)
 
     port = ("0 is for no health server at all, which Calico takes from v3.32 on." if not healthz_port(facts) else
             "Before v3.32 Calico does not take 0, for none.")
@@ -129,17 +123,16 @@ def _peace(facts: ClusterFacts, kube: Kube) -> Step:
             "manager brings it back.",
         without="Felix removes kube-proxy's rules, kube-proxy writes them again, and both burn CPU; and one "
                 "of them fails to open port 10256.",
-        command=f"kubectl patch felixconfiguration default --type=merge -p '{json.dumps({'spec': wanted})}'",
-        apply=lambda log: effects.patch_felix(kube, facts, wanted, log), verify=verify,
-        revert=lambda log: effects.patch_felix(kube, facts, back, log),
-        revert_command=f"kubectl patch felixconfiguration default --type=merge "
-                       f"-p '{json.dumps({'spec': back})}'",
+        command=wanted.command, apply=wanted, verify=verify, revert=back, revert_command=back.command,
     )
 
 
 def _bpf(facts: ClusterFacts, kube: Kube) -> Step:
+    wanted = effects.patch_installation(kube, {"linuxDataplane": "BPF"})
+    back = effects.patch_installation(kube, {"linuxDataplane": "Iptables"})
+
     def revert(log: Log) -> None:
-        effects.patch_installation(kube, {"linuxDataplane": "Iptables"}, log)
+        back(log)
         effects.wait_for_bpf_off(kube, facts, log, timeout=300)
 
     def verify() -> Evidence:
@@ -156,10 +149,8 @@ def _bpf(facts: ClusterFacts, kube: Kube) -> Step:
             "bpfEnabled and notes that it did.",
         without="nothing changes. Setting bpfEnabled by hand instead, as the article does, makes today's "
                 "operator refuse: its status says that somebody else has modified the FelixConfiguration.",
-        command=_patch({"linuxDataplane": "BPF"}),
-        apply=lambda log: effects.patch_installation(kube, {"linuxDataplane": "BPF"}, log),
-        verify=verify, revert=revert, reverted=lambda: effects.bpf_is_off(kube, facts),
-        revert_command=_patch({"linuxDataplane": "Iptables"}),
+        command=wanted.command, apply=wanted, verify=verify, revert=revert,
+        reverted=lambda: effects.bpf_is_off(kube, facts), revert_command=back.command,
         timeout=300, hint="Read what the operator says: `kubectl get tigerastatus calico -o yaml`.",
     )
 
@@ -248,8 +239,3 @@ def _available_since(status: dict[str, Any] | None) -> datetime | None:
         if condition["type"] == "Available" and condition["status"] == "True":
             return datetime.fromisoformat(condition["lastTransitionTime"].replace("Z", "+00:00"))
     return None
-
-
-def _patch(network: dict[str, Any]) -> str:
-    body = json.dumps({"spec": {"calicoNetwork": network}})
-    return f"kubectl patch installation default --type=merge -p '{body}'"

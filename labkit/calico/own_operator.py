@@ -112,7 +112,7 @@ def _installation(facts: ClusterFacts, kube: Kube, lane: str) -> Step:
         found = daemon_set(kube.find("daemonsets.apps", "calico-node", CALICO_NAMESPACE))
         if found is None or found.desired == 0:
             return Evidence(False, "the operator has not made calico-node yet")
-        if effects.find_felix(kube, facts) is None:
+        if kube.find(facts.felix_resource, "default") is None:
             return Evidence(False, "the operator has not made the FelixConfiguration yet")
         return Evidence(found.settled, f"calico-node: {found.ready} of {found.desired} pods are ready")
 
