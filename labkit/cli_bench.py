@@ -25,7 +25,7 @@ _FILE = click.Path(path_type=Path)
 
 @click.group()
 def bench() -> None:
-    """Benchmarks: measure a cluster, and show, compare, merge and export results.
+    """Measure a cluster; show, compare, merge and export results.
 
     A FILE is a results document, or a .knbdata or JSON file of k8s-bench-suite's knb.
     """
@@ -35,7 +35,10 @@ def bench() -> None:
 @click.argument("file", type=_FILE)
 @click.option("-m", "--metric", "metrics", multiple=True, help="Instead of the most telling ones; may be repeated.")
 def show(file: Path, metrics: tuple[str, ...]) -> None:
-    """Print what FILE holds: where it was measured, medians, differences, notes."""
+    """Print what FILE holds.
+
+    Where it was measured, medians, differences, notes.
+    """
     from labkit.bench.budget import outliers
     from labkit.bench.files import load
 
@@ -67,7 +70,10 @@ def show(file: Path, metrics: tuple[str, ...]) -> None:
 @click.option("-m", "--metric", "metrics", multiple=True, help="Instead of the most telling ones; may be repeated.")
 @click.option("--arms", metavar="A,B", help="One arm of each file; without it, all that both have.")
 def compare(first: Path, second: Path, metrics: tuple[str, ...], arms: str | None) -> None:
-    """Compare SECOND with FIRST, also from other machines, days or tools, and list what else differs."""
+    """Compare SECOND with FIRST, and list what else differs.
+
+    They may be of other machines, days or tools.
+    """
     from labkit.bench import together
     from labkit.bench.files import load
 
@@ -90,7 +96,10 @@ def compare(first: Path, second: Path, metrics: tuple[str, ...], arms: str | Non
 @click.argument("files", nargs=-1, required=True, type=_FILE)
 @click.option("-o", "--out", required=True, type=_FILE, help="Where the merged document goes.")
 def merge(files: tuple[Path, ...], out: Path) -> None:
-    """Merge FILES into one document: rounds are numbered on, and a sample that is in two of them counts once."""
+    """Merge FILES into one document.
+
+    Rounds are numbered on, and a sample that is in two of them counts once.
+    """
     from labkit.bench.files import load
     from labkit.bench.together import merge as merged
 

@@ -24,19 +24,24 @@ def _options(command: Any) -> Any:
 
 @click.group()
 def classroom() -> None:
-    """Make and delete the clusters of a class: one for each student, in a group of its own.
+    """Make and delete the clusters of a class.
 
-    A student opens theirs with LABKIT_STUDENT=07, or Lab.open(student="07").
+    Each student has one, in a group of its own, and opens it with LABKIT_STUDENT=07, or
+    Lab.open(student="07").
     """
 
 
 @classroom.command()
 @_options
-@click.option("--hours", type=float, default=8.0, show_default=True, help="After which the labs count as forgotten.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True,
+              help="After which the labs count as forgotten.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def create(students: tuple[str, ...], count: int | None, target: str | None, subscription: str | None,
            location: str, hours: float, yes: bool) -> None:
-    """Make a cluster for each of STUDENTS; run again, it finishes what is left."""
+    """Make a cluster for each of STUDENTS.
+
+    Run again, it makes what is left.
+    """
     from labkit.azure.cost import estimate
 
     room, lab = _classroom(students, count, target, subscription, location)
@@ -53,7 +58,7 @@ def create(students: tuple[str, ...], count: int | None, target: str | None, sub
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(students: tuple[str, ...], count: int | None, target: str | None, subscription: str | None,
            location: str, yes: bool) -> None:
-    """Delete the clusters of STUDENTS with their groups, and see that they are gone."""
+    """Delete their clusters and groups, and see that they are gone."""
     room, _ = _classroom(students, count, target, subscription, location)
     groups = ", ".join(settings.resource_group for settings in room.settings.values())
     if yes or click.confirm(f"Delete {groups} with all that is in them?"):

@@ -17,9 +17,10 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON, for programs.")
 def doctor(target: str | None, cluster: str, resource_group: str, everything: bool, explain: str | None,
            as_json: bool) -> None:
-    """Check this machine, the target and the cluster; say what is wrong, why, and how to mend it.
+    """Say what is wrong, why, and how to mend it.
 
-    Problems come first, each with its id and its source. Exits with 1 when there is one.
+    Looks at this machine, the target and the cluster. Problems come first, each with its id and its source.
+    Exits with 1 when there is one.
     """
     if explain is not None:
         click.echo(_explained(explain))

@@ -14,9 +14,9 @@ import click
 @click.option("--delete", is_flag=True, help="Ask, then delete what has expired.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 def gc(target: str | None, subscription: str | None, owner: str | None, delete: bool, yes: bool) -> None:
-    """List resource groups that labkit has made; with --delete or --yes, delete those that are yours and expired.
+    """List groups that labkit has made; delete what has expired.
 
-    Anything in doubt is kept, and the reason is said.
+    Only --delete and --yes delete, and only what is yours. Anything in doubt is kept, and the reason is said.
     """
     from labkit.azure import gc as collecting
     from labkit.lab import Lab
@@ -35,7 +35,8 @@ def gc(target: str | None, subscription: str | None, owner: str | None, delete: 
     if not (delete or yes):
         click.echo("Nothing was deleted. `labkit gc --delete` asks and deletes what has expired.")
         return
-    if not yes and not click.confirm(f"Delete {len(plan)} groups with all that is in them?"):
+    groups = ", ".join(verdict.group for verdict in verdicts if verdict.delete)
+    if not yes and not click.confirm(f"Delete {groups}, and all that is inside?"):
         return
     ok = True
     for step in plan.steps:  # one that fails must not keep the others

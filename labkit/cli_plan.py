@@ -50,7 +50,7 @@ def lines(plan: Plan, look: Callable[[int], Evidence]) -> Iterator[str]:
 @click.option("--cluster", default="MyCalicoCluster", show_default=True, help="The cluster.")
 @click.option("--resource-group", default="CalicoDemoRG", show_default=True, help="Its resource group.")
 def plan(what: str, target: str | None, cluster: str, resource_group: str) -> None:
-    """Print what WHAT would do on this cluster, step by step with reasons and commands, and do nothing.
+    """Print what a plan would do on this cluster; do nothing.
 
     The steps are those that are right for this cluster: its versions, its network, who manages what. Each says
     whether its effect is there already. WHAT is enable-ebpf where it is not given.

@@ -18,9 +18,10 @@ __all__ = ["run"]
     show_default=True, help="A folder named after the time is made in it.",
 )  # fmt: skip
 def run(notebooks: tuple[str, ...], parameters: tuple[tuple[str, str], ...], results: Path) -> None:
-    """Execute NOTEBOOKS (03, 03_enable_ebpf or a path; all when none is named) and write a report.
+    """Execute NOTEBOOKS, all where none is named, and write a report.
 
-    Stops at the first cell that fails, says which and what to do, and exits with 1.
+    Name them by number (03), name (03_enable_ebpf) or path. Stops at the first cell that fails, says which and
+    what to do, and exits with 1.
     """
     from labkit.headless import NotebookRun, run_course
     from labkit.headless.notebooks import literal

@@ -147,6 +147,7 @@ def _cut_off(file: Path, executed: Path, why: str, hint: str) -> Failure:
     index = begun[-1] if begun else 0
     cell = book["cells"][index]
     if cell["cell_type"] == "code":
+        cell["outputs"] = [output for output in cell["outputs"] if output["output_type"] != "error"]
         cell["outputs"].append({"output_type": "error", "ename": "Stopped", "evalue": why, "traceback": []})
     executed.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Failure(index, "".join(cell["source"]), why, hint)

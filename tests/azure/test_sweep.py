@@ -181,7 +181,7 @@ def test_the_command_lists_by_default_asks_with_delete_and_obeys(azures, cli):
     listed = cli()
     assert "expired  old" in listed.output
     assert "Nothing was deleted" in listed.output
-    assert "Delete 1 groups" in cli("--delete", answer="n\n").output
+    assert "Delete old, and all that is inside?" in cli("--delete", answer="n\n").output
     assert azure.group("old") is not None
     assert cli("--yes").exit_code == 0
     assert azure.group("old") is None

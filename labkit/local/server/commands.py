@@ -34,7 +34,7 @@ def up(port: int | None) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the local lab and remove all that it made; your results stay."""
+    """Stop the local lab and remove what it made; results stay."""
     removed = lifecycle.down(LabPaths.default())
     click.echo(f"Removed: {', '.join(removed)}." if removed else "Nothing of the lab was left.")
 
@@ -51,7 +51,10 @@ def status(as_json: bool) -> None:
 
 @click.command()
 def env() -> None:
-    r"""Print what a shell needs for az, kubectl and the SDKs: eval "$(labkit env)"."""
+    r"""Print what a shell needs: eval "$(labkit env)".
+
+    After it az, kubectl and the SDKs talk to the lab, logged in.
+    """
     paths = LabPaths.default()
     if not (info := lifecycle.running(paths)):
         raise errors.NotRunningError
@@ -63,7 +66,7 @@ def env() -> None:
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def client(name: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND as the outside client NAME (alice, bob, or a new name)."""
+    """Run COMMAND as an outside client: alice, bob, or a new NAME."""
     from labkit.local.fabric import Fabric
 
     paths = LabPaths.default()
