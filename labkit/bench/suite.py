@@ -161,5 +161,6 @@ def _finish(recording: Recording) -> Run:
     unproven = {s.arm: s.detail["proof"]["evidence"] for s in run.samples
                 if s.detail.get("proof", {}).get("state") == "not proven"}
     for arm, evidence in unproven.items():
-        recording.note(f"{arm}: not proven that its data plane carried every flow: {evidence[-1] if evidence else ''}.")
+        why = evidence[-1].rstrip(".") if evidence else ""
+        recording.note(f"{arm}: not proven that its data plane carried every flow: {why}.")
     return recording.finish()

@@ -97,13 +97,8 @@ def comparison(run: Run, metric: str, measure: str = "") -> Fragment:
 
 def said(run: Run, rows: Sequence[Summary]) -> str:
     """Return what stands under a chart of a run: what is drawn, and what a reader must know."""
-    return " ".join([f"Medians of {_rounds(rows)} with 95 % intervals.", *run.notes])
-
-
-def _rounds(rows: Sequence[Summary]) -> str:
     counts = sorted({row.n for row in rows})
-    if not counts:
-        return "no rounds"
     if counts == [1]:
-        return "1 round"
-    return f"{counts[0]} rounds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} rounds"
+        return " ".join(["One round, so no intervals.", *run.notes])
+    rounds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "no"
+    return " ".join([f"Medians of {rounds} rounds with 95 % intervals.", *run.notes])

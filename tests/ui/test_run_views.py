@@ -107,6 +107,7 @@ def test_noise_is_shown_by_round_with_idle_and_steal_and_outliers_are_ringed_not
 def test_the_noise_of_a_single_round_is_not_known() -> None:
     one = Run("article", "Flows", tuple(s for s in article().samples if s.round == 0))
     assert "One round only" in run_views.noise(one, "node_percent_per_10_gbit").text
+    assert "no intervals" in run_charts.chart(one, "node_percent_per_10_gbit").text
 
 
 def test_first_packets_stand_beside_the_published_curves() -> None:
