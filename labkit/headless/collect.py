@@ -7,7 +7,7 @@ from typing import Any
 
 from labkit.charts import RESULT
 
-__all__ = ["outputs", "write_results"]
+__all__ = ["outputs", "text_of", "write_results"]
 
 
 def outputs(notebook: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -15,7 +15,7 @@ def outputs(notebook: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     heading = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            lines = [line for line in _text(cell["source"]).splitlines() if line.startswith("#")]
+            lines = [line for line in text_of(cell["source"]).splitlines() if line.startswith("#")]
             heading = lines[-1].lstrip("# ") if lines else heading
         for output in cell.get("outputs", []):
             if "data" in output:
@@ -35,13 +35,14 @@ def write_results(notebook: dict[str, Any], folder: Path, name: str) -> list[Pat
         others.append(result["document"])
         stem = "-".join([name, result["name"], *([str(len(others))] if len(others) > 1 else [])])
         document = folder / f"{stem}.json"
-        document.write_text(json.dumps(result["document"], indent=1), encoding="utf-8")
+        document.writetext_of(json.dumps(result["document"], indent=1), encoding="utf-8")
         written.append(document)
         if samples := result.get("csv"):
-            (folder / f"{stem}.csv").write_text(samples, encoding="utf-8")
+            (folder / f"{stem}.csv").writetext_of(samples, encoding="utf-8")
             written.append(folder / f"{stem}.csv")
     return written
 
 
-def _text(source: str | list[str]) -> str:
+def text_of(source: str | list[str]) -> str:
+    """Return a source or an output, which notebooks hold whole or as lines."""
     return source if isinstance(source, str) else "".join(source)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from labkit import __version__
 from labkit.charts import PLOTLY
-from labkit.headless.collect import outputs
+from labkit.headless.collect import outputs, text_of
 from labkit.markup import STYLE, escape
 
 __all__ = ["Page", "render"]
@@ -27,7 +27,7 @@ _PAGE_STYLE: Final = """<style>
 .lk{--ok:#57c77a!important;--bad:#ff8b80!important;--accent:#6cb6ff!important;--warm:#e0a84a!important}}
 body{margin:0;background:var(--jp-layout-color1);color:var(--jp-content-font-color1);
 font:15px/1.5 system-ui,sans-serif}main{max-width:64rem;margin:0 auto;padding:1rem}
-nav ol{columns:2;padding-left:1.2rem}nav a{color:inherit}section{border-top:1px solid var(--jp-border-color2)}
+nav ul{columns:2;padding:0;list-style:none}nav a{color:inherit}section{border-top:1px solid var(--jp-border-color2)}
 h3{margin:1.2em 0 .3em;font-size:1rem}figure{margin:.5em 0 1em}
 pre{overflow-x:auto}.plotly-graph{min-height:440px}
 </style>"""
@@ -73,7 +73,7 @@ def render(pages: Sequence[Page], *, seconds: float) -> str:
         f"{'✓' if page.ok else '✗ failed'} <small>{page.seconds:.0f} s</small></li>"
         for page in pages
     )
-    body = f"<main>{intro}<nav><ol start=0>{toc}</ol></nav>{''.join(sections)}</main>"
+    body = f"<main>{intro}<nav><ul>{toc}</ul></nav>{''.join(sections)}</main>"
     return f"{_HEAD}{STYLE}{_PAGE_STYLE}</head><body>{body}{_script(charts)}</body></html>"
 
 
@@ -94,9 +94,10 @@ def _section(page: Page) -> Iterator[str]:
             yield f"<h3>{escape(heading)}</h3>"
             last = heading
         yield shown
-    for output in (o for cell in page.notebook["cells"] for o in cell.get("outputs", [])):
-        if output["output_type"] == "error":
-            yield f"<h3>Stopped here</h3><pre>{escape(output['ename'])}: {escape(output['evalue'])}</pre>"
+    for cell in page.notebook["cells"]:
+        for output in (o for o in cell.get("outputs", []) if o["output_type"] == "error"):
+            yield f"<h3>Stopped here</h3><pre>{escape(text_of(cell['source']))}</pre>"
+            yield f"<pre>{escape(output['ename'])}: {escape(output['evalue'])}</pre>"
     yield "</section>"
 
 
@@ -104,19 +105,17 @@ def _shown(bundle: dict[str, Any], id: str) -> str:
     if figure := bundle.get(PLOTLY):
         # "</" would end the script element that the figure travels in.
         spec = json.dumps({"data": figure["data"], "layout": figure["layout"]}).replace("</", "<\\/")
-        said = bundle.get("text/plain", "")
-        name = (said if isinstance(said, str) else "".join(said)).partition("\n")[0]
+        name = text_of(bundle.get("text/plain", "")).partition("\n")[0]
         return (
             f'<figure><div class="plotly-graph" data-spec="{escape(id)}" role="img" aria-label="{escape(name)}"></div>'
             f'<script type="application/json" id="{escape(id)}">{spec}</script></figure>'
         )
-    html = bundle.get("text/html", "")
-    html = html if isinstance(html, str) else "".join(html)
+    html = text_of(bundle.get("text/html", ""))
     # Only what labkit drew: it is escaped there, and it is readable without Jupyter's style sheets.
     return html.removeprefix(STYLE) if html.startswith(STYLE) else ""
 
 
 def _title(page: Page) -> str:
-    first = page.notebook["cells"][0]["source"]
-    text = first if isinstance(first, str) else "".join(first)
-    return text.splitlines()[0].lstrip("# ") if text else page.name
+    # Of one that failed papermill's own words are the first cell.
+    sources = (text_of(cell["source"]) for cell in page.notebook["cells"])
+    return next((text.splitlines()[0].lstrip("# ") for text in sources if text.startswith("# ")), page.name)

@@ -49,6 +49,9 @@ def test_a_failing_cell_stops_the_run_and_its_hint_is_said(tmp_path: Path) -> No
     outcome = CliRunner().invoke(run, [str(first), str(second), "-o", str(tmp_path / "results")])
     assert outcome.exit_code == 1
     assert outcome.output.count("What to do: mend it") == 1
+    (page,) = (tmp_path / "results").glob("*/report.html")
+    assert "<h2>00 A title</h2>" in page.read_text()
+    assert "raise LabError(&#x27;It broke.&#x27;" in page.read_text()
     assert "01_create_the_cluster" not in outcome.output
     assert "1 notebook in" in outcome.output
 
