@@ -21,7 +21,7 @@ from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.policy import Rule
 from labkit.local.dataplane.services import Endpoint
-from labkit.local.fabric import netns
+from labkit.local.fabric import netns, repair
 from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, Server, ebpf_lab
 
 pytestmark = pytest.mark.kernel
@@ -393,7 +393,7 @@ def test_a_pods_interface_that_was_made_again_is_served_at_the_next_look(lab: Eb
         return lab.run(node.netns, ["tc", "filter", "show", "dev", pod.host_interface, "ingress"])
     assert "from_workload" in programs()
     netns.ip(node.netns, [f"link del {pod.host_interface}"])
-    lab.vnet.repair_node(node, [pod])
+    repair.look_after(lab.vnet, node, [pod])
     assert "from_workload" not in programs()
     lab.on("node1", "repair")
     assert "from_workload" in programs()

@@ -390,8 +390,8 @@ EBPF = {
         "program to_workload was not attached"),
     "a program at connect": (
         lambda h: h.detach("cali_connect4"), "program cali_connect4 was not attached to the node's cgroup"),
-    "the tunnel": (lambda h: h.run("ip", "link", "del", "vxlan.calico"), "device vxlan.calico was missing"),
-    "the tunnel, down": (lambda h: h.run("ip", "link", "set", "vxlan.calico", "down"), "device vxlan.calico was down"),
+    "the tunnel": (lambda h: h.run("ip", "link", "del", "vxlan.calico"), "link vxlan.calico was missing"),
+    "the tunnel, down": (lambda h: h.run("ip", "link", "set", "vxlan.calico", "down"), "link vxlan.calico was down"),
     "frontends": (lambda h: h.delete_entries("cali_v4_nat_fe"), "map cali_v4_nat_fe: "),
     "backends": (lambda h: h.delete_entries("cali_v4_nat_be", 1), "map cali_v4_nat_be: 1 entry missing or changed"),
     "routes": (lambda h: h.delete_entries("cali_v4_routes"), "map cali_v4_routes: "),

@@ -216,11 +216,11 @@ class EbpfDataplane:
             repaired.append("map cali_config was changed")
         if _ifindex(VXLAN) == self._devices[0] and not ebpf_tc.is_up(VXLAN):
             ebpf_tc.set_up(VXLAN)
-            repaired.append(f"device {VXLAN} was down")
+            repaired.append(f"link {VXLAN} was down")
         uplinks = _uplinks(self._config)
         if (_ifindex(VXLAN), uplinks, ebpf_tc.gateway(uplinks[0] if uplinks else 0)) != self._devices:
             if not _ifindex(VXLAN):
-                repaired.append(f"device {VXLAN} was missing")
+                repaired.append(f"link {VXLAN} was missing")
             self.attach(self._config)
         self._follow_interfaces()
         return repaired + self._repair_hooks(loaded) + self._repair_connect(self._config, loaded)

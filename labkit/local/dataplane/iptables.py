@@ -112,13 +112,22 @@ class Iptables:
         with self._lock():
             if self._iptables(table, "-S", chain, "1").stdout.split() == ["-A", chain, *rule]:
                 return False
-            line = f"{chain} {' '.join(rule)}"
-            there = self.has_rule(table, chain, rule)
-            lines = [f"*{table}", *([f"-D {line}"] if there else []), f"-I {line}", "COMMIT", ""]
-            done = self._call([f"iptables-{self.variant}-restore", "-w", "5", "--noflush"], "\n".join(lines))
+            self._move_up(table, chain, [rule])
+        return True
+
+    def put_first(self, table: str, chain: str, rules: Sequence[Sequence[str]]) -> None:
+        """Make these rules the first of a chain, in their order, in one transaction."""
+        with self._lock():
+            self._move_up(table, chain, rules)
+
+    def _move_up(self, table: str, chain: str, rules: Sequence[Sequence[str]]) -> None:
+        def line(rule: Sequence[str]) -> str:
+            return " ".join([chain, *(f'"{word}"' if " " in word else word for word in rule)])
+        lines = [f"*{table}", *(f"-D {line(rule)}" for rule in rules if self.has_rule(table, chain, rule)),
+                 *(f"-I {line(rule)}" for rule in reversed(rules)), "COMMIT", ""]
+        done = self._call([f"iptables-{self.variant}-restore", "-w", "5", "--noflush"], "\n".join(lines))
         if done.returncode:
             raise IptablesError(f"iptables-restore failed: {done.stderr.strip()}")
-        return True
 
     def delete_rule(self, table: str, chain: str, rule: Sequence[str]) -> None:
         """Delete a rule, as often as the chain has it."""

@@ -9,7 +9,6 @@ the node's, so that nobody has to ask.
 from __future__ import annotations
 
 import ipaddress
-import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from itertools import pairwise
 
 from labkit.local.dataplane import ebpf_tc
 from labkit.local.dataplane.iptables import Iptables
+from labkit.local.fabric import survey
 
 DEVICE = "vxlan.calico"
 MTU = 1450
@@ -114,12 +114,12 @@ class OverlayRoutes:
 
     def missing(self, overlay: Overlay, vni: int) -> list[str]:
         """What somebody took away or changed by hand, in words; with the device its routes and neighbours go, too."""
-        gone = []
-        if not (ifindex := next((index for index, name in socket.if_nameindex() if name == DEVICE), 0)):
-            gone.append(f"device {DEVICE} was missing")
-        elif ebpf_tc.mtu(ifindex) != MTU:
-            gone.append(f"device {DEVICE} had another MTU")
-        there, known = self._there(), self._neighbours()
+        seen = survey.here()
+        gone = [] if DEVICE in seen.names else [f"link {DEVICE} was missing"]
+        gone += survey.missing(seen, [
+            f"link set {DEVICE} up", f"link set {DEVICE} mtu {MTU}",
+            *([f"addr replace {overlay.tunnel}/32 dev {DEVICE}"] if overlay.tunnel else [])])
+        there, known = self._there(), {ip: mac for ip, device, mac in seen.neighbours if device == DEVICE}
         for to, rest in routes(overlay, vni).items():
             if to not in there or rest.partition(" via ")[0].split() != there[to]:
                 gone.append(f"route {to} was {'changed' if to in there else 'missing'}")
@@ -137,11 +137,6 @@ class OverlayRoutes:
                 if not self._iptables.has_rule("nat", chain, rule)]
         self._nat_stamp = b"" if gone else stamp
         return gone
-
-    def _neighbours(self) -> dict[str, str]:
-        shown = subprocess.run(["ip", "neigh", "show", "dev", DEVICE, "nud", "permanent"], text=True,
-                               capture_output=True, timeout=30, check=False).stdout
-        return {words[0]: words[words.index("lladdr") + 1] for words in map(str.split, shown.splitlines())}
 
     def _there(self) -> dict[str, list[str]]:
         """Destinations of our routes, with what `routes` says of them, in its order."""

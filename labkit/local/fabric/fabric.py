@@ -147,6 +147,7 @@ class Vnet:
         self._paths, self._cluster, self.outbound_ip = paths, cluster, outbound_ip
         self.netns = paths.netns(cluster, "vnet")
         self._internet = paths.netns("internet")
+        self.frontends: dict[str, tuple[tuple[str, ...], bool]] = {}       # as set: nodes' addresses, and by_client
 
     def add_node(self, name: str, index: int) -> NodeNet:
         """Connect node `index` to the router, or find it connected."""
@@ -200,6 +201,7 @@ class Vnet:
 
         Packets keep both their addresses: the node sees the client's, and the frontend as destination.
         """
+        self.frontends[ip] = tuple(node_ips), by_client
         indexes = {topology.node_address(i): i for i in self._node_indexes()}
         links = {node: topology.node_link(i) for node, i in indexes.items()}
         known = [node for node in node_ips if node in links]
@@ -211,6 +213,7 @@ class Vnet:
 
     def remove_frontend(self, ip: str) -> None:
         """Take a public address back."""
+        self.frontends.pop(ip, None)
         for space in (self._internet, self.netns):
             with contextlib.suppress(netns.NetworkError):
                 netns.ip(space, [f"route del {ip}/32"])

@@ -117,6 +117,11 @@ def set_sysctls(name: str, values: Iterable[tuple[str, str]]) -> None:
     run_inside(name, write)
 
 
+def sysctls(name: str, keys: Iterable[str]) -> dict[str, str]:
+    """Read kernel settings below net/ in the namespace."""
+    return run_inside(name, lambda: {key: Path("/proc/sys/net", key).read_text().strip() for key in keys})
+
+
 def ip(name: str, commands: Iterable[str]) -> None:
     """Run `ip` commands in the namespace, all in one process.
 

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from labkit.local.client import ApiError, Client, EventType, Obj, Subscription
 from labkit.local.dataplane import repaired
-from labkit.local.fabric import NodeNet, PodNet, Vnet
+from labkit.local.fabric import NodeNet, PodNet, Vnet, repair
 from labkit.local.launcher.kernel import end_cgroup, kill_cgroup, mount
 from labkit.local.node import ipam, nodeobject, sandbox, volumes
 from labkit.local.node.podworker import PodWorker
@@ -332,7 +332,7 @@ class Kubelet:
             self._write_status(self.client.get("nodes", self.name))
 
     async def _look_after(self) -> None:
-        """Put back what somebody took from the node's links, routes and neighbours.
+        """Put back what somebody took from the links, addresses, routes and neighbours of the node or its pods.
 
         Azure's network plugin makes them once, as a pod starts, and so did we: a pod that lost its route by hand was
         lost. This is kinder than AKS is.
@@ -342,7 +342,7 @@ class Kubelet:
             pods = [PodNet(box.netns, box.ip, box.host_interface)
                     for box in (worker.sandbox for worker in self._workers.values()) if box.host_interface]
             try:
-                gone = await self.blocking(self.vnet.repair_node, self.node, pods)
+                gone = await self.blocking(repair.look_after, self.vnet, self.node, pods)
             except OSError as error:      # the node is being removed, or the kernel refuses
                 log.warning("network of node %s: %s", self.name, error)
                 continue

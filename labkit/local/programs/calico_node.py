@@ -102,7 +102,7 @@ def run() -> int:
         else:
             felix.apply()
         if felix.disturbed_at and now >= felix.disturbed_at + SETTLE:
-            felix.check_order()
+            felix.settle()
         if now >= next_look:
             felix.look_after()
             next_look = time.monotonic() + PERIOD

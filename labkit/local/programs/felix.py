@@ -84,6 +84,7 @@ class Felix:
         self._guard = Guard(self._iptables, "filter", "cali-", JUMPS, ALLOWED)
         self._set_guard = SetGuard(SET_PREFIX)
         self._chains: CalicoRules | None = None  # what was written last
+        self._ordered = b""                      # stamp of the table in which our chains were the first
         self._report, self._owners = report, dict[str, str]()
         self._ebpf: EbpfDataplane | None = None
         self._servers, self._service_health = health, ServiceHealth(health)
@@ -226,17 +227,15 @@ class Felix:
         # The canary of the last table is what kube-proxy writes last.
         return time.monotonic() < self._hand_over_by and not self._iptables.has_chain("filter", CANARY)
 
-    def check_order(self) -> None:
-        """Take the first place in iptables back where another program has put its rules before ours."""
+    def settle(self) -> None:
+        """Look after the node once another program there has had the time to write its rules."""
         self.disturbed_at = 0.0
-        self.look_after()                        # first: what is missing is said there, not only put back
+        self.look_after()
         try:
             if self.mode == "bpf" and not self.handing_over:
                 self._clean_up_kube_proxy()      # one that was leaving may have written once more
-            if self.mode and self._calico.hook():
-                log.warning("Detected out-of-sync inserts, resyncing: our chains were not the first")
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            log.error("Failed to put our chains first, will retry: %s", error)
+            log.error("Failed to clean up kube-proxy's rules, will retry: %s", error)
 
     def look_after(self) -> None:
         """Every few seconds: put back what somebody removed or changed by hand, and say so.
@@ -246,15 +245,21 @@ class Felix:
         if self.mode is None or self._broken:
             return
         try:
-            if self.mode == "bpf" and self._ebpf and (repaired := self._ebpf.repair()):
-                self._say("BPF data plane", repaired)
-            wanted = self._bpf_chains(self._ebpf) if self.mode == "bpf" and self._ebpf else self._chains
+            # First what is missing, then what mends it: the eBPF data plane makes a device anew, but not as it was.
             overlay = self._overlay_written
-            if overlay and (gone := self._overlay_routes.missing(overlay, self.config.vxlan_vni)):
+            gone = self._overlay_routes.missing(overlay, self.config.vxlan_vni) if overlay else []
+            if self.mode == "bpf" and self._ebpf:
+                gone = [*dict.fromkeys([*gone, *self._ebpf.repair()])]
+            if overlay and gone:
                 self._overlay_routes.apply(overlay, vni=self.config.vxlan_vni, port=self.config.vxlan_port)
-                self._say("overlay", gone)
+            if gone:
+                self._say("data plane", gone)
+            wanted = self._bpf_chains(self._ebpf) if self.mode == "bpf" and self._ebpf else self._chains
             if wanted is not None:
-                self._write_chains(wanted, compare=True)
+                self._write_chains(wanted, compare=True)   # first: what is missing is said there, not only put back
+            if self._iptables.stamp("filter") != self._ordered and self._calico.hook():
+                log.warning("Detected out-of-sync inserts, resyncing: our chains were not the first")
+            self._ordered = self._iptables.stamp("filter")
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Failed to check the %s data plane, will retry: %s", self.mode, error)
             self._broken = True                  # half of it may be back: write everything
@@ -285,7 +290,7 @@ class Felix:
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
             log.error("Housekeeping failed, will retry: %s", error)
         self.apply()
-        self.check_order()
+        self.settle()
 
     def _forget_connections(self) -> None:
         """Of addresses that are another pod's now, or nobody's: policy lets pass what the kernel knows already."""

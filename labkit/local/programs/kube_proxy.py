@@ -114,10 +114,12 @@ class Proxier:
         failed, self._failed, self._known = self._failed, True, None     # a failure leaves us not knowing
         if text.strip():              # else only built-in chains are to be mended
             self._iptables.restore(text)
-        for table, chain, rule in reversed(JUMPS):
-            if first or chain in broken.get(table, ()):
-                self._iptables.ensure_rule(table, chain, rule)
+        for table, chains in broken.items():
+            for chain in chains & {chain for _, chain, _ in JUMPS}:          # in their order: a drop before an accept
+                self._iptables.put_first(table, chain, [jump[2] for jump in JUMPS if jump[:2] == (table, chain)])
         if first:
+            for table, chain, rule in reversed(JUMPS):
+                self._iptables.ensure_rule(table, chain, rule)
             self._iptables.restore(CANARIES)
             text += CANARIES
         repaired = [words for guard in self._guards for words in guard.wrote(text)]
