@@ -19,8 +19,6 @@ from labkit.plan import Log
 if TYPE_CHECKING:
     from labkit.azure.sdk import Patience
 
-__all__ = ["PROVIDERS", "Azure", "Resource"]
-
 PROVIDERS = ("Microsoft.ContainerService", "Microsoft.Compute", "Microsoft.Network", "Microsoft.ManagedIdentity")
 """The resource providers that a cluster needs."""
 

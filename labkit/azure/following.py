@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,30 +19,16 @@ from labkit.plan import Log
 _HEARTBEAT = 30.0  # seconds of silence, at most
 
 
-@dataclass(frozen=True)
-class Typical:
-    """How long an operation usually takes on AKS.
-
-    Args:
-        words: for people.
-        source: where that is from.
-    """
-
-    words: str
-    source: str
-
-
-_ESTIMATE = "an estimate; nobody has measured it with labkit yet"
 TYPICAL = {
-    "create": Typical("4 to 10 min", "one recorded creation took 214 s (Azure's CLI tests, 2022-10-07); in 2019 it was "
-                                     "18 min (kubedex.com: google-gke-vs-azure-aks-automation-and-reliability)"),
-    "delete": Typical("3 to 10 min", "more than 8 min 30 s in a log of 2020-12-01 (Azure/terraform-azurerm-aks#74)"),
-    "delete-group": Typical("1 to 10 min", _ESTIMATE),
-    "start": Typical("2 to 10 min", _ESTIMATE),
-    "stop": Typical("2 to 10 min", "\"about 10 minutes\" (docs.rafay.co, clusters/aks/start_stop_clusters)"),
-    "abort": Typical("1 to 5 min", _ESTIMATE),
+    # one recorded creation took 214 s (Azure's CLI tests, 2022-10-07); in 2019 it was 18 min (kubedex.com:
+    # google-gke-vs-azure-aks-automation-and-reliability)
+    "create": "4 to 10 min",
+    "delete": "3 to 10 min",  # more than 8 min 30 s in a log of 2020-12-01 (Azure/terraform-azurerm-aks#74)
+    "stop": "2 to 10 min",  # "about 10 minutes" (docs.rafay.co, clusters/aks/start_stop_clusters)
+    # estimates: nobody has measured these with labkit yet
+    "delete-group": "1 to 10 min", "start": "2 to 10 min", "abort": "1 to 5 min",
 }
-"""Each read in 2026-11; none of them is the local lab's, where these take seconds."""
+"""How long operations usually take on AKS. Read in 2026-11; none is the local lab's, where they take seconds."""
 
 
 class Follower:
@@ -135,7 +120,7 @@ def _said(operation: Operation, entry: Entry, log: Log, look: Callable[[], str] 
         elapsed = _since(entry)
         if status != said or elapsed >= due:
             more = f"; {look()}" if look is not None and said else ""
-            usual = f" (on AKS usually {known.words})" if (known := TYPICAL.get(operation.verb)) else ""
+            usual = f" (on AKS usually {known})" if (known := TYPICAL.get(operation.verb)) else ""
             log(f"{operation}: {status} for {_duration(elapsed)}{usual}{more}")
             said, due = status, elapsed + _HEARTBEAT
 

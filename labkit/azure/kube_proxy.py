@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labkit.azure.reading import Resource
 from labkit.plan import Log
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 PREVIEW = "2026-08-02-preview"
 """The newest version of the API that knows kubeProxyConfig."""
-Resource = dict[str, Any]
 _READ_ONLY = frozenset({"provisioningState", "powerState", "fqdn", "privateFQDN", "azurePortalFQDN", "maxAgentPools",
                         "currentKubernetesVersion", "resourceUID", "status", "eTag", "currentOrchestratorVersion",
                         "effectiveOutboundIPs", "issuerURL", "principalId", "tenantId", "nodeImageVersion"})

@@ -202,34 +202,23 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except sdk.ClientAuthenticationError as error:
-        raise AzureError(f"{what}: Azure does not accept who we are.", _first_lines(error.message),
+        raise AzureError(f"{what}: Azure does not accept who we are.", _shortened(error.message),
                          "log in with `az login`; on the local lab start it again with `sudo labkit up`.",
                          code="AuthenticationFailed", status=error.status_code) from error
     except sdk.HttpResponseError as error:
         code = (error.error.code if error.error else "") or ""
         kind = AzureNotFoundError if error.status_code == 404 else AzureError
         message = (error.error.message if error.error else None) or error.message or ""
-        why = f"{code}: {_first_lines(message)}" if code else _first_lines(message)
-        raise kind(f"{what}: Azure refused.", why,
-                   fix_for(code, message, error.status_code), code=code, status=error.status_code) from error
+        why = f"{code}: {_shortened(message)}" if code else _shortened(message)
+        refusal = known(code, message, error.status_code)
+        fix = refusal.fix if refusal else "read Azure's message; `az` shows the same operation in the activity log."
+        raise kind(f"{what}: Azure refused.", why, fix, code=code, status=error.status_code) from error
     except (sdk.ServiceRequestError, sdk.ServiceResponseError) as error:
-        raise AzureError(f"{what}: Azure Resource Manager does not answer.", _first_lines(error.message),
+        raise AzureError(f"{what}: Azure Resource Manager does not answer.", _shortened(error.message),
                          "check the network; on the local lab `labkit status` says whether it runs.",
                          code="Unreachable") from error
 
 
-def fix_for(code: str, message: str, status: int | None = None) -> str:
-    """The next thing to do about an error code, or about a message that hides one.
-
-    Args:
-        code: Azure's code.
-        message: Azure's message.
-        status: the HTTP status, where it is known.
-    """
-    refusal = known(code, message, status)
-    return refusal.fix if refusal else "read Azure's message; `az` shows the same operation in the activity log."
-
-
-def _first_lines(message: str | None, limit: int = 600) -> str:
+def _shortened(message: str | None) -> str:
     text = " ".join((message or "").split())
-    return text if len(text) <= limit else text[:limit] + " …"
+    return text if len(text) <= 600 else text[:600] + " …"

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from labkit.azure import states
-from labkit.azure.arm import Azure, Resource
+from labkit.azure.arm import Azure
 from labkit.azure.cost import estimate, meter
 from labkit.azure.gc import gone
 from labkit.azure.names import STUDENT, node_group
+from labkit.azure.reading import Resource
 from labkit.azure.refusals import local_accounts_disabled
 from labkit.azure.settings import ClusterSettings
 from labkit.azure.tags import EXPIRY_TAG, HOURS, OWNER_TAG, OWNER_VARIABLE, RUN_TAG, expired, owner, tags
@@ -34,6 +35,11 @@ def create(azure: Azure, settings: ClusterSettings, version: str | None = None, 
     policy = ("`--network-policy calico` lets Calico decide about the cluster's traffic; AKS installs it by "
               "its operator, in the iptables data plane." if settings.network_policy == "calico" else
               "Without a network policy there is no Calico: what remains is Azure CNI and kube-proxy.")
+
+    def create_cluster(log: Log) -> None:
+        with naming_what_stays(azure, tagged.resource_group):
+            azure.create_cluster(tagged, log)
+
     return Plan(f"create-{settings.name}", f"Create the cluster {settings.name}", (
         _group_step(azure, tagged),
         Step(
@@ -41,7 +47,7 @@ def create(azure: Azure, settings: ClusterSettings, version: str | None = None, 
             why=f"`--network-plugin azure` gives pods addresses of the VNet. {policy}",
             without="there is no cluster.",
             command=tagged.command(version),
-            apply=lambda log: _create_cluster(azure, tagged, log),
+            apply=create_cluster,
             verify=lambda: cluster_is_up(azure.cluster(settings.resource_group, settings.name), settings),
             revert=lambda log: _delete_cluster(azure, settings, log),
             revert_command=f"az aks delete --name {settings.name} "
@@ -95,7 +101,7 @@ def get_credentials(azure: Azure, settings: ClusterSettings, path: Path, *, admi
                 f"az aks get-credentials --resource-group {settings.resource_group} --name {settings.name} "
                 + ("--admin --overwrite-existing" if admin else
                    f"--format exec --overwrite-existing\nkubelogin convert-kubeconfig -l {login}"),
-        apply=apply, verify=verify, revert=lambda log: forget(path, context, log),
+        apply=apply, verify=verify, revert=lambda log: _forget(path, [context], log),
         revert_command=f"kubectl config delete-context {context}",
     ),))
 
@@ -157,23 +163,18 @@ def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | Non
             why="They name clusters that no longer exist.",
             without="kubectl asks a server that is gone; `az aks delete` leaves them too.",
             command="\n".join(f"kubectl config delete-context {c}" for c in contexts),
-            apply=lambda log: _forget_all(path, contexts, log),
-            verify=lambda: _no_contexts(path, contexts),
+            apply=lambda log: _forget(path, contexts, log), verify=lambda: _no_contexts(path, contexts),
         ))
     return Plan("clean-up", "Remove what the course has made", tuple(steps))
 
 
-def forget(path: Path, context: str, log: Log) -> None:
-    """Remove a context from a kubeconfig file, if it is there."""
-    config = kubeconfig.load(path)
-    if kubeconfig.without(config, context) != config:
-        kubeconfig.update(path, lambda found: kubeconfig.without(found, context))
-        log(f"removed {context} from {path}")
-
-
-def _forget_all(path: Path, contexts: list[str], log: Log) -> None:
+def _forget(path: Path, contexts: list[str], log: Log) -> None:
+    """Remove contexts from a kubeconfig file, if they are there."""
     for context in contexts:
-        forget(path, context, log)
+        config = kubeconfig.load(path)
+        if kubeconfig.without(config, context) != config:
+            kubeconfig.update(path, lambda found, context=context: kubeconfig.without(found, context))  # type: ignore[misc]
+            log(f"removed {context} from {path}")
 
 
 def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Evidence:
@@ -185,9 +186,7 @@ def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Eviden
     """
     if cluster is None:
         return Evidence(False, f"there is no cluster {settings.name} in {settings.resource_group}")
-    properties = cluster.get("properties", {})
-    state = properties.get("provisioningState")
-    power = (properties.get("powerState") or {}).get("code", "Running")
+    properties, state, power = cluster.get("properties") or {}, states.of(cluster), states.power(cluster)
     network = properties.get("networkProfile") or {}
     policy = network.get("networkPolicy") or "none"
     said = (f"{settings.name} is {state}, {power}: Kubernetes {properties.get('kubernetesVersion')}, "
@@ -304,11 +303,6 @@ def _group_step(azure: Azure, settings: ClusterSettings) -> Step:
     )
 
 
-def _create_cluster(azure: Azure, settings: ClusterSettings, log: Log) -> None:
-    with naming_what_stays(azure, settings.resource_group):
-        azure.create_cluster(settings, log)
-
-
 def _check_ours(found: Resource | None, said: str, by_hand: str) -> None:
     """Refuse to delete what does not carry our tag, or carries somebody else's name.
 
@@ -336,21 +330,21 @@ def _delete_cluster(azure: Azure, settings: ClusterSettings, log: Log) -> None:
     group, name = settings.resource_group, settings.name
     _check_ours(azure.cluster(group, name), f"The cluster {name}",
                 f"az aks delete --name {name} --resource-group {group}")
-    with naming_what_stays(azure, settings.resource_group):
-        azure.delete_cluster(settings.resource_group, settings.name, log)
+    with naming_what_stays(azure, group):
+        azure.delete_cluster(group, name, log)
 
 
 def _cluster_gone(azure: Azure, settings: ClusterSettings) -> Evidence:
     """Whether a cluster is gone, and the group of its machines with it."""
-    if azure.cluster(settings.resource_group, settings.name) is not None:
-        return Evidence(False, f"the cluster {settings.name} still exists")
-    end = f"/resourcegroups/{settings.resource_group}/providers/microsoft.containerservice/managedclusters/" \
-          f"{settings.name}".lower()
-    left = [str(g["name"]) for g in azure.groups() if str(g.get("managedBy") or "").lower().endswith(end.lower())
+    group, name = settings.resource_group, settings.name
+    if azure.cluster(group, name) is not None:
+        return Evidence(False, f"the cluster {name} still exists")
+    end = f"/resourcegroups/{group}/providers/microsoft.containerservice/managedclusters/{name}".lower()
+    left = [str(g["name"]) for g in azure.groups() if str(g.get("managedBy") or "").lower().endswith(end)
             or str(g["name"]).lower() == node_group(settings).lower()[:80]]
     if left:
-        return Evidence(False, f"the cluster {settings.name} is gone, but not its machines: {', '.join(left)}")
-    return Evidence(True, f"the cluster {settings.name} is gone, and the group of its machines")
+        return Evidence(False, f"the cluster {name} is gone, but not its machines: {', '.join(left)}")
+    return Evidence(True, f"the cluster {name} is gone, and the group of its machines")
 
 
 def _delete_group(azure: Azure, group: str, log: Log) -> None:
@@ -362,7 +356,7 @@ def _delete_group(azure: Azure, group: str, log: Log) -> None:
 def _present(resource: Resource | None, said: str) -> Evidence:
     if resource is None:
         return Evidence(False, f"{said} does not exist")
-    state = resource.get("properties", {}).get("provisioningState", "there")
+    state = states.of(resource)
     return Evidence(state == "Succeeded", f"{said} is {state}, in {resource.get('location')}")
 
 

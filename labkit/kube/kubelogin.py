@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import Any
 
 from labkit.errors import KubeconfigError
+from labkit.kube.kubeconfig import Config
 
-Config = dict[str, Any]
 _CURE = ("install it with `az aks install-cli`, then `kubelogin convert-kubeconfig -l azurecli`; where the cluster has "
          "local accounts, `lab.get_credentials()` needs none.")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from labkit.errors import KubeError, WaitError
-from labkit.kube.client import Kube, Obj
+from labkit.kube.client import Obj
 from labkit.plan import Evidence
 
 
@@ -38,25 +38,8 @@ def wait_for(what: str, look: Callable[[], Evidence], timeout: float = 120.0,
         pause = min(pause * 1.5, 2.0)
 
 
-def rollout(kube: Kube, resource: str, name: str, namespace: str, timeout: float = 120.0) -> Evidence:
-    """Wait until a deployment or a daemon set has rolled out, as `kubectl rollout status` does.
-
-    Args:
-        kube: the cluster.
-        resource: "deployments.apps" or "daemonsets.apps".
-        name: its name.
-        namespace: its namespace.
-        timeout: seconds.
-
-    Raises:
-        WaitError: it did not.
-    """
-    return wait_for(f"rollout of {namespace}/{name}",
-                    lambda: rolled_out(kube.get(resource, name, namespace)), timeout)
-
-
 def rolled_out(obj: Obj) -> Evidence:
-    """Whether a deployment's or daemon set's pods are all new and ready, from its status.
+    """Whether a deployment's or daemon set's pods are all new and ready, as `kubectl rollout status` judges.
 
     Args:
         obj: the deployment or daemon set.
@@ -79,9 +62,9 @@ def rolled_out(obj: Obj) -> Evidence:
     return Evidence(updated >= wanted and ready >= wanted, said)
 
 
-def is_ready(pod: Obj) -> bool:
-    """Whether a pod's Ready condition is true."""
-    conditions = pod.get("status", {}).get("conditions", [])
+def is_ready(obj: Obj) -> bool:
+    """Whether a pod's or a node's Ready condition is true."""
+    conditions = obj.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
