@@ -35,10 +35,10 @@ def write_results(notebook: dict[str, Any], folder: Path, name: str) -> list[Pat
         others.append(result["document"])
         stem = "-".join([name, result["name"], *([str(len(others))] if len(others) > 1 else [])])
         document = folder / f"{stem}.json"
-        document.writetext_of(json.dumps(result["document"], indent=1), encoding="utf-8")
+        document.write_text(json.dumps(result["document"], indent=1), encoding="utf-8")
         written.append(document)
         if samples := result.get("csv"):
-            (folder / f"{stem}.csv").writetext_of(samples, encoding="utf-8")
+            (folder / f"{stem}.csv").write_text(samples, encoding="utf-8")
             written.append(folder / f"{stem}.csv")
     return written
 
