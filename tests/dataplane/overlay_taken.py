@@ -21,6 +21,7 @@ TAKEN = {
     "ip link set vxlan.calico mtu 1300": ["the MTU of vxlan.calico was 1300"],
     "ip link set vxlan.calico down": ["link vxlan.calico was down", *GONE],
     "ip addr flush dev vxlan.calico": ["address 192.168.0.0/32 of vxlan.calico was missing", *GONE],
+    "ip link set vxlan.calico down name other.calico": ["link vxlan.calico was missing", *GONE],
     "ip link del vxlan.calico": ["link vxlan.calico was missing", *GONE],
     "iptables-legacy -t nat -F cali-nat-outgoing": ["chain cali-nat-outgoing (nat): 1 rule missing"],
     "iptables-legacy -t nat -D POSTROUTING -j cali-nat-outgoing": ["chain POSTROUTING (nat): 1 rule missing"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import socket
 import struct
@@ -94,8 +95,15 @@ def ensure_vxlan(name: str, port: int) -> int:
     try:
         return socket.if_nametoindex(name)
     except OSError:
-        # `external`: no peer of its own. Packets between nodes carry 50 bytes more, and the links allow it.
-        _ip("link", "add", name, "type", "vxlan", "external", "dstport", str(port))
+        # The kernel makes no second device of this kind, so one that somebody gave another name is ours.
+        shown = json.loads(_ip("-j", "-d", "link", "show", "type", "vxlan") or "[]")
+        kinds = {link["ifname"]: link["linkinfo"]["info_data"] for link in shown}
+        renamed = [other for other, kind in kinds.items() if kind.get("external") and kind.get("port") == port]
+        if renamed:
+            _ip("link", "set", renamed[0], "down", "name", name)
+        else:
+            # `external`: no peer of its own. Packets between nodes carry 50 bytes more, and the links allow it.
+            _ip("link", "add", name, "type", "vxlan", "external", "dstport", str(port))
         _ip("link", "set", name, "up")
         return socket.if_nametoindex(name)
 
@@ -152,7 +160,8 @@ def remove_link(name: str) -> None:
     _ip("link", "del", name)
 
 
-def _ip(*arguments: str) -> None:
+def _ip(*arguments: str) -> str:
     run = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
     if run.returncode:
         raise OSError(errno.EIO, f"ip {' '.join(arguments)}: {run.stderr.strip()}")
+    return run.stdout
