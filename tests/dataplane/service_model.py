@@ -206,7 +206,7 @@ class Maps:
         end = struct.pack(">HBB", number, {"TCP": 6, "UDP": 17}[protocol], 0)
         value = self._frontends.get(inet_aton(ip) + end)
         if value is None and ip in (NODE_IP, OTHER_IP):
-            value = self._frontends.get(bytes(4) + end)
+            value = self._frontends.get(bytes([255] * 4) + end)
         if value is None:
             return NONE
         service, count, local, _, flags, ranges = struct.unpack("=IHHIII", value)

@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from labkit.local.dataplane import ebpf_cli
+from labkit.local.dataplane import ebpf_cli_conntrack as conntrack
+from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.policy import Rule
 from labkit.local.fabric import netns
 from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, EbpfLab, ebpf_lab
 
 pytestmark = pytest.mark.kernel
 IP = r"\d+(?:\.\d+){3}"
-END, NET, AGO = rf"{IP}:\d+", rf"{IP}/\d+", r"[0-9.]+(?:ns|µs|ms|s)"
-NETS = rf"{{{NET}(?:,{NET})*}}"
+END, NET, AGO = rf"{IP}:\d+", rf"{IP}/\d+", r"(?:\d+h)?(?:\d+m)?[0-9.]+(?:ns|µs|ms|s)"
+NETS = rf"{{{NET}(?:, {NET})*}}"
+STATE = "(CLOSED|RESET|ESTABLISHED|SYN-SENT)"
+KEY = rf"ConntrackKey{{proto=\d+ {END} <-> {END}}}"
+LEG = "{Bytes:\\d+ Packets:\\d+ Seqno:0 " + "".join(rf"{name}:(?:true|false) " for name in (
+    "SynSeen", "AckSeen", "FinSeen", "RstSeen", "Approved", "Opener", "Workload")) + r"Ifindex:\d+}"
+SETS = r"((not_)?(src|dst)_ip_set_ids:<0x[0-9a-f]+> )+"
+FRONT = rf"{IP} port \d+ proto \d+ id \d+ count"
 FORMS = {
     "nat dump": (
-        rf"{IP} port \d+ proto \d+ id \d+ count \d+ local \d+( flags (external|internal)-local)?( src {NET})?",
-        rf"{IP} port \d+ proto \d+ id \d+ count -1 local 0",
+        rf"{FRONT} \d+ local \d+( flags (external|internal)-local)?( src {NET})?", rf"{FRONT} -1 local 0",
         rf"\t\d+:\d+\t {END}"),
+    "v3.31.2 nat dump": (
+        rf"{FRONT} \d+ local \d+( flags (external|internal)-local)?", rf"{FRONT} -1 local 0", rf"\t\d+:\d+\t {END}"),
     "nat aff": (rf"client (netns \d+|{IP}) svc proto \d+ {END} -> {END} ts {AGO}", ""),
+    "v3.31.2 nat aff": (
+        rf"AffinityKey{{ClientIP:(netns \d+|{IP}) FrontEndAffinityKey{{Proto:6 Addr:{IP} Port:\d+}}}} "
+        rf"AffinityValue{{Timestamp:\d+,Backend:NATBackendValue{{Addr:{IP} Port:\d+}}}}", ""),
     "conntrack dump": (
-        rf"TCP {END} -> {END} (-> {END} )?(external client, service forwarded to/from {IP} )? Active ago {AGO} "
-        "(CLOSED|RESET|ESTABLISHED|SYN-SENT)",
-        rf"(UDP|ICMP|Proto-\d+) {END} -> {END} (-> {END} )?(external client, service forwarded to/from {IP} )?"
+        rf"TCP {END} -> {END} (-> {END} )?(external client, service forwarded to/from {IP} )? Active ago {AGO} {STATE}",
+        rf"(UDP|ICMP|UNKNOWN) {END} -> {END} (-> {END} )?(external client, service forwarded to/from {IP} )?"
         rf" Active ago {AGO}"),
+    "conntrack dump --raw": (
+        rf"{KEY} -> Entry{{Type:1, LastSeen:\d+, Flags: <none> REVKey: {KEY} NATSPort: 0}} Active ago {AGO}",
+        rf"{KEY} -> Entry{{Type:[02], LastSeen:\d+, Flags: (<none>|0x[0-9a-f]+( [\w-]+)+) Data: {{A2B:{LEG} B2A:{LEG} "
+        rf"OrigDst:{IP} OrigSrc:{IP} OrigPort:\d+ OrigSPort:0 TunIP:{IP}}}}} Active ago {AGO}( {STATE})?"),
     "routes dump": (rf"(?=.{{15,}}:) *{NET}: (local|remote) (host|workload idx \d+|workload nh {IP})",),
-    "ifstate dump": (
-        r"(?=.{5} :) *\d+ : {flags: workload,ready, XDPPolicyV4: -1, IngressPolicyV4: \d+, EgressPolicyV4: \d+, "
-        r"XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, IngressFilter: -1, EgressFilter: -1, "
-        r"name: azv\w{11}}",),
+    "ifstate dump": tuple(
+        rf"(?=.{{5}} :) *\d+ : {{flags: {kind},v4Ready, XDPPolicyV4: -1, IngressPolicyV4: {policy}, EgressPolicyV4: "
+        rf"{policy}, XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, IngressFilter: -1, EgressFilter: -1, "
+        rf"name: {name}}}" for kind, policy, name in (
+            ("workload", r"\d+", r"azv\w{11}"), ("host", "-1", "eth0"), ("vxlan", "-1", r"vxlan\.calico"))),
     "counters dump": (
-        r"\+-{10}\+-+\+-{9}\+-{8}\+-{5}\+", r"\| CATEGORY \| TYPE +\| INGRESS \| EGRESS \| XDP \|",
-        r"\| (Accepted|Dropped |Other   | {8}) \| \w[^|]+ \| +\d+ \| +\d+ \| N/A \|",
+        r"\+-{10}\+-{32}\+-{9}\+-{8}\+-{5}\+",
+        r"\| CATEGORY \|              TYPE              \| INGRESS \| EGRESS \| XDP \|",
+        r"\| (Accepted|Dropped |Other   | {8}) \| (?=.{30} \|)\w[^|]+ \| +\d+ \| +\d+ \| N/A \|",
+        r"\| (Accepted|Dropped |Other   | {8}) \| (?=.{30} \|)\w[^|]+ \| N/A     \| N/A    \| N/A \|",
         r"dumped [\w.]+ counters\."),
     "ipsets dump": (r"IP set 0x[0-9a-f]+", f"   {NET}", ""),
     "policy dump a1 all": (
         r"IfaceName: azv\w{11}", "Hook: tc (ingress|egress)", "  Tier: default",
         r"    (End )?Policy: (KubernetesNetworkPolicy default/\w+|GlobalNetworkPolicy \w+) 0",
-        r"      Rule: [\w/]+  Action: (allow|deny)", r"  End Tier: default  \(action: deny\)",
-        rf"      Match: (proto=\w+)?( ?src={NETS})?( ?!src={NETS})?( ?dst={NETS})?( ?dports={{[\d,-]+}})?"),
+        r"      Rule: [\w/]+  Action: (allow|deny)",
+        rf"      IP sets: (!?(src|dst)={NETS} ?)+", r"      Hit count: \d+",
+        r"  End Tier: default  \(action: deny\)"),
+    "v3.31.2 policy dump a1 all": (
+        r"IfaceName: azv\w{11}", "Hook: tc (ingress|egress)", "Error: ", "Policy Info:", "// Start of tier default",
+        r"// (Start|End) of policy (default/knp\.default\.\w+|default\.\w+)", r"// IPSets " + SETS, r"// count = \d+",
+        r'// Start of rule action:"(allow|deny)"( protocol:{name:"tcp"})?( dst_ports:{first:\d+ last:\d+})*'
+        r'( (src|dst)_ip_set_ids:"s:\w+")?( not_src_ip_set_ids:"s:\w+")? rule_id:"\w+"',
+        r"// End of rule \w+", "// End of tier default: deny"),
 }
 
 
@@ -50,6 +76,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> EbpfLab:
     """With something of every kind in its maps."""
     with ebpf_lab(tmp_path_factory.mktemp("ebpf") / "lab") as lab:
         lab.serve("a1", "b1")
+        subprocess.run(["ip", "-n", lab.nodes["node1"].netns, "link", "add", "spare", "type", "veth"], check=True,
+                       timeout=60)
         alice = f"{lab.alice.address}/32"
         lab.policy("a1", egress=(
             Rule("Allow", None, (f"{lab.pods['b1'].ip}/32",), policy="default.out"),), ingress=(
@@ -64,9 +92,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> EbpfLab:
 
 
 def dump(lab: EbpfLab, command: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    """What a command prints; before it the version of Calico that the lab says it is, if not the newest."""
     words = [lab.pods[word].host_interface if word in lab.pods else word for word in command.split()]
     bpffs: Path = lab.paths.bpffs / "c1" / "node1"
-    assert netns.run_inside(lab.nodes["node1"].netns, lambda: ebpf_cli.main(words, bpffs)) == code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CALICO_VERSION", raising=False)
+        if words[0].startswith("v3."):
+            patch.setenv("CALICO_VERSION", words.pop(0))
+        assert netns.run_inside(lab.nodes["node1"].netns, lambda: ebpf_cli.main(words, bpffs)) == code
     said = capsys.readouterr()
     return said.err if code else said.out
 
@@ -82,10 +115,19 @@ def test_every_line_has_calicos_form(lab: EbpfLab, command: str, capsys: pytest.
 @pytest.mark.parametrize(("command", "shown"), [
     ("nat dump", r"192.0.2.77 port 80 proto 6 id \d+ count 1 local 1 flags external-local src 203.0.113.10/32\n"
                  r"\t\d+:0\t 10.224.0.5:8080\n192.0.2.77 port 80 proto 6 id \d+ count -1 local 0\n"),
+    ("nat dump", r"255.255.255.255 port 30077 proto 6 "),
     ("nat aff", r"client 203.0.113.10 svc proto 6 "),
     ("nat aff", r"client netns \d+ svc proto 6 "),
     ("conntrack dump", r"TCP 203.0.113.10:\d+ -> 192.0.2.77:80 -> 10.224.0.5:8080  Active ago \S+ CLOSED\n"),
     ("conntrack dump", r"UDP 203.0.113.10:\d+ -> 192.0.2.77:80 external client, service forwarded to/from 10.224"),
+    ("conntrack dump --raw", r"y{proto=6 203.0.113.10:(\d+) <-> 192.0.2.77:80} -> Entry{Type:1, .* REVKey: "
+                             r"ConntrackKey{proto=6 10.224.0.5:8080 <-> 203.0.113.10:\1} "),
+    ("conntrack dump --raw", r"y{proto=6 10.224.0.5:8080 <-> 203.0.113.10:\d+} -> Entry{Type:2, .* Flags: 0x100 B-A "
+                             r"Data: {A2B:{Bytes:[1-9].* Opener:false Workload:true Ifindex:[1-9]\d*} "
+                             r"B2A:{Bytes:[1-9].* SynSeen:true AckSeen:true FinSeen:true RstSeen:false Approved:true "
+                             r"Opener:true Workload:false Ifindex:0} OrigDst:192.0.2.77 OrigSrc:0.0.0.0 OrigPort:80 "
+                             r"OrigSPort:0 TunIP:0.0.0.0}} Active ago \S+ CLOSED\n"),
+    ("conntrack dump --raw", r"Flags: 0x4 np-fwd Data: .* TunIP:10.224.0.35}}"),
     ("routes dump", r"  10.224.0.4/32: local host\n"),
     ("routes dump", r" 10.224.0.36/32: remote workload nh 10.224.0.35\n"),
     ("counters dump", r"(?s)\| Accepted \| by policy .*\| Dropped  \| TTL .*\|          \| by policy .*dumped eth0 c"),
@@ -93,11 +135,16 @@ def test_every_line_has_calicos_form(lab: EbpfLab, command: str, capsys: pytest.
     ("policy dump a1 ingress", r"\AIfaceName: azv\w+\nHook: tc egress\n  Tier: default\n"
                                r"    Policy: KubernetesNetworkPolicy default/web 0\n"
                                r"      Rule: default/web  Action: allow\n"
-                               r"      Match: proto=tcp src={10.224.0.0/16,203.0.113.10/32} !src={10.224.0.99/32} "
-                               r"dports={8080,1-9}\n    End Policy: KubernetesNetworkPolicy default/web 0\n"
+                               r"      IP sets: src={10.224.0.0/16, 203.0.113.10/32} !src={10.224.0.99/32}\n"
+                               r"      Hit count: 2\n    End Policy: KubernetesNetworkPolicy default/web 0\n"
                                r"  End Tier: default  \(action: deny\)\n\Z"),
+    ("policy dump a1 ingress -a", r"Hit count: 2\n      // If protocol != tcp, skip to next rule\n"
+                                  r"      // If source doesn't match ipset s:(\w+) \(0x\1\), skip to next rule\n"
+                                  r"      // If source matches ipset s:(\w+) \(0x\2\), skip to next rule\n"
+                                  r"      // If dest port is not within any of {8080,1-9}, skip to next rule\n"),
+    ("v3.30.4 policy dump a1 ingress", r'dst_ports:{first:8080 last:8080} dst_ports:{first:1 last:9} src_ip'),
     ("policy dump a1 egress", r"Hook: tc ingress\n  Tier: default\n    Policy: GlobalNetworkPolicy out 0\n"
-                              r"      Rule: out  Action: allow\n      Match: dst={10.224.0.36/32}\n"),
+                              r"      Rule: out  Action: allow\n      IP sets: dst={10.224.0.36/32}\n"),
     ("policy dump a1 xdp", r"\A\Z"),
 ])
 def test_what_it_shows(lab: EbpfLab, command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,5 +152,38 @@ def test_what_it_shows(lab: EbpfLab, command: str, shown: str, capsys: pytest.Ca
 
 
 def test_what_it_does_not_know_it_says(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "policy dump <interface> <hook>" in dump(lab, "policy dump a1 sideways", capsys, code=2)
+    assert "'ingress', 'egress', 'xdp'" in dump(lab, "policy dump a1 sideways", capsys, code=2)
     assert "no policy of 'eth7'" in dump(lab, "policy dump eth7 all", capsys, code=1)
+    assert "No such interface: eth7" in dump(lab, "counters dump --iface eth7", capsys, code=1)
+
+
+@pytest.mark.parametrize(("asked", "to", "shown"), [
+    (("203.0.113.10", "192.0.2.77", 44444, 80), ("203.0.113.10", "10.224.0.5", 20001, 8080),
+     "TCP 203.0.113.10:20001 -> 192.0.2.77:80 -> 10.224.0.5:8080 source port changed from 44444 "),
+    (("10.224.0.4", "10.224.0.36", 44444, 8080), ("10.224.0.4", "10.224.0.36", 20001, 8080),
+     "TCP 10.224.0.4:20001 -> 10.224.0.36:8080 source port changed from 44444 "),
+    (("10.224.0.5", "10.0.7.7", 44444, 80), ("10.224.0.4", "10.224.0.5", 44444, 8080),
+     "TCP 10.224.0.5:44444 -> 10.0.7.7:80 -> 10.224.0.5:8080 "),
+    (("10.224.0.6", "10.224.0.5", 44444, 8080), ("10.224.0.6", "10.224.0.5", 44444, 8080),
+     "TCP 10.224.0.6:44444 -> 10.224.0.5:8080 "),
+], ids=["another port", "another port, directly", "itself", "directly"])
+def test_two_entries_are_one_connection(
+        asked: tuple[str, str, int, int], to: tuple[str, str, int, int], shown: str) -> None:
+    flow, there = maps.Flow(*asked, 6), maps.Flow(*to, 6)
+    entries = {key: maps.Connection(way, maps.PATH_STACK, maps.TCP_ACK | maps.TCP_SYN, bytes(4), 1, 1, 1, 60)
+               for key, way in ((flow, there), (there.reversed(), flow.reversed()))}
+    for order in (entries, dict(reversed(entries.items()))):
+        [tracked] = conntrack.connections(order)
+        assert list(conntrack.lines(tracked, 8)) == [f"{shown} Active ago 7ns ESTABLISHED"]
+        last = list(conntrack.raw_lines(tracked, 8))[-1]
+        assert ("host-psnat" in last, f"OrigSPort:{44444 if 'changed' in shown else 0} " in last) == (
+            "changed" in shown, True)
+
+
+@pytest.mark.parametrize(("nanoseconds", "shown"), [
+    (0, "0s"), (7, "7ns"), (1500, "1.5µs"), (2_000_000, "2ms"), (999_999_999, "999.999999ms"), (1_000_000_000, "1s"),
+    (12_345_678_901, "12.345678901s"), (60_000_000_000, "1m0s"), (3_600_000_000_000, "1h0m0s"),
+    (7_325_000_000_001, "2h2m5.000000001s"),
+])
+def test_durations_are_gos(nanoseconds: int, shown: str) -> None:
+    assert conntrack.duration(nanoseconds) == shown

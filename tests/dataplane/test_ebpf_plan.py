@@ -28,7 +28,7 @@ def test_a_service_port_has_frontends_that_share_backends() -> None:
     assert entries is not None
     assert set(entries.frontends) == {
         maps.frontend_key("10.0.7.7", 80, 6), maps.frontend_key("192.0.2.7", 80, 6),
-        maps.frontend_key("0.0.0.0", 30077, 6)}
+        maps.frontend_key(maps.NODE_PORT, 30077, 6)}
     assert set(entries.frontends.values()) == {maps.frontend(3, 2, 1, 0, 0, 0)}
     assert entries.backends == {maps.backend_key(3, 0): maps.backend(HERE.ip, 8080),
                                 maps.backend_key(3, 1): maps.backend(THERE.ip, 8080)}
@@ -82,6 +82,11 @@ def test_only_udp_connections_follow_a_lost_backend() -> None:
     assert stale.has(flow.pack(), to.pack() + bytes(40))
     assert stale.has(to.reversed().pack(), flow.reversed().pack() + bytes(40))
     assert not stale.has(flow.pack(), flow.pack() + bytes(40))
+    # What another node translates has no backend yet; it may have been asked by a node port.
+    stale.add({maps.backend(HERE.ip, 53)}, {maps.frontend_key(maps.NODE_PORT, 30053, 17)})
+    for asked, gone in ((flow, True), (maps.Flow("203.0.113.10", "10.224.0.4", 4444, 30053, 17), True),
+                        (maps.Flow("203.0.113.10", "10.224.0.4", 4444, 30054, 17), False)):
+        assert stale.has(asked.pack(), asked.pack() + bytes([maps.PATH_TUNNEL]) + bytes(39)) is gone
 
 
 def test_flows_survive_packing() -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,23 @@ from labkit.local.dataplane import bpfsys, ebpf_connections
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.services import Endpoint, ServicePort
 from labkit.local.fabric import netns
-from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, EbpfLab, ebpf_lab
-from tests.dataplane.frames import CLIENT, OK, REDIRECT, SHOT, flow_of, frame, is_sound, run
+from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, ebpf_lab
+from tests.dataplane.frames import CLIENT, OK, REDIRECT, SHOT, flow_of, frame, icmp_error, is_sound, quoted_in, run
 
 pytestmark = pytest.mark.kernel
+SELF = "10.0.7.8"       # a service of a process on node1's own network
+FAR = "10.0.7.10"       # and one of a pod on node2
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EbpfLab]:
     with ebpf_lab(tmp_path_factory.mktemp("ebpf") / "lab") as lab:
         lab.serve("a1")
-        lab.up(lab.service("a1"), lab.service("a1", protocol="UDP"))
+        lab.up(lab.service("a1"), lab.service("a1", protocol="UDP"), *(
+            lab.service(protocol=protocol, name=f"self-{protocol}", cluster_ip=SELF, node_port=0, lb_ips=(),
+                        endpoints=(Endpoint(lab.nodes["node1"].ip, 8080, "node1"),)) for protocol in ("TCP", "UDP")),
+               *(lab.service("b1", protocol=protocol, name=f"far-{protocol}", cluster_ip=FAR, node_port=0, lb_ips=())
+                 for protocol in ("TCP", "UDP")))
         yield lab
 
 
@@ -41,6 +48,54 @@ def test_translation_keeps_checksums_right(lab: EbpfLab, protocol: int) -> None:
     verdict, packet, _ = run(lab, "from_workload", reply)
     assert (verdict, flow_of(packet)) == (REDIRECT, asked.reversed())
     assert is_sound(packet)
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_a_node_that_asks_itself_by_a_service_keeps_its_address(lab: EbpfLab, protocol: int) -> None:
+    node = lab.nodes["node1"].ip
+    asked, own = maps.Flow(node, SELF, 4450, 80, protocol), maps.Flow(node, node, 4450, 8080, protocol)
+    verdict, packet, _ = run(lab, "to_uplink", frame(asked))
+    assert (verdict, flow_of(packet), is_sound(packet)) == (REDIRECT, own, True)
+    reply = frame(own.reversed(), tcp_flags=maps.TCP_SYN | maps.TCP_ACK)
+    verdict, packet, _ = run(lab, "to_loopback", reply)
+    assert (verdict, flow_of(packet), is_sound(packet)) == (OK, asked.reversed(), True)
+    refused = icmp_error(node, node, frame(own))
+    verdict, packet, _ = run(lab, "to_loopback", refused)
+    assert (verdict, flow_of(quoted_in(packet)), is_sound(packet)) == (OK, asked, True)
+    for other in (own, own.reversed()):             # of other ports it is its own affair
+        untouched = frame(replace(other, sport=other.sport + 1, dport=other.dport + 1))
+        assert run(lab, "to_loopback", untouched)[:2] == (OK, untouched)
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_one_port_may_ask_one_backend_by_two_addresses(lab: EbpfLab, protocol: int) -> None:
+    """Replies are told apart by another source port; each goes back as what was asked."""
+    ways = [maps.Flow(CLIENT, address, 4452, port, protocol) for address, port in (
+        (FRONTEND, 80), (lab.nodes["node1"].ip, NODE_PORT), (CLUSTER_IP, 80))]
+    seen = [flow_of(run(lab, "from_uplink", frame(asked))[1]) for asked in ways * 2]
+    assert seen[:3] == seen[3:]                     # a connection stays with its port
+    assert len({flow.sport for flow in seen}) == 3
+    assert seen[0].sport == 4452
+    assert all(20000 <= flow.sport < 30000 for flow in seen[1:3])
+    for asked, flow in zip(ways, seen[:3], strict=True):
+        reply = frame(flow.reversed(), tcp_flags=maps.TCP_SYN | maps.TCP_ACK)
+        _, packet, _ = run(lab, "from_workload", reply)
+        assert (flow_of(packet), is_sound(packet)) == (asked.reversed(), True)
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_a_node_may_ask_a_backend_itself_from_the_port_that_asked_the_service(lab: EbpfLab, protocol: int) -> None:
+    node, pod = lab.nodes["node1"].ip, lab.pods["b1"].ip
+    asked, direct = maps.Flow(node, FAR, 4453, 80, protocol), maps.Flow(node, pod, 4453, 8080, protocol)
+    assert flow_of(run(lab, "to_uplink", frame(asked))[1]) == direct
+    _, packet, _ = run(lab, "to_uplink", frame(direct))
+    other = flow_of(packet)
+    assert (other.sport != 4453, replace(other, sport=4453), is_sound(packet)) == (True, direct, True)
+    for way, flow in ((asked, direct), (direct, other)):
+        reply = frame(flow.reversed(), tcp_flags=maps.TCP_SYN | maps.TCP_ACK)
+        assert flow_of(run(lab, "from_uplink", reply)[1]) == way.reversed()
+    alone = maps.Flow(node, pod, 4454, 8080, protocol)
+    assert run(lab, "to_uplink", frame(alone))[:2] == (OK, frame(alone))
 
 
 def test_a_retransmitted_syn_goes_where_the_first_one_went(lab: EbpfLab) -> None:

@@ -14,7 +14,6 @@ from tests.dataplane.service_cases import (
     CASES,
     EITHER,
     FRONTENDS,
-    INSIDE,
     NODE,
     OUT,
     OWN,
@@ -60,7 +59,7 @@ def test_case(lab: ServiceLab, case: Case, kind: str) -> None:
     nodes = {*(node.ip for node in lab.nodes.values()), *(overlay.tunnel for overlay in lab.overlays.values())}
     own = {"alice": lab.alice.address, "bob": lab.bob.address, **{name: pod.ip for name, pod in lab.pods.items()}}
     allowed = {OWN: {own.get(case.asker, "")}, NODE: nodes, EITHER: nodes | {own.get(case.asker, "")},
-               INSIDE: {*nodes, ip}, OUT: {own.get(case.asker, "")} | (nodes if lab.overlays else set())}
+               OUT: {own.get(case.asker, "")} | (nodes if lab.overlays else set())}
     assert {answer["client"] for answer in answers} <= allowed[seen]
 
 

@@ -147,7 +147,9 @@ class EbpfDataplane:
         self._attach_interface(vxlan, ingress="from_tunnel")
         self._attach_pods()
         for ifindex in uplinks:
+            ebpf_tc.accept_local(ifindex)
             self._attach_interface(ifindex, ingress="from_uplink", egress="to_uplink")
+        self._attach_interface(_ifindex("lo"), egress="to_loopback")
         self._attach_connect(_AT_CONNECT[config.bpf_connect_time_load_balancing])
         self._log.info("BPF programs attached to %d uplink(s), %d workload(s) and the node's cgroup",
                        len(uplinks), len(self._interfaces))
@@ -257,9 +259,8 @@ class EbpfDataplane:
             self._log.info("BPF programs stay for the packets of translated connections (%d), until they end",
                            held)
             return
-        for index, name in socket.if_nameindex():
-            if name != "lo":
-                ebpf_tc.detach(index)
+        for index, _ in socket.if_nameindex():
+            ebpf_tc.detach(index)
         if not self._keep_tunnel:
             ebpf_tc.remove_link(VXLAN)
         self.close()
@@ -276,7 +277,7 @@ class EbpfDataplane:
             change = bpfsys.attach_cgroup if name in wanted else bpfsys.detach_cgroup
             change(self._cgroup, programs[name], kind)
 
-    def _attach_interface(self, ifindex: int, *, ingress: str, egress: str = "") -> None:
+    def _attach_interface(self, ifindex: int, *, ingress: str = "", egress: str = "") -> None:
         loaded = self._load().loaded
         self._ensure_counters(ifindex)
         for hook, name in ((ebpf_tc.INGRESS, ingress), (ebpf_tc.EGRESS, egress)):
@@ -312,6 +313,9 @@ class EbpfDataplane:
             ifindex.to_bytes(4, "little"): ingress.to_bytes(4, "little") + egress.to_bytes(4, "little")
             for name, (ingress, egress) in plan.interfaces.items() if (ifindex := _ifindex(name))})
         state.policy.replace(plan.rules)
+        counted, ids = state.loaded.maps["cali_rule_ctrs"], {maps.rule_id(rule) for rule in plan.rules.values()}
+        for key in set(counted.keys()) - ids:
+            counted.discard(key)
         self._names = plan.names
         policy_names.write(self._bpffs, self._names)
         state.ip_sets.release(self._policy_sets)

@@ -1,23 +1,26 @@
 """`calico-node -bpf …`: what is in the eBPF maps, line by line as felix/cmd/calico-bpf/commands of Calico prints it.
 
-nat dump, nat aff, conntrack dump, routes dump, ifstate dump, counters dump, ipsets dump, policy dump IFACE HOOK.
+The forms are those of the Calico that the lab says it is, by CALICO_VERSION: before v3.32 a policy is a list of
+remarks, and frontends do not show whom they are for. v3.17 showed no affinity, counters, interfaces or policies, and of
+connections only raw entries; there the lab shows what v3.31 does.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import re
 import socket
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from socket import inet_ntoa
 
+from labkit.local.dataplane import ebpf_cli_conntrack as conntrack
+from labkit.local.dataplane import ebpf_cli_policy as rules_form
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane import policy_names
 from labkit.local.dataplane.bpfsys import Map, possible_cpus
@@ -40,17 +43,18 @@ class Pins:
             kernel.close()
 
 
-def nat_dump(pins: Pins) -> _Lines:
+def nat_dump(pins: Pins, *, release: str = "") -> _Lines:
     """Frontends, each with its backends. One with source ranges is there for each of them, and for nobody else."""
     sets = _ip_sets(pins)
     backends = {struct.unpack("=II", key): value for key, value in pins.entries("cali_v4_nat_be")}
     for key, value in sorted(pins.entries("cali_v4_nat_fe")):
         service, count, local, _, flags, ranges = struct.unpack("=IHHIII", value)
-        names = [name for bit, name in ((maps.FE_EXTERNAL_LOCAL, "external-local"),
-                                        (maps.FE_INTERNAL_LOCAL, "internal-local")) if flags & bit]
-        suffix = f" flags {', '.join(names)}" if names else ""
-        front = f"{inet_ntoa(key[:4])} port {_port(key[4:6])} proto {key[6]} id {service}"
-        for source in [f" src {net}" for net in sets.get(ranges, ())] or [""]:
+        # A cluster's address has one policy, whoever asks: Calico calls it the internal one.
+        suffix = (" flags internal-local" if flags & maps.FE_INTERNAL_LOCAL else
+                  " flags external-local" if flags & maps.FE_EXTERNAL_LOCAL else "")
+        front = f"{_address(key)} port {_port(key[4:6])} proto {key[6]} id {service}"
+        for net in sets.get(ranges) or [""]:
+            source = f" src {net}" if net and _is_at_least(release, _TREE) else ""
             yield f"{front} count {count} local {local}{suffix}{source}"
             for index in range(count):
                 backend = backends.get((service, index))
@@ -59,53 +63,32 @@ def nat_dump(pins: Pins) -> _Lines:
             yield f"{front} count -1 local 0"
 
 
-def nat_aff(pins: Pins) -> _Lines:
-    """Which client stays with which backend."""
+def nat_aff(pins: Pins, *, release: str = "") -> _Lines:
+    """Which client stays with which backend. Since when is in the time since boot."""
     frontends = {value[:4]: key for key, value in pins.entries("cali_v4_nat_fe")}
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     for key, value in pins.entries("cali_v4_nat_aff"):
         client = struct.unpack_from("=Q", key)[0]
         name = (f"netns {client & ~(1 << 63)}" if client >> 63 else
                 f"socket {client & ~(1 << 62)}" if client >> 62 else inet_ntoa(key[:4]))
-        frontend = frontends.get(key[8:12])
-        service = f"proto {frontend[6]} {_end(frontend)}" if frontend else "deleted"
-        age = now - struct.unpack_from("=Q", value)[0]
-        yield f"client {name} svc {service} -> {_end(value[12:])} ts {_duration(age)}"
+        front = frontends.get(key[8:12], bytes(8))
+        since, backend = struct.unpack_from("=Q", value)[0], value[12:]
+        if _is_at_least(release, _TREE):
+            yield (f"client {name} svc proto {front[6]} {_end(front)} -> {_end(backend)} "
+                   f"ts {conntrack.duration(since)}")
+        else:
+            affinity = f"FrontEndAffinityKey{{Proto:{front[6]} Addr:{_address(front)} Port:{_port(front[4:6])}}}"
+            kept = f"NATBackendValue{{Addr:{_address(backend)} Port:{_port(backend[4:6])}}}"
+            yield (f"{f'AffinityKey{{ClientIP:{name} {affinity}}}':<40} "
+                   f"AffinityValue{{Timestamp:{since},Backend:{kept}}}")
     yield ""
 
 
-def conntrack_dump(pins: Pins) -> _Lines:
-    """Connections, as their client and their server know them."""
+def conntrack_dump(pins: Pins, *, raw: bool = False) -> _Lines:
+    """Connections; `raw`, the entries that they are."""
     entries = {maps.Flow.read(key): maps.Connection.read(value) for key, value in pins.entries("cali_v4_ct")}
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    for flow, entry in sorted(entries.items(), key=lambda item: item[1].created):
-        back = entry.to.reversed()
-        replies = entries.get(back)
-        if not _forward(flow, entry, replies):
-            continue
-        text = f"{_protocol(flow.protocol)} {flow.saddr}:{flow.sport} -> "
-        text += f"{flow.daddr}:{flow.dport} "
-        if entry.to != flow:
-            text += f"-> {entry.to.daddr}:{entry.to.dport} "
-        for side in (entry, replies):
-            if side and side.path == maps.PATH_TUNNEL:
-                text += f"external client, service forwarded to/from {inet_ntoa(side.target)} "
-        seen = max(entry.seen, replies.seen if replies else 0)
-        text += f" Active ago {_duration(now - seen)}"
-        if flow.protocol == 6:
-            text += " " + _tcp_state(entry.tcp_flags, replies.tcp_flags if replies else 0)
-        yield text
-
-
-def conntrack_raw(pins: Pins) -> _Lines:
-    """Every entry as the programs use it: a packet's key, what becomes of it, and how many there were."""
-    ways = ("to the host's stack", "to interface {ifindex}", "out of the uplink", "by VXLAN to {node}",
-            "back into the host")
-    for key, value in sorted(pins.entries("cali_v4_ct")):
-        flow, entry = maps.Flow.read(key), maps.Connection.read(value)
-        way = ways[entry.path].format(ifindex=int.from_bytes(entry.target, "little"),
-                                      node=inet_ntoa(entry.target))
-        yield f"{_flow(flow)} => {_flow(entry.to)} {way}, {entry.packets} packets {entry.size} bytes"
+    for tracked in conntrack.connections(entries):
+        yield from conntrack.raw_lines(tracked, now) if raw else conntrack.lines(tracked, now)
 
 
 def routes_dump(pins: Pins) -> _Lines:
@@ -121,49 +104,54 @@ def routes_dump(pins: Pins) -> _Lines:
 
 
 def ifstate_dump(pins: Pins) -> _Lines:
-    """The workloads' interfaces and the ids of their policies; 0 allows everything, and -1 is of a kind not used here.
+    """The interfaces and the ids of their policies; 0 allows everything, and -1 is of a kind not used here.
 
     The policy at an interface's ingress hook is about what comes in there: the pod's egress.
     """
-    names = dict(socket.if_nameindex())
-    for key, value in sorted(pins.entries("cali_iface")):
-        ifindex = int.from_bytes(key, "little")
-        ingress, egress = struct.unpack("=II", value)
-        yield (f"{ifindex:>5} : {{flags: workload,ready, XDPPolicyV4: -1, IngressPolicyV4: {egress}, "
-               f"EgressPolicyV4: {ingress}, XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, "
-               f"IngressFilter: -1, EgressFilter: -1, name: {names.get(ifindex, '?')}}}")
+    _, uplink, vxlan = struct.unpack_from("=4sII", dict(pins.entries("cali_config"))[bytes(4)])
+    states = {uplink: ("host", -1, -1), vxlan: ("vxlan", -1, -1)}
+    for key, value in pins.entries("cali_iface"):
+        states[int.from_bytes(key, "little")] = ("workload", *struct.unpack("=II", value))
+    for ifindex, name in socket.if_nameindex():
+        if ifindex in states:
+            kind, ingress, egress = states[ifindex]
+            yield (f"{ifindex:>5} : {{flags: {kind},v4Ready, XDPPolicyV4: -1, IngressPolicyV4: {egress}, "
+                   f"EgressPolicyV4: {ingress}, XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, "
+                   f"IngressFilter: -1, EgressFilter: -1, name: {name}}}")
 
 
 def counters_dump(pins: Pins, interface: str = "") -> _Lines:
-    """What became of packets, by interface: all but those of established connections, which are not counted."""
-    names = dict(socket.if_nameindex())
-    sums: dict[int, list[list[int]]] = {}
-    for key, value in pins.entries("cali_counters"):
-        ifindex, hook = struct.unpack("=II", key)
-        per_cpu = struct.unpack(f"={possible_cpus() * len(maps.COUNTERS)}Q", value)
-        totals = [sum(per_cpu[i::len(maps.COUNTERS)]) for i in range(len(maps.COUNTERS))]
-        sums.setdefault(ifindex, [[0] * len(maps.COUNTERS)] * 2)[hook] = totals
-    width = max(len(caption) for _, caption in maps.COUNTERS)
-    line = f"+----------+-{'-' * width}-+---------+--------+-----+"
-    for ifindex, (ingress, egress) in sorted(sums.items()):
-        if ifindex not in names or interface not in ("", names[ifindex]):
-            continue
+    """What became of packets, by interface: all but those of established connections, which are not counted.
+
+    Raises:
+        LookupError: there is no such interface.
+    """
+    counts = {struct.unpack("=II", key): _sum(value, len(maps.COUNTERS))
+              for key, value in pins.entries("cali_counters")}
+    line = f"+----------+-{'-' * _CAPTION}-+---------+--------+-----+"
+    found = [(ifindex, name) for ifindex, name in socket.if_nameindex() if interface in ("", name)]
+    if not found:
+        raise LookupError(f"No such interface: {interface}")
+    for ifindex, name in found:
         yield line
-        yield f"| CATEGORY | {'TYPE':<{width}} | INGRESS | EGRESS | XDP |"
+        yield f"| CATEGORY | {'TYPE':^{_CAPTION}} | INGRESS | EGRESS | XDP |"
         yield line
         above = ""
-        for (category, caption), there, back in sorted(zip(maps.COUNTERS, ingress, egress, strict=True)):
-            name, above = "" if category == above else category, category
-            yield f"| {name:<8} | {caption:<{width}} | {there:>7} | {back:>6} | N/A |"
+        for (category, caption), number in sorted(zip(maps.COUNTERS, range(len(maps.COUNTERS)), strict=True)):
+            there, back = (counts[ifindex, hook][number] if (ifindex, hook) in counts else "N/A" for hook in (0, 1))
+            first, above = "" if category == above else category, category
+            yield f"| {first:<8} | {caption:<{_CAPTION}} | {_cell(there, 7)} | {_cell(back, 6)} | N/A |"
         yield line
-        yield f"dumped {names[ifindex]} counters."
+        yield f"dumped {name} counters."
 
 
-def policy_dump(pins: Pins, interface: str, direction: str) -> _Lines:
-    """The rules of an interface, in the order in which the programs ask them, by tier and policy.
+def policy_dump(pins: Pins, interface: str, direction: str, *, asm: bool = False, release: str = "") -> _Lines:
+    """The rules of an interface, by tier and policy.
 
-    A pod's ingress policy stands at the egress hook of its interface on the node, where packets leave for it. The form
-    is v3.32's; what a rule matches is said as later versions say it. Rules are not counted here.
+    A pod's ingress policy stands at the egress hook of its interface on the node, where packets leave for it.
+
+    Raises:
+        LookupError: the interface has no policy.
     """
     ifaces = {int.from_bytes(key, "little"): struct.unpack("=II", value)
               for key, value in pins.entries("cali_iface")}
@@ -173,32 +161,23 @@ def policy_dump(pins: Pins, interface: str, direction: str) -> _Lines:
         known = [name for index, name in socket.if_nameindex() if index in ifaces]
         raise LookupError(f"no policy of {interface!r}; interfaces: {', '.join(known) or 'none'}") from None
     sets = _ip_sets(pins)
-    rules = {struct.unpack("=II", key): value for key, value in pins.entries("cali_policy")}
+    raw = {struct.unpack("=II", key): value for key, value in pins.entries("cali_policy")}
+    hits = {int.from_bytes(key, "little"): _sum(value, 1)[0] for key, value in pins.entries("cali_rule_ctrs")}
     for own, hook, policy in zip(("ingress", "egress"), ("egress", "ingress"), lists, strict=True):
         if direction not in (own, "all"):
             continue
         yield f"IfaceName: {interface}"
         yield f"Hook: tc {hook}"
+        end, rules = "src" if own == "ingress" else "dst", []
         if policy:
-            yield "  Tier: default"
-            count = next(index for index in range(maps.MAX_RULES + 1) if (policy, index) not in rules)
+            count = next(index for index in range(maps.MAX_RULES + 1) if (policy, index) not in raw)
             names = policy_names.read(pins.bpffs, interface, own)
-            listed = zip(names, (rules[policy, index] for index in range(count)), strict=False)
-            for number, (name, group) in enumerate(groupby(listed, key=itemgetter(0))):
-                if name:                         # what has none is the verdict at the end
-                    yield from _policy_lines(name, number, [raw for _, raw in group], own, sets)
-            yield "  End Tier: default  (action: deny)"
-
-
-def _policy_lines(name: str, number: int, rules: list[bytes], own: str, sets: dict[int, list[str]]) -> _Lines:
-    kind, called = policy_names.shown(name)
-    yield f"    Policy: {kind} {called} {number}"
-    for raw in rules:
-        action, match = _rule(raw, "src" if own == "ingress" else "dst", sets)
-        yield f"      Rule: {called}  Action: {action}"
-        if match:
-            yield f"      Match: {match}"
-    yield f"    End Policy: {kind} {called} {number}"
+            rules = [rules_form.Rule.read(raw[policy, index], name, hits)
+                     for index, name in zip(range(count), names, strict=False)]
+        if _is_at_least(release, _TREE):
+            yield from rules_form.as_tree(rules, end, sets, everything=asm)
+        else:
+            yield from rules_form.as_remarks(rules, end, everything=asm)
 
 
 def ipsets_dump(pins: Pins) -> _Lines:
@@ -220,93 +199,77 @@ def _ip_sets(pins: Pins) -> dict[int, list[str]]:
     return sets
 
 
-def _rule(raw: bytes, end: str, sets: dict[int, list[str]]) -> tuple[str, str]:
-    """What a rule does, and what it is about; "" for everything."""
-    action, protocol, count, nets, not_nets, *flat = struct.unpack(f"=BBBxII{2 * maps.MAX_PORTS}H", raw)
-    words = [f"proto={maps.PROTOCOL_NAMES.get(protocol, str(protocol)).lower()}"] if protocol else []
-    for sign, named in (("", nets), ("!", not_nets)):
-        if named:
-            words.append(f"{sign}{end}={{{','.join(sets.get(named, [hex(named)]))}}}")
-    if ranges := [flat[i:i + 2] for i in range(0, 2 * count, 2)]:
-        ports = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
-        words.append(f"dports={{{ports}}}")
-    return {maps.RULE_ALLOW: "allow", maps.RULE_LOG: "log"}.get(action, "deny"), " ".join(words)
+def _sum(value: bytes, fields: int) -> list[int]:
+    """A per-CPU map's value over all CPUs, field by field."""
+    per_cpu = struct.unpack(f"={possible_cpus() * fields}Q", value)
+    return [sum(per_cpu[i::fields]) for i in range(fields)]
 
 
-def _forward(flow: maps.Flow, entry: maps.Connection, replies: maps.Connection | None) -> bool:
-    """Whether an entry is of the direction from client to server; the two were made in one moment."""
-    if replies is None:
-        return True
-    if entry.to != flow:
-        return flow.daddr != entry.to.daddr
-    if replies.to != entry.to.reversed():
-        return False
-    if bool(entry.tcp_flags & maps.TCP_SYN) != bool(replies.tcp_flags & maps.TCP_SYN):
-        return bool(entry.tcp_flags & maps.TCP_SYN)
-    return (flow.dport, flow.sport, int(IPv4Address(flow.daddr))) < (
-        flow.sport, flow.dport, int(IPv4Address(flow.saddr)))
+def _cell(value: object, width: int) -> str:
+    return f"{value:<{width}}" if isinstance(value, str) else f"{value:>{width}}"
 
 
-def _tcp_state(there: int, back: int) -> str:
-    if there & back & maps.TCP_FIN:
-        return "CLOSED"
-    if (there | back) & maps.TCP_RST:
-        return "RESET"
-    return "ESTABLISHED" if there & back & maps.TCP_ACK else "SYN-SENT"
-
-
-def _protocol(number: int) -> str:
-    return {1: "ICMP", 6: "TCP", 17: "UDP"}.get(number, f"Proto-{number}")
+def _is_at_least(release: str, minor: tuple[int, ...]) -> bool:
+    """Whether Calico is of this version, or newer; what does not say is the newest."""
+    numbers = re.findall(r"\d+", release)
+    return not numbers or tuple(map(int, numbers[:2])) >= minor
 
 
 def _port(raw: bytes) -> int:
     return int.from_bytes(raw, "big")
 
 
+def _address(raw: bytes) -> str:
+    return inet_ntoa(raw[:4])
+
+
 def _end(raw: bytes) -> str:
-    return f"{inet_ntoa(raw[:4])}:{_port(raw[4:6])}"
+    return f"{_address(raw)}:{_port(raw[4:6])}"
 
 
-def _flow(flow: maps.Flow) -> str:
-    return (f"{maps.PROTOCOL_NAMES.get(flow.protocol, flow.protocol)} {flow.saddr}:{flow.sport} -> "
-            f"{flow.daddr}:{flow.dport}")
+_TREE = 3, 32           # since when policies are shown as a tree, and frontends with their sources
+_CAPTION = 30           # characters, as wide as Calico's longest captions make it
 
 
-def _duration(nanoseconds: int) -> str:
-    """As Go prints one."""
-    for unit, size in (("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1_000)):
-        if nanoseconds >= size:
-            return f"{nanoseconds / size:.9g}{unit}"
-    return f"{nanoseconds}ns"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="calico-node -bpf", description="tool for interrogating Calico BPF state")
+    groups = parser.add_subparsers(required=True, metavar="command")
 
+    def add(group: str, commands: dict[str, Callable[..., _Lines]]) -> argparse.ArgumentParser:
+        shorts = {word: re.split("[.:;]", function.__doc__ or "")[0] + "." for word, function in commands.items()}
+        words = groups.add_parser(group, help=" ".join(shorts.values())).add_subparsers(
+            required=True, metavar="command")
+        for word, function in commands.items():
+            command = words.add_parser(word, help=shorts[word])
+            command.set_defaults(function=function)
+        return command
 
-_DIRECTIONS = ("ingress", "egress", "xdp", "all")        # what Calico's usage calls <hook>
-_COMMANDS: dict[tuple[str, ...], Callable[[Pins], _Lines]] = {
-    ("nat", "dump"): nat_dump, ("nat", "aff"): nat_aff, ("conntrack", "dump"): conntrack_dump,
-    ("conntrack", "dump", "--raw"): conntrack_raw, ("routes", "dump"): routes_dump,
-    ("ifstate", "dump"): ifstate_dump, ("counters", "dump"): counters_dump, ("ipsets", "dump"): ipsets_dump,
-}
+    add("nat", {"aff": nat_aff, "dump": nat_dump})
+    add("conntrack", {"dump": conntrack_dump}).add_argument("--raw", action="store_true", help="entry by entry")
+    add("counters", {"dump": counters_dump}).add_argument("--iface", dest="interface", default="", help="only this one")
+    for group, function in (("ifstate", ifstate_dump), ("ipsets", ipsets_dump), ("routes", routes_dump)):
+        add(group, {"dump": function})
+    policy = add("policy", {"dump": policy_dump})
+    policy.add_argument("interface")
+    policy.add_argument("direction", metavar="hook", choices=("ingress", "egress", "xdp", "all"),
+                        help="'ingress', 'egress', 'xdp' or 'all'")
+    policy.add_argument("-a", "--asm", action="store_true",
+                        help="all that a rule asks; there are no instructions: rules are in a map here")
+    return parser
 
 
 def main(arguments: Sequence[str], bpffs: Path | None = None) -> int:
     """Run what comes after `calico-node -bpf`. Returns the exit code."""
-    words = tuple(arguments)
     pins = Pins(bpffs or Path(os.environ.get("LABKIT_BPFFS", "/sys/fs/bpf/tc/globals")))
     try:
-        if words[:2] == ("policy", "dump") and len(words) == 4 and words[3] in _DIRECTIONS:
-            lines = policy_dump(pins, words[2], words[3])
-        elif words[:2] == ("counters", "dump") and len(words) == 3 and words[2].startswith("--iface="):
-            lines = counters_dump(pins, words[2].removeprefix("--iface="))
-        elif command := _COMMANDS.get(words):
-            lines = command(pins)
-        else:
-            commands = ["  calico-node -bpf " + " ".join(known) for known in _COMMANDS]
-            print("\n".join(["Usage:", *commands, "  calico-node -bpf policy dump <interface> <hook>",
-                             "", "hook - can be 'ingress', 'egress', 'xdp' or 'all'."]),
-                  file=sys.stderr)
-            return 2
-        for line in lines:
+        options = vars(_parser().parse_args(arguments))
+        function = options.pop("function")
+        if function in (nat_dump, nat_aff, policy_dump):
+            options["release"] = os.environ.get("CALICO_VERSION", "")
+        for line in function(pins, **options):
             print(line)
+    except SystemExit as error:                          # of argparse, which has said why
+        return int(error.code or 0)
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
         return 1

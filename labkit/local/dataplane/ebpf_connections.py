@@ -9,6 +9,7 @@ from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.bpfsys import Map
 
 _SECOND = 1_000_000_000
+_NODE_PORT = socket.inet_aton(maps.NODE_PORT)
 _HELD = 120 * _SECOND                           # a connection that is silent for longer does not delay a detach
 
 
@@ -39,9 +40,9 @@ class Stale:
         source, destination = key[:4] + key[8:10], key[4:8] + key[10:12]
         if source in self._backends or value[4:8] + value[10:12] in self._backends:
             return True
-        # Another node translates it. Its frontend may be a node port, which has no address.
+        # Another node translates it. Its frontend may be a node port, which any address of a node's is.
         return (value[16] == maps.PATH_TUNNEL
-                and not self._frontends.isdisjoint((destination, bytes(4) + destination[4:])))
+                and not self._frontends.isdisjoint((destination, _NODE_PORT + destination[4:])))
 
 
 def forget(connections: Map, stale: Stale) -> None:

@@ -16,7 +16,7 @@ from labkit.local.dataplane import bpfsys, policy_names
 from labkit.local.dataplane.ebpf_maps import MAPS
 
 PROGRAMS = {
-    "tc": ("from_workload", "to_workload", "from_uplink", "to_uplink", "from_tunnel"),
+    "tc": ("from_workload", "to_workload", "from_uplink", "to_uplink", "from_tunnel", "to_loopback"),
     "connect": ("cali_connect4", "cali_getpeername4", "cali_sendmsg4", "cali_recvmsg4"),
 }
 

@@ -18,14 +18,17 @@ CONFIG_DSR, CONFIG_DRAIN, CONFIG_CONNECT_UDP, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG,
 PATH_STACK, PATH_LOCAL, PATH_OUT, PATH_TUNNEL, PATH_HOST = range(5)
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 COUNTERS = (("Accepted", "by policy"), ("Other", "connections to services"), ("Other", "connections by the tunnel"),
-            ("Other", "packets of connections that the host knows"), ("Dropped", "by policy"),
+            ("Other", "packets left to the host"), ("Dropped", "by policy"),
             ("Dropped", "service without a back end"), ("Dropped", "packets with unknown source"),
             ("Dropped", "TTL exceeded"), ("Dropped", "too big for the tunnel"), ("Dropped", "error"))
 """Calico's categories and, where it counts the same, its captions; in the order of maps.h."""
 
 MAPS = ("cali_v4_nat_fe", "cali_v4_nat_be", "cali_v4_nat_aff", "cali_v4_ct", "cali_v4_frags",
         "cali_v4_ct_nats", "cali_v4_routes", "cali_v4_ip_sets", "cali_policy", "cali_iface", "cali_config",
-        "cali_counters", "cali_state")
+        "cali_counters", "cali_rule_ctrs", "cali_state")
+
+
+NODE_PORT = "255.255.255.255"
 
 
 def port(number: int) -> bytes:
@@ -34,7 +37,7 @@ def port(number: int) -> bytes:
 
 
 def frontend_key(ip: str, number: int, protocol: int) -> bytes:
-    """Key of cali_v4_nat_fe; a node port's address is 0.0.0.0."""
+    """Key of cali_v4_nat_fe; a node port's address is NODE_PORT."""
     return inet_aton(ip) + port(number) + bytes((protocol, 0))
 
 
@@ -69,11 +72,17 @@ def ip_set_key(ip_set: int, net: str) -> bytes:
     return struct.pack("=II", 32 + int(length or 32), ip_set) + inet_aton(address)
 
 
-def rule(action: int, protocol: int, nets: int, not_nets: int, ports: Iterable[tuple[int, int]]) -> bytes:
-    """Value of cali_policy."""
+def rule(action: int, protocol: int, nets: int, not_nets: int, ports: Iterable[tuple[int, int]],
+         rule_id: int = 0) -> bytes:
+    """Value of cali_policy; a rule with an id is counted in cali_rule_ctrs."""
     ranges = tuple(ports)
     flat = [number for pair in ranges for number in pair] + [0, 0] * (MAX_PORTS - len(ranges))
-    return struct.pack(f"=BBBxII{2 * MAX_PORTS}H", action, protocol, len(ranges), nets, not_nets, *flat)
+    return struct.pack(f"=BBBxIII{2 * MAX_PORTS}H", action, protocol, len(ranges), nets, not_nets, rule_id, *flat)
+
+
+def rule_id(rule: bytes) -> bytes:
+    """Of a value of cali_policy the key in cali_rule_ctrs."""
+    return rule[12:16]
 
 
 def config(node: str, uplink: int, vxlan: int, vni: int, vxlan_port: int, tunnel_mtu: int, flags: int,

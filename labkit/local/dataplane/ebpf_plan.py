@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ def service_entries(port: ServicePort, service: int, node: str) -> ServiceEntrie
     for ip in port.lb_ips:
         frontends[maps.frontend_key(ip, port.port, protocol)] = value(external | limited, ranges)
     if port.node_port:
-        frontends[maps.frontend_key("0.0.0.0", port.node_port, protocol)] = value(external)
+        frontends[maps.frontend_key(maps.NODE_PORT, port.node_port, protocol)] = value(external)
     return ServiceEntries(frontends, backends, ip_sets)
 
 
@@ -113,25 +114,25 @@ def policy_entries(endpoints: Mapping[str, EndpointPolicy]) -> PolicyEntries:
     rules: Entries = {}
     ip_sets: set[bytes] = set()
     too_long: list[str] = []
-    known: dict[tuple[Rule, ...], int] = {}
-    named: dict[tuple[Rule, ...], tuple[str, ...]] = {}
+    known: dict[tuple[str, tuple[Rule, ...]], tuple[int, tuple[str, ...]]] = {}
 
-    def policy(interface: str, wanted: tuple[Rule, ...]) -> int:
-        if wanted not in known:
-            packed, used, named[wanted] = _rules(wanted)
+    def policy(interface: str, direction: str, wanted: tuple[Rule, ...]) -> tuple[int, tuple[str, ...]]:
+        if (direction, wanted) not in known:
+            packed, used, names = _rules(direction, wanted)
             if len(packed) > maps.MAX_RULES:
                 too_long.append(interface)
-            known[wanted] = _list_id(packed)
-            if known[wanted]:
+            listed = _list_id(packed)
+            if listed:
                 ip_sets.update(used)
-                rules.update({known[wanted].to_bytes(4, "little") + index.to_bytes(4, "little"): value
+                rules.update({listed.to_bytes(4, "little") + index.to_bytes(4, "little"): value
                               for index, value in enumerate(packed[:maps.MAX_RULES])})
-        return known[wanted]
+            known[direction, wanted] = listed, names
+        return known[direction, wanted]
 
-    interfaces = {name: (policy(name, endpoint.ingress), policy(name, endpoint.egress))
-                  for name, endpoint in endpoints.items()}
-    names = {name: (named[endpoint.ingress], named[endpoint.egress]) for name, endpoint in endpoints.items()}
-    return PolicyEntries(rules, frozenset(ip_sets), interfaces, tuple(too_long), names)
+    both = {name: (policy(name, "ingress", endpoint.ingress), policy(name, "egress", endpoint.egress))
+            for name, endpoint in endpoints.items()}
+    return PolicyEntries(rules, frozenset(ip_sets), {name: (there[0], back[0]) for name, (there, back) in both.items()},
+                         tuple(too_long), {name: (there[1], back[1]) for name, (there, back) in both.items()})
 
 
 _ACTIONS = {"Allow": maps.RULE_ALLOW, "Deny": maps.RULE_DENY, "Log": maps.RULE_LOG}
@@ -143,8 +144,9 @@ def _list_id(packed: list[bytes]) -> int:
     return 0 if packed[:1] == [_ALLOW_ALL] else content_id(packed)
 
 
-def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes], tuple[str, ...]]:
+def _rules(direction: str, rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes], tuple[str, ...]]:
     packed: list[bytes] = []
+    alike: Counter[tuple[object, ...]] = Counter()
     names: list[str] = []
     used: set[bytes] = set()
     for rule in rules:
@@ -155,10 +157,14 @@ def _rules(rules: Iterable[Rule]) -> tuple[list[bytes], set[bytes], tuple[str, .
         used |= members | others
         action = _ACTIONS[rule.action]
         protocol = _protocol(rule.protocol)
+        # What a rule has counted is kept while the pods behind its selectors come and go.
+        what = rule.policy, direction, rule.action, rule.protocol, rule.ports
+        number = content_id([repr((what, alike[what])).encode()]) if rule.policy else 0
+        alike[what] += 1
         # A rule holds eight ranges of ports; one with more is several rules in a row.
         for start in range(0, max(len(rule.ports), 1), maps.MAX_PORTS):
             ports = rule.ports[start:start + maps.MAX_PORTS]
-            packed.append(maps.rule(action, protocol, nets, not_nets, ports))
+            packed.append(maps.rule(action, protocol, nets, not_nets, ports, number))
             names.append(rule.policy)
     return packed, used, tuple(names)
 

@@ -136,6 +136,13 @@ def gateway(ifindex: int) -> str:
     return socket.inet_ntoa(bytes.fromhex(hops.pop())[::-1]) if len(hops) == 1 and direct <= hops else "0.0.0.0"
 
 
+def accept_local(ifindex: int) -> None:
+    """Let packets with an address of this host's as their source in: what the host sends to a service and itself is."""
+    path = Path("/proc/sys/net/ipv4/conf", socket.if_indextoname(ifindex), "accept_local")
+    if path.read_text().strip() != "1":
+        path.write_text("1")
+
+
 def is_up(name: str) -> bool:
     """Whether a device is there and up."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

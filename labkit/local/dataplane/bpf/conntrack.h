@@ -6,6 +6,9 @@
 
 #define SECOND 1000000000ULL
 #define UDP_IDLE (60 * SECOND)
+#define PORTS_FROM 20000        /* Calico's bpfPSNATPorts */
+#define PORTS 10000
+#define PORT_TRIES 8
 #define SYN_REPEATS (10 * SECOND)       /* a SYN this soon after the last one is a retransmission */
 
 static __always_inline bool is_over(struct packet *packet, struct connection *connection, __u64 now)
@@ -35,6 +38,41 @@ static __always_inline struct connection *find_connection(struct __sk_buff *skb,
 	connection->bytes += skb->len;
 	connection->tcp_flags |= packet->tcp_flags;
 	return connection;
+}
+
+/* A port from which a client's connection has replies like no other's. 0: a few tries found none. Not inlined, so
+ * that the verifier walks through it once.
+ */
+__noinline int free_port(__be32 saddr, __be32 daddr, __be16 dport, __u8 proto)
+{
+	struct flow replies = { .saddr = daddr, .daddr = saddr, .sport = dport, .proto = proto };
+
+	for (int i = 0; i < PORT_TRIES; i++) {
+		replies.dport = bpf_htons(PORTS_FROM + bpf_get_prandom_u32() % PORTS);
+		if (!bpf_map_lookup_elem(&cali_v4_ct, &replies))
+			return replies.dport;
+	}
+	return 0;
+}
+
+/* Give a new connection another source port, if replies to it would look like those of another one: a client may ask
+ * for one backend by two addresses from the same port. Returns whether it has another one.
+ */
+static __always_inline bool avoid_collision(struct flow *asked, struct flow *to)
+{
+	struct flow key = reverse(to);
+	struct connection *replies = bpf_map_lookup_elem(&cali_v4_ct, &key);
+	int port;
+
+	if (!replies || (replies->to.saddr == asked->daddr && replies->to.daddr == asked->saddr &&
+			 replies->to.sport == asked->dport && replies->to.dport == asked->sport))
+		return false;
+	if (to->proto != IPPROTO_TCP && to->proto != IPPROTO_UDP)
+		return false;
+	port = free_port(to->saddr, to->daddr, to->dport, to->proto);
+	if (port)
+		to->sport = port;
+	return port;
 }
 
 /* Where packets go; `target` is an ifindex or a node's address. */

@@ -1,8 +1,8 @@
 /* What the programs know: every map, with its keys and values.
  *
  * The agent (felix) writes nat_fe, nat_be, routes, ip_sets, policy, iface and config; the programs write
- * ct, nat_aff, ct_nats, frags, state and counters. Names are Calico's where Calico has the map, so what you see here is what
- * `bpftool map` shows on a real cluster; the layouts are simpler. Addresses and ports are in network order.
+ * ct, nat_aff, ct_nats, frags, state, counters and rule_ctrs. Names are Calico's where Calico has the map, so what you
+ * see here is what `bpftool map` shows on a real cluster; the layouts are simpler. Addresses and ports are in network order.
  */
 #pragma once
 #include <stdbool.h>
@@ -13,8 +13,10 @@
 
 /* --- Services: cali_v4_nat_fe says how many backends a frontend has, cali_v4_nat_be lists them. ---------- */
 
+#define NODE_PORT 0xffffffff    /* 255.255.255.255, as Calico has it */
+
 struct frontend_key {
-	__be32 addr;            /* 0.0.0.0 for a node port: any address that a node has */
+	__be32 addr;            /* NODE_PORT: any address that a node has */
 	__be16 port;
 	__u8 proto;
 	__u8 pad;
@@ -230,6 +232,7 @@ struct rule {
 	__u8 pad;
 	__u32 nets;             /* ip set that has the other end; 0: anyone */
 	__u32 not_nets;         /* ip set that must not have it; 0: none */
+	__u32 id;               /* of the policy's rule that it is, or is part of: counts in cali_rule_ctrs; 0: none */
 	struct port_range ports[MAX_PORTS];
 };
 
@@ -251,6 +254,14 @@ struct {
 	__type(key, struct rule_key);
 	__type(value, struct rule);
 } cali_policy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 10000);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);             /* a rule's id */
+	__type(value, __u64);           /* connections that it decided about, or logged */
+} cali_rule_ctrs SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -21,7 +21,7 @@ static __always_inline struct frontend *find_frontend(__be32 addr, __be16 port, 
 	route = route_to(addr);
 	if (!route || !(route->flags & RT_HOST))
 		return NULL;
-	key.addr = 0;           /* a node port? */
+	key.addr = NODE_PORT;
 	return bpf_map_lookup_elem(&cali_v4_nat_fe, &key);
 }
 

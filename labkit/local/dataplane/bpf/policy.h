@@ -14,6 +14,16 @@ static __always_inline bool port_matches(struct rule *rule, __u16 port)
 	return matches;
 }
 
+static __always_inline void count_hit(__u32 id)
+{
+	__u64 one = 1, *hits = bpf_map_lookup_elem(&cali_rule_ctrs, &id);
+
+	if (hits)
+		(*hits)++;
+	else
+		bpf_map_update_elem(&cali_rule_ctrs, &id, &one, BPF_NOEXIST);
+}
+
 /* What one rule says. A global function: the verifier checks it once, and not again for each turn of the loop. */
 __noinline int ask_rule(__u32 policy, __u32 index, __u8 proto, __be32 other, __u16 port)
 {
@@ -30,6 +40,8 @@ __noinline int ask_rule(__u32 policy, __u32 index, __u8 proto, __be32 other, __u
 		return NO_MATCH;
 	if (rule->not_nets && in_ip_set(rule->not_nets, other))
 		return NO_MATCH;
+	if (rule->id)
+		count_hit(rule->id);
 	return rule->action == RULE_LOG ? LOG : rule->action == RULE_ALLOW ? ALLOW : DENY;
 }
 
