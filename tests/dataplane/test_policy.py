@@ -110,6 +110,16 @@ def test_calico_policies_go_by_order_and_the_first_match_decides(table):
     assert ask(table, "cart")(ALICE) == "Allow"
 
 
+@pytest.mark.parametrize("first", ["allow", "deny"])
+def test_policies_of_one_order_go_by_their_names(table, first):
+    """Whichever came first."""
+    deny = calico("b", selector="all()", order=5, types=["Ingress"], ingress=[{"action": "Deny"}])
+    allow = calico("a", selector="all()", order=5, types=["Ingress"], ingress=[{"action": "Allow"}])
+    for policy in (allow, deny) if first == "allow" else (deny, allow):
+        table.on_policy("ADDED", policy)
+    assert ask(table)(ALICE) == "Allow"
+
+
 def test_calico_selectors_of_namespaced_policies_stay_in_their_namespace(table):
     rule = {"action": "Allow", "protocol": "TCP", "source": {"selector": "app == 'cart'"},
             "destination": {"ports": [8080, "9000:9001"]}}
@@ -156,9 +166,12 @@ def test_not_nets_not_selector_and_not_ports(table):
     assert [decide(BOB, port) for port in (22, 8000, 8002)] == ["Deny", "Deny", "Allow"]
 
 
-def test_the_selected_pods_own_side_of_a_rule_counts(table):
+@pytest.mark.parametrize("own", [
+    {"selector": "app == 'web'"}, {"notSelector": "app == 'cart'"}, {"nets": ["10.224.0.4/31"]},
+    {"notNets": ["10.224.0.6/32"]}], ids=lambda own: next(iter(own)))
+def test_the_selected_pods_own_side_of_a_rule_counts(table, own):
     table.on_policy("ADDED", calico(selector="all()", types=["Ingress"], ingress=[
-        {"action": "Allow", "destination": {"selector": "app == 'web'"}}]))
+        {"action": "Allow", "destination": own}]))
     assert (ask(table)(ALICE), ask(table, "cart")(ALICE)) == ("Allow", "Deny")
 
 
@@ -239,6 +252,18 @@ def test_a_change_is_noticed_only_where_it_matters(table):
     table.on_pod("MODIFIED", pod("web", "10.224.0.5", app="web", ports=[("http", 8080)], phase="Succeeded"))
     assert table.dirty
     assert {e.pod for e in table.endpoints().values()} == {"cart"}
+
+
+def test_every_change_that_means_something_is_noticed(table):
+    """By the labels of a namespace or a pod, a policy, a network set: what comes and what goes."""
+    things = {"namespace": {"metadata": {"name": "other", "labels": {"team": "c"}}},
+              "pod": pod("spy", "10.224.0.41", namespace="other", node="n2", app="web"), "policy": knp(),
+              "network_set": {"metadata": {"name": "office"}, "spec": {"nets": ["203.0.113.0/24"]}}}
+    for name, obj in things.items():
+        for event in ("MODIFIED", "DELETED"):
+            table.endpoints()
+            getattr(table, f"on_{name}")(event, obj)
+            assert table.dirty, (name, event)
 
 
 def test_without_logs_the_verdicts_stay():

@@ -78,6 +78,22 @@ def test_terminating_endpoints_serve_only_when_none_is_ready():
     assert [e.ip for e in table.get(("shop", "web"))[0].usable()] == ["10.224.0.10"]
 
 
+def test_of_an_endpoint_in_two_slices_the_better_one_counts():
+    """It is on its way from one to the other; whichever is seen first."""
+    conditions = [{"ready": False, "serving": False, "terminating": False},
+                  {"ready": False, "serving": True, "terminating": True}, {"ready": True}]
+    for worse, better in ((0, 1), (1, 2), (0, 2)):
+        for order in ((worse, better), (better, worse)):
+            table = ServiceTable()
+            table.on_service("ADDED", service())
+            for number in order:
+                one = endpoint_slice("10.224.0.9", name=f"web-{order.index(number)}")
+                one["endpoints"][0]["conditions"] = conditions[number]
+                table.on_slice("ADDED", one)
+            [endpoint] = table.get(("shop", "web"))[0].endpoints
+            assert (endpoint.ready, endpoint.serving) == (better == 2, True), order
+
+
 def test_ten_thousand_services_stay_small():
     tracemalloc.start()
     table = ServiceTable()
