@@ -30,10 +30,11 @@ def doctor(target: str | None, cluster: str, resource_group: str, everything: bo
     lab = Lab.open(target, cluster=cluster, resource_group=resource_group)
     reports = [lab.preflight()]
     # A cluster that is stopped or failed is looked at too: that is what may be wrong with it.
-    if lab.target.arm_url is None or (reports[0].ok and lab.azure.cluster(resource_group, cluster)):
+    own = lab.settings  # with LABKIT_STUDENT the names are the student's
+    if lab.target.arm_url is None or (reports[0].ok and lab.azure.cluster(own.resource_group, own.name)):
         reports.append(lab.diagnose())
     elif reports[0].ok:
-        click.echo(f"There is no cluster {cluster} to look at yet.", err=True)
+        click.echo(f"There is no cluster {own.name} to look at yet.", err=True)
     if as_json:
         click.echo(json.dumps([report.as_dict() for report in reports], indent=1, ensure_ascii=False))
     else:

@@ -59,7 +59,9 @@ class FakeLab:
 
     def __init__(self, before, found, cluster):
         self.target = SimpleNamespace(arm_url="https://arm")
-        self.azure = SimpleNamespace(cluster=lambda group, name: cluster)
+        self.settings = SimpleNamespace(resource_group="Group-07", name="Cluster-07")  # a student's
+        self.azure = SimpleNamespace(
+            cluster=lambda group, name: cluster if (group, name) == ("Group-07", "Cluster-07") else None)
         self.preflight, self.diagnose = lambda: before, lambda: found
 
 
@@ -85,7 +87,7 @@ def test_the_command_exits_with_1_where_there_is_a_problem(command):
 
 def test_without_a_cluster_it_says_so(command):
     alone = command()
-    assert (alone.exit_code, "no cluster MyCalicoCluster" in alone.stderr) == (0, True)
+    assert (alone.exit_code, "no cluster Cluster-07" in alone.stderr) == (0, True)
     assert "no cluster" not in command(before=BAD).stderr, "nobody could ask"
 
 

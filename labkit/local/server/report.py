@@ -61,7 +61,7 @@ def as_text(paths: LabPaths, info: DaemonInfo) -> str:
     ]
     if not state["clusters"]:
         lines.append("clusters none; notebook 01 or `az aks create` makes one")
-    for cluster in state["clusters"]:
+    for cluster in sorted(state["clusters"], key=lambda cluster: (cluster["resource_group"], cluster["name"])):
         lines += [
             "",
             f"cluster  {cluster['name']} in {cluster['resource_group']}: Kubernetes {cluster['version']}, "
