@@ -8,8 +8,9 @@ network, for programs that run in pods).
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 Obj = dict[str, Any]
@@ -91,6 +92,23 @@ class Client(Protocol):
         event loop's thread. Over the network they come from a thread of the watch's own, which
         reconnects, lists again after a 410, and reports what vanished meanwhile as DELETED.
         """
+
+
+@contextlib.contextmanager
+def tolerating(*codes: int) -> Iterator[None]:
+    """Pass over refusals of these HTTP statuses; what follows in the block is left out."""
+    try:
+        yield
+    except ApiError as error:
+        if error.code not in codes:
+            raise
+
+
+def find(client: Client, resource: str, name: str, namespace: str | None = None) -> Obj | None:
+    """The object; None where there is none."""
+    with tolerating(404):
+        return client.get(resource, name, namespace)
+    return None
 
 
 def timestamp(seconds: float | None = None) -> str:

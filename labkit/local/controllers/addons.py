@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from labkit.local.client import Obj
+from labkit.local.client import Obj, find
 
 from .base import Context, Controller
 from .customs import CRDS, kind_of, resource_of
 from .kinds import OWNABLE
 from .objects import labels_of
 from .queue import Key
-from .store import key_of, read
+from .store import key_of
 
 MODE = "addonmanager.kubernetes.io/mode"
 OWNED = {
@@ -128,7 +128,7 @@ class Addons(Controller):
         manifest, resource = self._manifests[key], self._resource(kind)
         if resource is None:
             return
-        current = read(self.context.client, resource, where)
+        current = find(self.context.client, resource, where[1], where[0] or None)
         if current is None:
             self.stores.create(resource, manifest)
         elif labels_of(manifest)[MODE] == "Reconcile" and labels_of(current).get(MODE, "Reconcile") == "Reconcile":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from labkit.local.client import Obj, timestamp
+from labkit.local.client import Obj, find, timestamp
 from labkit.local.kubeapi.disruption import BUDGETS, covers
 
 from .base import Context, Controller
 from .kinds import OWNABLE
 from .objects import age, condition, controller_of, deleting, is_true, scaled
 from .queue import Key
-from .store import key_of, read
+from .store import key_of
 
 DELETION_TIMEOUT = 120.0
 """Seconds after which an evicted pod that is still there counts again."""
@@ -125,7 +125,7 @@ class Disruption(Controller):
         resource = OWNABLE.get((group, reference["kind"]))
         if resource is None or reference["kind"] not in SCALED:
             return None
-        owner: Obj | None = read(self.context.client, resource, (namespace, reference["name"]))
+        owner = find(self.context.client, resource, reference["name"], namespace)
         if owner is None or owner["metadata"]["uid"] != reference["uid"]:
             return None
         above = controller_of(owner)

@@ -7,14 +7,14 @@ uid, so an object that only has the name of a former owner keeps nothing alive.
 
 from __future__ import annotations
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import Obj, find, tolerating
 
 from .base import Context, Controller
 from .customs import kind_of, on_customs, resource_of
 from .kinds import CLUSTER_SCOPED, OWNABLE
 from .objects import deleting
 from .queue import Key
-from .store import key_of, read
+from .store import key_of
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
@@ -133,8 +133,8 @@ class Garbage(Controller):
         resource = self._resource(reference)
         if resource is None:
             return reference | {"metadata": {}}
-        key = self._owner_key(resource, obj, reference)
-        owner = self.stores[resource].get(key) or read(self.context.client, resource, key)
+        namespace, name = key = self._owner_key(resource, obj, reference)
+        owner = self.stores[resource].get(key) or find(self.context.client, resource, name, namespace or None)
         return owner if owner is not None and owner["metadata"]["uid"] == reference["uid"] else None
 
     def _delete(self, resource: str, obj: Obj, propagation: str) -> None:
@@ -169,8 +169,5 @@ class Garbage(Controller):
         self._patch_meta(resource, obj, {"ownerReferences": references or None})
 
     def _patch_meta(self, resource: str, obj: Obj, change: Obj) -> None:
-        try:
+        with tolerating(404):
             self.stores.patch_metadata(resource, obj, change)
-        except ApiError as error:
-            if error.code != 404:
-                raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import Obj, tolerating
 
 from .base import Context, Controller
 from .customs import CRDS, resource_of, served
@@ -79,12 +79,9 @@ class Namespaces(Controller):
             )
 
     def _list(self, resource: str, name: str) -> list[Obj]:
-        try:
+        with tolerating(404):  # a custom kind that has just gone
             return self.context.client.list(resource, name)
-        except ApiError as error:
-            if error.code == 404:  # a custom kind that has just gone
-                return []
-            raise
+        return []
 
     def _empty(self, name: str) -> bool:
         """Delete some of what is there; False if there is more."""
@@ -186,14 +183,9 @@ class ServiceAccounts(Controller):
             return
         name = key[1]
         if self.accounts.get((name, "default")) is None:
-            self._create(
-                "serviceaccounts",
-                {
-                    "apiVersion": "v1",
-                    "kind": "ServiceAccount",
-                    "metadata": {"name": "default", "namespace": name},
-                },
-            )
+            with tolerating(409):
+                self.stores.create("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount",
+                                                       "metadata": {"name": "default", "namespace": name}})
         if self.settings.ca_pem:
             self._publish_authority(name)
         self._tokens(name)
@@ -201,14 +193,8 @@ class ServiceAccounts(Controller):
     def _publish_authority(self, namespace: str) -> None:
         there, data = self.stores["configmaps"].get((namespace, AUTHORITY)), {"ca.crt": self.settings.ca_pem}
         if there is None:
-            self._create("configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "data": data,
-                                        "metadata": {"name": AUTHORITY, "namespace": namespace}})
+            with tolerating(409):
+                self.stores.create("configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                                                  "metadata": {"name": AUTHORITY, "namespace": namespace}})
         elif there.get("data") != data:
             self.stores.update("configmaps", {**there, "data": data})
-
-    def _create(self, resource: str, obj: Obj) -> None:
-        try:
-            self.stores.create(resource, obj)
-        except ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from labkit.local.client import ApiError, Obj, timestamp
+from labkit.local.client import Obj, timestamp, tolerating
 
 from .base import Context, Controller
 from .fit import tolerates
@@ -145,11 +145,8 @@ class Nodes(Controller):
             pod["status"].get("conditions"),
             {**(condition(pod, "Ready") or {}), "type": "Ready", "status": "False"},
         )
-        try:
+        with tolerating(404, 409):
             self.stores.update_status("pods", pod, {**pod["status"], "conditions": conditions})
-        except ApiError as error:
-            if error.code not in (404, 409):
-                raise
         self.events.warning(pod, "NodeNotReady", "Node is not ready")
 
     def reconcile(self, key: Key) -> None:

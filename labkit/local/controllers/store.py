@@ -7,9 +7,8 @@ state older than what it did itself; Kubernetes' controllers keep "expectations"
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any
 
-from labkit.local.client import ApiError, Client, EventType, Obj, PatchType, Subscription
+from labkit.local.client import ApiError, Client, EventType, Obj, PatchType, Subscription, find
 
 from .queue import Key
 
@@ -215,19 +214,9 @@ class Stores:
                 raise
             found = False
         if resource in self._stores:
-            now = read(self.client, resource, (namespace, name))
+            now = find(self.client, resource, name, namespace or None)
             if now is not None and now["metadata"]["uid"] == uid:
                 self._stores[resource].put(now)
             else:
                 self._stores[resource].remove(obj, until_event=True)
         return found
-
-
-def read(client: Client, resource: str, key: Key) -> Any:
-    """The object, or None where there is none."""
-    try:
-        return client.get(resource, key[1], key[0] or None)
-    except ApiError as error:
-        if error.code == 404:
-            return None
-        raise

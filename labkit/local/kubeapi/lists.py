@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import Obj, tolerating
 
 from . import errors
 from .kinds import Kind, Served
@@ -103,9 +103,6 @@ def delete_collection(api: Api, served: Served, namespace: str, request: Request
     entries, metadata = select(api, served, namespace, request)
     for entry in entries:
         meta = entry.obj["metadata"]
-        try:
+        with tolerating(404):
             api.machinery.remove(served.kind, meta.get("namespace", ""), meta["name"], options)
-        except ApiError as error:
-            if error.code != 404:
-                raise
     return _list_of(served, metadata, (e.raw for e in entries))

@@ -27,6 +27,7 @@ from dnslib import CNAME, PTR, QTYPE, RCODE, RR, SOA, SRV, A, DNSError, DNSQuest
 from labkit.local.client import EventType, Obj
 from labkit.local.programs.httphealth import HealthServers
 from labkit.local.programs.kubeclient import HttpClient
+from labkit.local.programs.kubewire import name_server
 
 log = logging.getLogger("coredns")
 
@@ -243,12 +244,6 @@ def fitting(request: bytes, reply: bytes) -> bytes:
     return bytes(cut.pack())
 
 
-def upstream_resolver(resolv_conf: Path = Path("/etc/resolv.conf")) -> str | None:
-    """The first name server of the pod's own resolv.conf, which is the node's (dnsPolicy Default)."""
-    words = (line.split() for line in resolv_conf.read_text().splitlines())
-    return next((w[1] for w in words if len(w) == 2 and w[0] == "nameserver"), None)
-
-
 class _Udp(socketserver.ThreadingUDPServer):
     daemon_threads = allow_reuse_address = True
 
@@ -291,7 +286,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    zone, upstream, ready = Zone(), upstream_resolver(), threading.Event()
+    zone, ready = Zone(), threading.Event()
+    upstream = name_server()  # the node's, by dnsPolicy Default
     if options.conf and "kubernetes" not in (corefile := options.conf.read_text()):
         zone.hosts = hosts(corefile)
         log.info(".:53  hosts %s", " ".join(zone.hosts))
@@ -302,10 +298,9 @@ def main() -> None:
 
     def read_api() -> None:
         client = HttpClient.in_cluster(user_agent="coredns")
-        client.watch("services", zone.on_service)
-        client.watch("endpointslices.discovery.k8s.io", zone.on_slice)
-        while not zone.services:  # `kubernetes` is always there
-            threading.Event().wait(0.02)
+        for watch in (client.watch("services", zone.on_service),
+                      client.watch("endpointslices.discovery.k8s.io", zone.on_slice)):
+            watch.synced.wait()
         ready.set()
         log.info("plugin/kubernetes: synchronised with the API, %d services", len(zone.services))
 

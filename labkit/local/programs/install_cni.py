@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 FOLDER = Path("/host/etc/cni/net.d")
 NAME = "10-calico.conflist"
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> None:
     """Write the file that the operator has handed over in CNI_NETWORK_CONFIG."""
-    del argv
     wanted = json.loads(os.environ["CNI_NETWORK_CONFIG"])
     FOLDER.mkdir(parents=True, exist_ok=True)
     target = FOLDER / os.environ.get("CNI_CONF_NAME", NAME)
@@ -21,8 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     new.write_text(json.dumps(wanted, indent=2) + "\n")
     new.rename(target)
     print(f"CNI configuration written to {target}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,9 +12,8 @@ import signal
 import sys
 import threading
 import uuid
-from typing import Any
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Client, Obj, find
 from labkit.local.programs import logs
 from labkit.local.programs.events import Events
 from labkit.local.programs.httphealth import HealthServers
@@ -39,7 +38,7 @@ class Controllers:
         version: Calico's version.
     """
 
-    def __init__(self, client: Any, version: str) -> None:
+    def __init__(self, client: Client, version: str) -> None:
         self._client, self._version = client, version
         self._nodes: set[str] = set()
         self.pending = True
@@ -83,11 +82,7 @@ class Controllers:
         self.pending = False
 
     def _ensure(self, resource: str, wanted: Obj, keep: tuple[str, ...]) -> None:
-        try:
-            current = self._client.get(resource, "default")
-        except ApiError as error:
-            if error.code != 404:
-                raise
+        if (current := find(self._client, resource, "default")) is None:
             self._client.create(resource, wanted)
             return
         spec = current.get("spec") or {}

@@ -40,11 +40,17 @@ def decode(status: int, payload: bytes) -> Obj:
     return cast(Obj, body)
 
 
+def name_server() -> str | None:
+    """The first of the pod's own resolv.conf."""
+    with suppress(OSError):
+        words = (line.split() for line in Path("/etc/resolv.conf").read_text().splitlines())
+        return next((w[1] for w in words if len(w) > 1 and w[0] == "nameserver"), None)
+    return None
+
+
 def _lookup(url: str, error: socket.gaierror) -> str:
     """A name that was not found in the words of Go's resolver, which logs of Calico's real programs have."""
-    with suppress(OSError, StopIteration):
-        lines = (line.split() for line in Path("/etc/resolv.conf").read_text().splitlines())
-        server = next(words[1] for words in lines if words[:1] == ["nameserver"])
+    if server := name_server():
         why = "i/o timeout" if error.errno == socket.EAI_AGAIN else "no such host"
         return f"dial tcp: lookup {urlsplit(url).hostname} on {server}:53: {why}"
     return str(error)

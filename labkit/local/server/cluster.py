@@ -15,7 +15,7 @@ from typing import Any
 
 from labkit.local.arm.clusters import ClusterSpec, PoolSpec
 from labkit.local.bootstrap import manifests
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import Obj, tolerating
 from labkit.local.controllers import ClusterSettings, Controllers
 from labkit.local.fabric import Fabric, Vnet
 from labkit.local.fabric.dns import AzureDns
@@ -136,11 +136,8 @@ class Cluster:
         if self.spec.kube_proxy:
             self._bootstrap()
             return
-        try:
+        with tolerating(404):
             self.api.delete("daemonsets.apps", "kube-proxy", "kube-system", propagation="Background")
-        except ApiError as error:
-            if error.code != 404:
-                raise
 
     async def set_nodes(self, places: Sequence[NodePlace]) -> None:
         """Have exactly these nodes; what runs on those that leave moves to the others, if there are any.
@@ -271,11 +268,8 @@ class Cluster:
         kubelet = self.kubelets.pop(name)
         await kubelet.stop(kill_pods=True)
         self._nodes.remove(name)
-        try:
+        with tolerating(404):
             self.api.delete("nodes", name)
-        except ApiError as error:
-            if error.code != 404:
-                raise
         if external := kubelet.settings.external_ip:
             await asyncio.to_thread(self._vnet.remove_node_public, external)
             self._around.addresses.release(external)
@@ -288,11 +282,8 @@ class Cluster:
     def _bootstrap(self) -> None:
         """Create the system's objects; those that exist are left as their owner has them."""
         for obj in manifests(self.spec, self.api_address):
-            try:
+            with tolerating(409):
                 self.api.create(self.api.resource_of(obj["apiVersion"], obj["kind"]), obj)
-            except ApiError as error:
-                if error.reason != "AlreadyExists":
-                    raise
 
     def _resolve(self, name: str) -> list[str] | None:
         """What Azure's resolver knows in this VNet: the API's name."""

@@ -7,6 +7,10 @@ from typing import Any
 
 from labkit.local.client import Obj
 
+METHODS = {"canReach": "can-reach={}", "interface": "interface={}", "skipInterface": "skip-interface={}",
+           "cidrs": "cidr={}", "kubernetes": "kubernetes-internal-ip", "firstFound": "first-found"}
+"""How a node's address may be found, as the Installation says it and as calico-node is told."""
+
 
 class InvalidInstallation(ValueError):  # noqa: N818 - it is the state that the operator reports
     """The Installation is refused; workloads stay as they are."""
@@ -69,22 +73,14 @@ def validate(installation: Obj) -> None:
 def autodetection_method(network: Obj) -> str | None:
     """calico-node's name for the method by which it finds its node's IPv4 address."""
     asked = network.get("nodeAddressAutodetectionV4") or {}
-    if asked.get("canReach"):
-        return f"can-reach={asked['canReach']}"
-    if asked.get("interface"):
-        return f"interface={asked['interface']}"
-    if asked.get("skipInterface"):
-        return f"skip-interface={asked['skipInterface']}"
-    if asked.get("cidrs"):
-        return "cidr=" + ",".join(asked["cidrs"])
-    if asked.get("kubernetes"):
-        return "kubernetes-internal-ip"
-    return "first-found" if asked.get("firstFound") else None
+    for key, form in METHODS.items():
+        if value := asked.get(key):
+            return form.format(",".join(value) if isinstance(value, list) else value)
+    return None
 
 
 def _one_method(asked: Obj) -> None:
-    given = [key for key in ("interface", "skipInterface", "canReach", "firstFound", "cidrs", "kubernetes")
-             if asked.get(key)]
+    given = [key for key in METHODS if asked.get(key)]
     for cidr in asked.get("cidrs") or ():
         try:
             ipaddress.ip_network(cidr, strict=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from labkit.local.client import ApiError, Client, Obj, copy_of, timestamp
+from labkit.local.client import ApiError, Client, Obj, copy_of, find, timestamp
 
 from .bpf import ModifiedBySomeoneElse, felix_configuration, rolled_out
 from .installation import InvalidInstallation, defaults, network_of, validate, wants_bpf
@@ -37,10 +37,10 @@ class Reconciler:
 
     def reconcile(self) -> None:
         """Do what there is to do; ApiErrors other than "not found" are the caller's to retry."""
-        installation = self._get(INSTALLATIONS, "default")
+        installation = find(self._client, INSTALLATIONS, "default")
         if installation is None:
             log.info("Installation config not found")
-            if self._get(STATUSES, "calico"):
+            if find(self._client, STATUSES, "calico"):
                 self._client.delete(STATUSES, "calico")
             return
         degraded = self._apply(self._with_defaults(installation))
@@ -83,12 +83,12 @@ class Reconciler:
         return self._configured_endpoint() if self._release.watches_endpoint else self._own_endpoint
 
     def _configured_endpoint(self) -> Endpoint:
-        config = self._get("configmaps", ENDPOINT_CONFIG, OPERATOR_NAMESPACE)
+        config = find(self._client, "configmaps", ENDPOINT_CONFIG, OPERATOR_NAMESPACE)
         data = (config or {}).get("data") or {}
         return Endpoint(data.get("KUBERNETES_SERVICE_HOST", ""), data.get("KUBERNETES_SERVICE_PORT", ""))
 
     def _felix(self, installation: Obj) -> None:
-        current = self._get(FELIX, "default")
+        current = find(self._client, FELIX, "default")
         if current is None:
             spec: dict[str, Any] = {"bpfLogLevel": "", "logSeverityScreen": "Info", "reportingInterval": "0s"}
             if self._release.owns_bpf:
@@ -98,7 +98,7 @@ class Reconciler:
                 "metadata": {"name": "default"}, "spec": spec})
         if not self._release.owns_bpf:
             return
-        node = self._get(DAEMONSETS, "calico-node", NAMESPACE)
+        node = find(self._client, DAEMONSETS, "calico-node", NAMESPACE)
         ready = node is not None and rolled_out(node, BPF_VOLUME)
         wanted = felix_configuration(current, bpf=wants_bpf(installation), rolled_out=ready)
         if wanted is not None:
@@ -106,11 +106,10 @@ class Reconciler:
             self._client.update(FELIX, wanted)
 
     def _report(self, degraded: Degraded | None) -> None:
-        node = self._get(DAEMONSETS, "calico-node", NAMESPACE)
-        controllers = self._get(DEPLOYMENTS, "calico-kube-controllers", NAMESPACE)
-        pods = self._client.list("pods", NAMESPACE) if node or controllers else []
-        state = health(node, controllers, pods) if node or controllers else None
-        current = self._get(STATUSES, "calico")
+        node = find(self._client, DAEMONSETS, "calico-node", NAMESPACE)
+        controllers = find(self._client, DEPLOYMENTS, "calico-kube-controllers", NAMESPACE)
+        state = health(node, controllers, self._client.list("pods", NAMESPACE)) if node or controllers else None
+        current = find(self._client, STATUSES, "calico")
         if current is None:
             current = self._client.create(STATUSES, {
                 "apiVersion": "operator.tigera.io/v1", "kind": "TigeraStatus", "metadata": {"name": "calico"},
@@ -120,17 +119,9 @@ class Reconciler:
         if new != old:
             self._client.update(STATUSES, {**current, "status": {"conditions": new}}, subresource="status")
 
-    def _get(self, resource: str, name: str, namespace: str | None = None) -> Obj | None:
-        try:
-            return self._client.get(resource, name, namespace)
-        except ApiError as error:
-            if error.code == 404:
-                return None
-            raise
-
     def _ensure(self, resource: str, wanted: Obj) -> None:
         meta = wanted["metadata"]
-        current = self._get(resource, meta["name"], meta.get("namespace"))
+        current = find(self._client, resource, meta["name"], meta.get("namespace"))
         if current is None:
             log.info("Creating object", extra={"fields": {"Name": meta["name"], "Kind": wanted["kind"]}})
             self._client.create(resource, wanted)

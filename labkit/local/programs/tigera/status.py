@@ -88,7 +88,7 @@ def conditions(release: Release, state: Health | None, degraded: Degraded | None
 
 def _daemonset(obj: Obj) -> list[str]:
     name = f'"{obj["metadata"]["namespace"]}/{obj["metadata"]["name"]}"'
-    status, generation = obj.get("status") or {}, obj["metadata"].get("generation", 0)
+    status = obj.get("status") or {}
     updated, desired = status.get("updatedNumberScheduled", 0), status.get("desiredNumberScheduled", 0)
     if updated < desired:
         return [f"DaemonSet {name} update is rolling out ({updated} out of {desired} updated)"]
@@ -96,25 +96,23 @@ def _daemonset(obj: Obj) -> list[str]:
         return [f"DaemonSet {name} is not available (awaiting {status['numberUnavailable']} nodes)"]
     if status.get("numberAvailable", 0) == 0:
         return [f"DaemonSet {name} is not yet scheduled on any nodes"]
-    return _processed("DaemonSet", name, generation, status)
+    return _processed(f"DaemonSet {name}", obj)
 
 
 def _deployment(obj: Obj) -> list[str]:
     name = f'"{obj["metadata"]["namespace"]}/{obj["metadata"]["name"]}"'
-    status, generation = obj.get("status") or {}, obj["metadata"].get("generation", 0)
+    status = obj.get("status") or {}
     if status.get("unavailableReplicas", 0) > 0:
         return [f"Deployment {name} is not available (awaiting {status['unavailableReplicas']} replicas)"]
     if status.get("availableReplicas", 0) == 0:
         return [f"Deployment {name} is not yet scheduled on any nodes"]
-    return _processed("Deployment", name, generation, status)
+    return _processed(f"Deployment {name}", obj)
 
 
-def _processed(kind: str, name: str, generation: int, status: Obj) -> list[str]:
-    observed = status.get("observedGeneration", 0)
-    if observed < generation:
-        return [f"{kind} {name} update is being processed (generation {generation}, observed generation "
-                f"{observed})"]
-    return []
+def _processed(said: str, obj: Obj) -> list[str]:
+    observed, generation = (obj.get("status") or {}).get("observedGeneration", 0), obj["metadata"].get("generation", 0)
+    return [f"{said} update is being processed (generation {generation}, observed generation "
+            f"{observed})"] if observed < generation else []
 
 
 def _pod(pod: Obj) -> str | None:
