@@ -80,12 +80,12 @@ def run() -> int:
     felix = Felix(name, os.environ, health, Repairs(client, "calico-node", name))
     api = ApiCheck(client)
     _serve_health(health, felix, events, api)
-    node = _wait_for_api(client, felix.node, stop)
+    node = _wait_for_api(client, felix.api.node, stop)
     if stop.is_set():
         return 0
     if not _detect_address(os.environ, node):
         return 1
-    felix.subscribe(events)
+    felix.api.subscribe(events)
     policy_log.start()
     api.start(stop)
     next_tick, next_look = time.monotonic() + TICK, time.monotonic() + PERIOD
@@ -101,12 +101,12 @@ def run() -> int:
             felix.tick()
         else:
             felix.apply()
-        if felix.disturbed_at and now >= felix.disturbed_at + SETTLE:
+        if felix.api.disturbed_at and now >= felix.api.disturbed_at + SETTLE:
             felix.settle()
         if now >= next_look:
             felix.look_after()
             next_look = time.monotonic() + PERIOD
-        wake = min(next_tick, next_look, felix.disturbed_at + SETTLE if felix.disturbed_at else next_tick)
+        wake = min(next_tick, next_look, felix.api.disturbed_at + SETTLE if felix.api.disturbed_at else next_tick)
         pause = HANDOVER if felix.handing_over else 1.0 if felix.trouble else TICK
         timeout = min(pause, wake - time.monotonic())
     log.info("Felix stops; its data plane stays")
@@ -188,9 +188,9 @@ def _serve_health(health: HealthServers, felix: Felix, events: Events, api: ApiC
             return 503, f"calico/node is not ready: felix is not ready: {felix.trouble}\n"
         return 200, "felix is ready\n"
 
-    if felix.config.health_enabled:
-        health.serve("127.0.0.1" if felix.config.health_host == "localhost" else felix.config.health_host,
-                     felix.config.health_port, answer)
+    if felix.api.config.health_enabled:
+        health.serve("127.0.0.1" if felix.api.config.health_host == "localhost" else felix.api.config.health_host,
+                     felix.api.config.health_port, answer)
 
 
 def _probe(path: str) -> int:

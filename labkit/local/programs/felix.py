@@ -11,11 +11,9 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from labkit.local.client import Obj
 from labkit.local.dataplane import conntrack
 from labkit.local.dataplane.calico_iptables import (
     ALLOWED,
@@ -33,9 +31,7 @@ from labkit.local.dataplane.iptables import Iptables, remove_chains
 from labkit.local.dataplane.iptables_guard import Guard, SetGuard
 from labkit.local.dataplane.kubeproxy import CANARY
 from labkit.local.dataplane.overlay import Overlay, OverlayRoutes
-from labkit.local.dataplane.policy_table import PolicyTable
-from labkit.local.dataplane.services import OURS, ServiceTable
-from labkit.local.programs.events import Events
+from labkit.local.programs.felix_datastore import Datastore
 from labkit.local.programs.httphealth import HealthServers, ServiceHealth, proxy_health
 
 log = logging.getLogger("felix")
@@ -43,15 +39,6 @@ log = logging.getLogger("felix")
 Mode = Literal["iptables", "bpf"]
 
 HANDOVER = 35.0         # seconds that services wait for kube-proxy; it looks after its rules every 30
-
-# Resource, kind and API version of what policy is made of. A watch that lost an object while it was away
-# knows no more than its name, so these come from here.
-_POLICIES = (
-    ("networkpolicies.networking.k8s.io", "NetworkPolicy", "networking.k8s.io/v1"),
-    ("networkpolicies.crd.projectcalico.org", "NetworkPolicy", "crd.projectcalico.org/v1"),
-    ("globalnetworkpolicies.crd.projectcalico.org", "GlobalNetworkPolicy", "crd.projectcalico.org/v1"),
-)
-_NETWORK_SETS = ("networksets.crd.projectcalico.org", "globalnetworksets.crd.projectcalico.org")
 
 
 class Felix:
@@ -66,17 +53,11 @@ class Felix:
 
     def __init__(self, node: str, environment: Mapping[str, str], health: HealthServers,
                  report: Callable[[Sequence[str]], None] = lambda repaired: None) -> None:
-        self.node, self._environment = node, environment
-        self.services, self.nodes = ServiceTable(), dict[str, str]()
-        self.config = FelixConfig.read({}, environment)
+        self.api, self._environment = Datastore(node, environment), environment
         self._logs_in_bpf = logs_in_bpf(environment)
-        self.policies = PolicyTable(node, self.config.interface_prefix)
-        self.pools: dict[str, dict[str, Any]] = {}       # IP pools by name
-        self.blocks: dict[str, tuple[str, str]] = {}     # block affinities by name: block and node
         self.mode: Mode | None = None            # what is programmed; None before the first apply
         self.trouble = "not in sync yet"         # why the data plane is not what it should be, or ""
         self.turned_at = 0.0                     # time.monotonic() of the last call of `apply`
-        self._specs: dict[str, dict[str, Any]] = {}
         self._iptables = Iptables()
         self._calico = CalicoIptables(self._iptables)
         self._overlay_routes = OverlayRoutes(self._iptables)
@@ -90,107 +71,25 @@ class Felix:
         self._servers, self._service_health = health, ServiceHealth(health)
         self._healthz_port = 0
         self._attached_config: FelixConfig | None = None
-        self._routes_dirty = True
         self._announced: Mode | None = None
         self._hand_over_by = 0.0                 # time.monotonic() until when kube-proxy is waited for; 0: no
         self._broken = False                     # the last apply failed: the next one writes everything
-        self.disturbed_at = 0.0                  # time.monotonic() when a pod on the node's network came or went
-
-    # --- what the API says
-
-    def subscribe(self, events: Events) -> None:
-        """Watch everything that the data plane depends on."""
-        events.watch("felixconfigurations.crd.projectcalico.org", self._on_config, optional=True)
-        events.watch("ippools.crd.projectcalico.org", self._on_pool, optional=True)
-        events.watch("blockaffinities.crd.projectcalico.org", self._on_block, optional=True)
-        events.watch("nodes", self._on_node)
-        events.watch("namespaces", self.policies.on_namespace)
-        events.watch("pods", self._on_pod)
-        events.watch("services", self.services.on_service, label_selector=OURS)
-        events.watch("endpointslices.discovery.k8s.io", self.services.on_slice, label_selector=OURS)
-        for resource, kind, version in _POLICIES:
-            def on_policy(event: str, obj: Obj, kind: str = kind, version: str = version) -> None:
-                self.policies.on_policy(event, {**obj, "kind": kind, "apiVersion": version})
-            events.watch(resource, on_policy, optional=not version.startswith("networking"))
-        for resource in _NETWORK_SETS:
-            events.watch(resource, self.policies.on_network_set, optional=True)
-
-    def _on_config(self, event: str, obj: Obj) -> None:
-        name = obj["metadata"]["name"]
-        if name not in ("default", f"node.{self.node}"):
-            return
-        self._specs[name] = {} if event == "DELETED" else dict(obj.get("spec") or {})
-        merged = {**self._specs.get("default", {}), **self._specs.get(f"node.{self.node}", {})}
-        try:
-            config = FelixConfig.read(merged, self._environment)
-        except ValueError as error:
-            log.error("Failed to parse config parameter %s; keeping the last good configuration", error)
-            return
-        config = replace(config, vxlan_enabled=self.config.vxlan_enabled)
-        if config != self.config:
-            log.info("Updated configuration: %s", _difference(self.config, config))
-            self.config = config
-
-    def _on_pool(self, event: str, obj: Obj) -> None:
-        name = obj["metadata"]["name"]
-        if event == "DELETED":
-            self.pools.pop(name, None)
-        else:
-            self.pools[name] = dict(obj.get("spec") or {})
-        by_vxlan = any(pool.get("vxlanMode", "Never") != "Never" for pool in self.pools.values())
-        if by_vxlan != self.config.vxlan_enabled:
-            self.config = replace(self.config, vxlan_enabled=by_vxlan)
-
-    def _on_block(self, event: str, obj: Obj) -> None:
-        name, spec = obj["metadata"]["name"], obj.get("spec") or {}
-        if event == "DELETED":
-            self.blocks.pop(name, None)
-        else:
-            self.blocks[name] = (spec.get("cidr", ""), spec.get("node", ""))
-        self._routes_dirty = True
-
-    @property
-    def overlay(self) -> Overlay | None:
-        """The overlay that pods are in, if a pool makes one."""
-        for pool in self.pools.values():
-            if pool.get("vxlanMode", "Never") != "Never":
-                return Overlay(pool["cidr"], dict(self.blocks.values()), dict(self.nodes), self.node,
-                               bool(pool.get("natOutgoing")))
-        return None
-
-    def _on_pod(self, event: str, obj: Obj) -> None:
-        self.policies.on_pod(event, obj)
-        spec = obj.get("spec") or {}
-        if spec.get("nodeName") == self.node and spec.get("hostNetwork"):
-            self.disturbed_at = time.monotonic()
-
-    def _on_node(self, event: str, obj: Obj) -> None:
-        name = obj["metadata"]["name"]
-        addresses = (obj.get("status") or {}).get("addresses") or ()
-        ip = next((a["address"] for a in addresses if a["type"] == "InternalIP"), "")
-        if event == "DELETED" or not ip:
-            self._routes_dirty |= self.nodes.pop(name, None) is not None
-        elif self.nodes.get(name) != ip:
-            self.nodes[name] = ip
-            self._routes_dirty = True
-
-    # --- what the node does
 
     def apply(self) -> None:
         """Bring the data plane to what the API says; what fails is tried again at the next call."""
         self.turned_at = time.monotonic()
-        for warning in self.policies.warnings:
+        for warning in self.api.policies.warnings:
             log.warning("%s", warning)
-        self.policies.warnings.clear()
-        wanted: Mode = "bpf" if self.config.bpf_enabled else "iptables"
+        self.api.policies.warnings.clear()
+        wanted: Mode = "bpf" if self.api.config.bpf_enabled else "iptables"
         if self._announced != wanted:
             self._announced = wanted
             log.info("BPF enabled, starting BPF endpoint manager and map manager." if wanted == "bpf"
                      else "BPF disabled, not starting BPF endpoint manager and map manager.")
         everything = self._broken or self.mode != wanted
         try:
-            if self.node not in self.nodes:
-                raise RuntimeError(f'node "{self.node}" has no InternalIP yet')
+            if self.api.node not in self.api.nodes:
+                raise RuntimeError(f'node "{self.api.node}" has no InternalIP yet')
             if wanted == "iptables" and self.mode == "bpf" and self._waits_for_kube_proxy():
                 self._apply_bpf(False)
                 self.trouble = ""
@@ -208,7 +107,7 @@ class Felix:
             self.trouble, self._broken = str(error) or repr(error), True
             return
         if everything:
-            log.info("Data plane is in sync (%s, %d local pods)", wanted, len(self.policies.local_pods()))
+            log.info("Data plane is in sync (%s, %d local pods)", wanted, len(self.api.policies.local_pods()))
         self.trouble, self._broken = "", False
 
     @property
@@ -229,7 +128,7 @@ class Felix:
 
     def settle(self) -> None:
         """Look after the node once another program there has had the time to write its rules."""
-        self.disturbed_at = 0.0
+        self.api.disturbed_at = 0.0
         self.look_after()
         try:
             if self.mode == "bpf" and not self.handing_over:
@@ -247,11 +146,11 @@ class Felix:
         try:
             # First what is missing, then what mends it: the eBPF data plane makes a device anew, but not as it was.
             overlay = self._overlay_written
-            gone = self._overlay_routes.missing(overlay, self.config.vxlan_vni) if overlay else []
+            gone = self._overlay_routes.missing(overlay, self.api.config.vxlan_vni) if overlay else []
             if self.mode == "bpf" and self._ebpf:
                 gone = [*dict.fromkeys([*gone, *self._ebpf.repair()])]
             if overlay and gone:
-                self._overlay_routes.apply(overlay, vni=self.config.vxlan_vni, port=self.config.vxlan_port)
+                self._overlay_routes.apply(overlay, vni=self.api.config.vxlan_vni, port=self.api.config.vxlan_port)
             if gone:
                 self._say("data plane", gone)
             wanted = self._bpf_chains(self._ebpf) if self.mode == "bpf" and self._ebpf else self._chains
@@ -294,55 +193,55 @@ class Felix:
 
     def _forget_connections(self) -> None:
         """Of addresses that are another pod's now, or nobody's: policy lets pass what the kernel knows already."""
-        if not self.policies.dirty:
+        if not self.api.policies.dirty:
             return
-        before, self._owners = self._owners, self.policies.owners()
+        before, self._owners = self._owners, self.api.policies.owners()
         conntrack.flush(conntrack.of_addresses(
             ip for ip, pod in before.items() if self._owners.get(ip) != pod))
 
     def _apply_overlay(self, everything: bool) -> None:
-        overlay = self.overlay
+        overlay = self.api.overlay
         if overlay is None or (overlay == self._overlay_written and not everything):
             return
-        self._overlay_routes.apply(overlay, vni=self.config.vxlan_vni, port=self.config.vxlan_port)
+        self._overlay_routes.apply(overlay, vni=self.api.config.vxlan_vni, port=self.api.config.vxlan_port)
         self._overlay_written = overlay
 
     def _apply_iptables(self, everything: bool) -> None:
-        if everything or self.policies.dirty:
-            self._write_chains(build(self.policies.endpoints().values(),
-                                     interface_prefix=self.config.interface_prefix,
-                                     endpoint_to_host=self.config.default_endpoint_to_host_action.upper(),
-                                     vxlan_port=self.config.vxlan_port),
+        if everything or self.api.policies.dirty:
+            self._write_chains(build(self.api.policies.endpoints().values(),
+                                     interface_prefix=self.api.config.interface_prefix,
+                                     endpoint_to_host=self.api.config.default_endpoint_to_host_action.upper(),
+                                     vxlan_port=self.api.config.vxlan_port),
                                everything=everything)
-        self.services.changed()                  # kube-proxy's business in this mode
+        self.api.services.changed()              # kube-proxy's business in this mode
         if everything:
             if self._ebpf or self._pinned():
-                self._bpf().detach(keep_tunnel=self.overlay is not None)
+                self._bpf().detach(keep_tunnel=self.api.overlay is not None)
                 self._attached_config = None
             self._stop_proxy_health()
             self.mode = "iptables"
 
     def _apply_bpf(self, everything: bool) -> None:
         bpf = self._bpf()
-        changed = self.services.changed()
+        changed = self.api.services.changed()
         if everything:
-            bpf.apply_services(self.services.items())
+            bpf.apply_services(self.api.services.items())
         elif changed:
-            bpf.apply_services((key, self.services.get(key)) for key in changed)
-        if everything or self.policies.dirty or self._routes_dirty:
-            endpoints = self.policies.endpoints()
+            bpf.apply_services((key, self.api.services.get(key)) for key in changed)
+        if everything or self.api.policies.dirty or self.api.routes_dirty:
+            endpoints = self.api.policies.endpoints()
             bpf.apply_policy(endpoints if self._logs_in_bpf
                              else {name: one.without_logs() for name, one in endpoints.items()})
-            remote = {ip: self.nodes[node] for ip, node in self.policies.remote_pods().items()
-                      if node in self.nodes}
-            overlay = self.overlay
+            remote = {ip: self.api.nodes[node] for ip, node in self.api.policies.remote_pods().items()
+                      if node in self.api.nodes}
+            overlay = self.api.overlay
             remote |= overlay.tunnels() if overlay else {}
             own = (overlay.tunnel,) if overlay and overlay.tunnel else ()
-            bpf.apply_routes(dict(self.nodes), self.policies.local_pods(), remote, own)
-            self._routes_dirty = False
-        if everything or self.config != self._attached_config:
-            bpf.attach(self.config)
-            self._attached_config = self.config
+            bpf.apply_routes(dict(self.api.nodes), self.api.policies.local_pods(), remote, own)
+            self.api.routes_dirty = False
+        if everything or self.api.config != self._attached_config:
+            bpf.attach(self.api.config)
+            self._attached_config = self.api.config
             if not everything and not self.handing_over:
                 self._clean_up_kube_proxy()      # it may have been asked for just now
         chains = self._bpf_chains(bpf)
@@ -356,8 +255,8 @@ class Felix:
             self._serve_proxy_health()
 
     def _bpf_chains(self, bpf: EbpfDataplane) -> CalicoRules:
-        return build_bpf_mode(bpf.interfaces, interface_prefix=self.config.interface_prefix,
-                              vxlan_port=self.config.vxlan_port)
+        return build_bpf_mode(bpf.interfaces, interface_prefix=self.api.config.interface_prefix,
+                              vxlan_port=self.api.config.vxlan_port)
 
     def _bpf(self) -> EbpfDataplane:
         if self._ebpf is None:
@@ -368,7 +267,7 @@ class Felix:
                                    " the kubelet gives to privileged pods on the host's network")
             bpffs, cgroup, objects = map(Path, places)
             self._ebpf = EbpfDataplane(bpffs=bpffs, cgroup=cgroup, objects=objects,
-                                       node_ip=self.nodes[self.node], node_name=self.node, log=log)
+                                       node_ip=self.api.nodes[self.api.node], node_name=self.api.node, log=log)
         return self._ebpf
 
     def _pinned(self) -> bool:
@@ -377,7 +276,7 @@ class Felix:
         return bool(bpffs) and (Path(str(bpffs)) / "maps").exists()
 
     def _clean_up_kube_proxy(self) -> None:
-        if not self.config.bpf_kube_proxy_iptables_cleanup_enabled:
+        if not self.api.config.bpf_kube_proxy_iptables_cleanup_enabled:
             return
         if self._iptables.has_chain("nat", "KUBE-SERVICES"):
             log.info("BPF enabled, configuring iptables layer to clean up kube-proxy's rules.")
@@ -387,8 +286,8 @@ class Felix:
     # --- health checks that kube-proxy serves otherwise
 
     def _serve_proxy_health(self) -> None:
-        self._service_health.sync(self.services.health_ports(self.node))
-        port = self.config.bpf_kube_proxy_healthz_port
+        self._service_health.sync(self.api.services.health_ports(self.api.node))
+        port = self.api.config.bpf_kube_proxy_healthz_port
         if port == self._healthz_port:
             return
         self._stop_healthz()
@@ -409,8 +308,3 @@ class Felix:
     def _stop_proxy_health(self) -> None:
         self._service_health.sync({})
         self._stop_healthz()
-
-
-def _difference(old: FelixConfig, new: FelixConfig) -> str:
-    names = (name for name in FelixConfig.__dataclass_fields__ if getattr(old, name) != getattr(new, name))
-    return ", ".join(f"{name} {getattr(old, name)} -> {getattr(new, name)}" for name in names)
