@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +86,48 @@ def test_policy_cluster_leaves_out_a_node_whose_node_port_refuses(world: World) 
     world.run(body)
 
 
+def test_a_node_that_is_out_is_asked_when_endpoints_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labkit.local.controllers.probes.HURRIED", 0)
+    world.settings = replace(world.settings, probe_interval=3600)
+
+    async def body(world: World) -> None:
+        world.cloud.answers |= {"10.224.0.4": False, "10.224.0.35": False}
+        service(world, externalTrafficPolicy="Local")
+        ip = await world.until(lambda: address(world))
+        await world.settle()
+        world.cloud.answers["10.224.0.4"] = True
+        await world.settle()
+        assert world.cloud.frontends == {ip: ()}
+        world.api.create("pods", {"metadata": {"name": "one", "namespace": "default", "labels": {"app": "web"}},
+                                  "spec": {"nodeName": "node0", "containers": [{"name": "c", "image": "i"}]}})
+        await world.until(lambda: world.cloud.frontends == {ip: ("10.224.0.4",)})
+
+    world.run(body)
+
+
+def test_until_nodes_have_answered_a_frontend_stays_as_it_is(world: World) -> None:
+    answered, real = asyncio.Event(), world.cloud.probe
+
+    async def slow(node_ip: str, port: int, path: str | None) -> bool | None:
+        if path:
+            await answered.wait()
+        return await real(node_ip, port, path)
+
+    world.cloud.probe = slow  # type: ignore[method-assign]
+
+    async def body(world: World) -> None:
+        service(world)
+        ip = await world.until(lambda: address(world))
+        world.api.patch("services", "web", {"spec": {"externalTrafficPolicy": "Local"}}, "default")
+        await world.settle()
+        assert world.cloud.frontends == {ip: ("10.224.0.4", "10.224.0.35")}
+        world.cloud.answers["10.224.0.4"] = False
+        answered.set()
+        await world.until(lambda: world.cloud.frontends == {ip: ("10.224.0.35",)})
+
+    world.run(body)
+
+
 HTTP, TCP = Target(30001, "/"), Target(30002)
 
 
@@ -141,7 +185,9 @@ def test_a_change_of_type_gives_the_address_back_and_keeps_the_service(world: Wo
         await world.until(lambda: address(world))
         world.api.patch("services", "web", {"spec": {"type": "ClusterIP"}}, "default")
         await world.until(lambda: not world.cloud.frontends and not address(world))
+        world.cloud.probed.clear()
         await world.settle()
+        assert not world.cloud.probed
         assert "finalizers" not in world.api.get("services", "web", "default")["metadata"]
 
     world.run(body)

@@ -7,6 +7,7 @@ Cluster a TCP connection to the first port's node port; every 5 s, and two failu
 Where the lab is kinder: a node that is out is asked more often in the seconds after the service's endpoints changed;
 with policy Cluster a new node is in until it has failed; and silence from a node port is no failure, for a network
 policy that names clients drops the probes too. On Azure it has to let in 168.63.129.16, or all nodes are out.
+Azure has a probe for each TCP port and none for UDP; here all ports of a service share one verdict.
 """
 
 from __future__ import annotations
