@@ -236,22 +236,25 @@ def two_methods(kube: Kube, web: WebApplication, facts: ClusterFacts) -> Made:
     def methods(changed: Obj) -> Obj:
         return {"spec": {"calicoNetwork": {"nodeAddressAutodetectionV4": changed}}}
 
-    return patched(kube, [Patch(INSTALLATIONS, "default", None, methods(added), methods(gone))])
+    return patched(kube, [Patch(INSTALLATIONS, "default", None, methods(added), methods(gone))],
+                   broken=_degraded(kube, True), mended=_degraded(kube, False))
 
 
 def hand_set(kube: Kube, web: WebApplication, facts: ClusterFacts) -> Made:
     """A hand that sets bpfEnabled, where the operator owns it."""
-    def degraded(wanted: bool) -> Look:
-        def look() -> Evidence:
-            condition = observe(kube).condition("Degraded")
-            is_so = condition is not None and condition.status == "True"
-            return Evidence(is_so is wanted, condition.message if condition and is_so else "not Degraded")
-        return look
-
     # Back to what the operator's note says, or to nothing where there is no note.
     before = None if facts.bpf_annotation is None else facts.bpf_annotation == "true"
-    return patched(kube, [_felix(facts, {"bpfEnabled": True}, {"bpfEnabled": before})], broken=degraded(True),
-                   mended=degraded(False))
+    return patched(kube, [_felix(facts, {"bpfEnabled": True}, {"bpfEnabled": before})], broken=_degraded(kube, True),
+                   mended=_degraded(kube, False))
+
+
+def _degraded(kube: Kube, wanted: bool) -> Look:
+    """Looks whether the operator says Degraded, or no longer does: it says so a moment after the patch."""
+    def look() -> Evidence:
+        condition = observe(kube).condition("Degraded")
+        is_so = condition is not None and condition.status == "True"
+        return Evidence(is_so is wanted, condition.message if condition and is_so else "not Degraded")
+    return look
 
 
 def fight(kube: Kube, web: WebApplication, facts: ClusterFacts) -> Made:
