@@ -487,7 +487,7 @@ def test_a_deleted_node_comes_back_when_its_kubelet_restarts_and_not_before(lab:
         await asyncio.sleep(0.3)
         assert not there()
         assert lab.api.list(leases, "kube-node-lease") == [], "a node's lease needs the node"
-        lab.kubelet.restart()
+        lab.kubelet.register()
         assert there()
         node = lab.api.get("nodes", lab.net.name)
         owner = lab.api.get(leases, lab.net.name, "kube-node-lease")["metadata"]["ownerReferences"][0]

@@ -25,7 +25,7 @@ class Cluster:
         self.api = Api(path, "c1", version=f"v{version}")
         for obj in manifests(spec, "192.0.2.10"):
             self.api.create(self.api.resource_of(obj["apiVersion"], obj["kind"]), obj)
-        self.release = Release(release_for(version).operator)
+        self.release = Release(release_for(int(version.split(".")[1])).operator)
         self.restart(Endpoint("10.0.0.1", "443"))
 
     def restart(self, endpoint):

@@ -7,7 +7,7 @@ from labkit.local.server.addresses import PublicAddresses
 
 @pytest.fixture
 def database():
-    connection = sqlite3.connect(":memory:")
+    connection = sqlite3.connect(":memory:", isolation_level=None)
     yield connection
     connection.close()
 

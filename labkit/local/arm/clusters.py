@@ -62,6 +62,11 @@ class ClusterSpec:
     pod_cidr: str = "10.224.0.0/16"
     kube_proxy: bool = True
 
+    @property
+    def minor(self) -> int:
+        """20 for Kubernetes 1.20.2."""
+        return int(self.kubernetes_version.split(".")[1])
+
 
 class ClusterError(Exception):
     """A cluster could not be built, changed or removed.

@@ -73,14 +73,12 @@ class ArmStore:
 
     def put(self, resource: Resource) -> None:
         """Create or replace a resource under its own id."""
-        with self._db:
-            self._db.execute("insert or replace into arm_resource values (?, ?, ?)",
-                             (resource["id"].lower(), resource["type"].lower(), orjson.dumps(resource)))
+        self._db.execute("insert or replace into arm_resource values (?, ?, ?)",
+                         (resource["id"].lower(), resource["type"].lower(), orjson.dumps(resource)))
 
     def remove(self, id: str) -> None:
         """Forget a resource."""
-        with self._db:
-            self._db.execute("delete from arm_resource where id = ?", (id.lower(),))
+        self._db.execute("delete from arm_resource where id = ?", (id.lower(),))
 
     def resources(self, type: str, under: str = "") -> list[Resource]:
         """Resources of a type, by name; of one group where `under` is its id."""
@@ -94,14 +92,12 @@ class ArmStore:
         found = self._db.execute("select key from arm_cluster_key where id = ?", (id.lower(),)).fetchone()
         if found:
             return f"c{found[0]}"
-        with self._db:
-            row = self._db.execute("insert into arm_cluster_key (id) values (?)", (id.lower(),))
+        row = self._db.execute("insert into arm_cluster_key (id) values (?)", (id.lower(),))
         return f"c{row.lastrowid}"
 
     def free_key(self, id: str) -> None:
         """The cluster is gone: the next one of this name gets another key."""
-        with self._db:
-            self._db.execute("delete from arm_cluster_key where id = ?", (id.lower(),))
+        self._db.execute("delete from arm_cluster_key where id = ?", (id.lower(),))
 
     def begin(self, kind: OperationKind, target: str, location: str) -> Operation:
         """Write down that an operation starts."""
@@ -112,10 +108,9 @@ class ArmStore:
     def save(self, operation: Operation) -> None:
         """Write down how an operation stands."""
         o = operation
-        with self._db:
-            self._db.execute(
-                "insert or replace into arm_operation values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (o.id, o.kind, o.target, o.location, o.status, o.started, o.ended, o.code, o.message))
+        self._db.execute(
+            "insert or replace into arm_operation values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (o.id, o.kind, o.target, o.location, o.status, o.started, o.ended, o.code, o.message))
 
     def operation(self, id: str) -> Operation | None:
         """An operation by its GUID."""
@@ -138,8 +133,7 @@ class ArmStore:
 
     def set_provider_state(self, namespace: str, state: str) -> None:
         """Register or unregister a resource provider."""
-        with self._db:
-            self._db.execute("insert or replace into arm_provider values (?, ?)", (namespace.lower(), state))
+        self._db.execute("insert or replace into arm_provider values (?, ?)", (namespace.lower(), state))
 
 
 def timestamp() -> str:

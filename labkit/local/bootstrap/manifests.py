@@ -18,10 +18,10 @@ def manifests(spec: ClusterSpec, api_address: str) -> list[Obj]:
         spec: the cluster.
         api_address: the API's public address, behind the service `kubernetes`.
     """
-    release, minor = release_for(spec.kubernetes_version), int(spec.kubernetes_version.split(".")[1])
+    release = release_for(spec.minor)
     objects = [*namespaces(), *_classes(), *api_service(spec, api_address), *roles(), *kube_proxy(spec)]
     if spec.network_policy == "calico":
-        objects += calico(release, minor)
+        objects += calico(release, spec.minor)
     return objects + dns(spec, release)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from labkit.local.client import Obj
 
@@ -53,9 +54,9 @@ def account_subject(name: str, namespace: str) -> Obj:
     return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
 
 
-def group_subject(name: str) -> Obj:
-    """A group as a binding's subject."""
-    return {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": name}
+def subject(kind: Literal["Group", "User"], name: str) -> Obj:
+    """Who is no service account as a binding's subject."""
+    return {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
 
 
 def field_env(name: str, path: str) -> Obj:

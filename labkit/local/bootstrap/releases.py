@@ -26,9 +26,8 @@ _BY_MINOR = {
 }
 
 
-def release_for(kubernetes_version: str) -> Release:
-    """The release for a version such as "1.20.2"; the newest one for what is newer still."""
-    minor = int(kubernetes_version.removeprefix("v").split(".")[1])
+def release_for(minor: int) -> Release:
+    """The release for a minor version of Kubernetes; the newest one for what is newer still."""
     if minor < min(_BY_MINOR):
         return _ARTICLE
     return _BY_MINOR[min(minor, max(_BY_MINOR))]

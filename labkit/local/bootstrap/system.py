@@ -14,10 +14,10 @@ from .objects import (
     binding,
     cluster_role,
     field_env,
-    group_subject,
     meta,
     namespace,
     service_account,
+    subject,
 )
 from .releases import Release
 
@@ -70,10 +70,9 @@ def roles() -> list[Obj]:
              "verbs": ["list", "watch"]},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         ]),
-        binding("cluster-admin", "cluster-admin", group_subject("system:masters")),
+        binding("cluster-admin", "cluster-admin", subject("Group", "system:masters")),
         binding("aks-cluster-admin-binding", "cluster-admin",
-                {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "clusterAdmin"},
-                {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "clusterUser"}),
+                subject("User", "clusterAdmin"), subject("User", "clusterUser")),
         binding("system:kube-proxy", "system:node-proxier", account_subject("kube-proxy", "kube-system")),
         binding("system:coredns", "system:coredns", account_subject("coredns", "kube-system")),
     ]

@@ -12,6 +12,7 @@ import socket
 import struct
 import termios
 import time
+from collections.abc import Callable
 
 from labkit.local.launcher.kernel import (
     CLONE_NEWIPC,
@@ -71,6 +72,33 @@ def sandbox(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     answer(control, {"id": spec["id"], "pid": pid})
 
 
+def start(run: Callable[[], None], otherwise: int) -> int:
+    """Fork a process that becomes a command.
+
+    Args:
+        run: makes it one; in the new process.
+        otherwise: the new process's exit code, where `run` fails.
+
+    Raises:
+        OSError: it failed.
+    """
+    failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run()
+        except BaseException as error:
+            os.write(failed_write, str(error).encode()[:4000])
+        os._exit(otherwise)
+    os.close(failed_write)
+    with open(failed_read, "rb") as failed:
+        failure = failed.read()
+    if failure:
+        os.waitpid(pid, 0)
+        raise OSError(failure.decode(errors="replace"))
+    return pid
+
+
 def container(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     """The shim: start the container, keep its log, and write down how it ended."""
     os.setsid()
@@ -81,37 +109,30 @@ def container(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     check(libc.setns(pid_namespace, CLONE_NEWPID), "enter the pod's process namespace")
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
-    failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
     standard_in = os.open(spec["stdin"] or "/dev/null", os.O_RDWR)
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            join_cgroup(spec["cgroup"])
-            os.setsid()
-            for fd in namespaces:
-                check(libc.setns(fd, 0), "enter the pod's namespaces")
-            make_root(spec)
-            if spec["tty"]:
-                master, slave = open_terminal(spec["uid"])
-                socket.send_fds(theirs, [b"terminal"], [master])
-                fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-                standard_in = out_write = err_write = slave
-            for source, target in ((standard_in, 0), (out_write, 1), (err_write, 2)):
-                os.dup2(source, target)
-            become(spec)
-        except BaseException as error:
-            os.write(failed_write, str(error).encode()[:4000])
-        os._exit(128)
+
+    def run() -> None:
+        join_cgroup(spec["cgroup"])
+        os.setsid()
+        for fd in namespaces:
+            check(libc.setns(fd, 0), "enter the pod's namespaces")
+        make_root(spec)
+        standard = (standard_in, out_write, err_write)
+        if spec["tty"]:
+            master, slave = open_terminal(spec["uid"])
+            socket.send_fds(theirs, [b"terminal"], [master])
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            standard = (slave, slave, slave)
+        for target, source in enumerate(standard):
+            os.dup2(source, target)
+        become(spec)
+
     started = time.time()
-    for fd in (out_write, err_write, failed_write, pid_namespace, *namespaces, standard_in):
+    pid = start(run, 128)
+    for fd in (out_write, err_write, pid_namespace, *namespaces, standard_in):
         os.close(fd)
     theirs.close()
-    failure = os.read(failed_read, 4096)
-    os.close(failed_read)
-    if failure:
-        os.waitpid(pid, 0)
-        raise OSError(failure.decode(errors="replace"))
     sources = {out_read: "stdout", err_read: "stderr"}
     if spec["tty"]:
         sources[socket.recv_fds(ours, 16, 1)[1][0]] = "stdout"
@@ -183,24 +204,18 @@ def exec_in(control: socket.socket, spec: Spec, fds: list[int]) -> None:
     if spec["tty"]:
         master, slave = open_terminal(spec["uid"])
         kept, fds = (master,), [slave]
-    failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            if spec["tty"]:
-                fcntl.ioctl(fds[0], termios.TIOCSCTTY, 0)
-            for target in (0, 1, 2):
-                os.dup2(fds[min(target, len(fds) - 1)], target)
-            become(spec)
-        except BaseException as error:
-            os.write(failed_write, str(error).encode()[:4000])
-        os._exit(126)
-    for fd in (*fds, failed_write):
+
+    def run() -> None:
+        os.setsid()
+        if spec["tty"]:
+            fcntl.ioctl(fds[0], termios.TIOCSCTTY, 0)
+        for target in (0, 1, 2):
+            os.dup2(fds[min(target, len(fds) - 1)], target)
+        become(spec)
+
+    pid = start(run, 126)
+    for fd in fds:
         os.close(fd)
-    failure = os.read(failed_read, 4096)
-    if failure:
-        raise OSError(failure.decode(errors="replace"))
     answer(control, {"id": spec["id"], "pid": pid}, kept)
     for fd in kept:
         os.close(fd)

@@ -109,18 +109,13 @@ class Kubelet:
     async def start(self) -> None:
         """Register the node, or find it registered, and look after its pods."""
         await self.blocking(self._prepare)
-        self._register()
-        feed = PodFeed.of(self.client)
-        feed.add(self.name, self._on_pod)
+        self.register()
+        PodFeed.of(self.client).add(self.name, self._on_pod)
         await self._clear_strangers()
         self._heart = asyncio.get_running_loop().create_task(self._beat())
         self._look = asyncio.get_running_loop().create_task(self._look_after())
         if self.settings.own_network:
             self._cni = asyncio.get_running_loop().create_task(self._await_cni())
-
-    def restart(self) -> None:
-        """Do what a kubelet does when it starts: register the node if somebody has deleted its object."""
-        self._register()
 
     async def stop(self, *, kill_pods: bool) -> None:
         """Stop; the pods go on unless `kill_pods`."""
@@ -150,18 +145,13 @@ class Kubelet:
         if event == "DELETED":
             if worker:
                 del self._workers[uid]
-                self._in_background(self._kill(worker))
+                if not worker.ended:  # one that ended by itself is torn down already
+                    self._in_background(worker.kill())
         elif worker:
             worker.update(pod)
         else:
             worker = self._workers[uid] = PodWorker(self, pod)
             worker.start()
-
-    async def _kill(self, worker: PodWorker) -> None:
-        """A pod whose object has gone; one that ended by itself is already torn down."""
-        if worker.ended:
-            return
-        await worker.kill()
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -279,7 +269,8 @@ class Kubelet:
         shutil.rmtree(self._folder, ignore_errors=True)
         shutil.rmtree(self._bpffs, ignore_errors=True)
 
-    def _register(self) -> None:
+    def register(self) -> None:
+        """Make the node's object, or find it: a kubelet does so when it starts, and not again."""
         wanted = nodeobject.node_object(self.node, self.settings)
         try:
             found = self.client.create("nodes", wanted)

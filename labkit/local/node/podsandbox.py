@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from labkit.local.client import ApiError, Obj
+from labkit.local.client import ApiError, Obj, find
 from labkit.local.fabric import PodNet
 from labkit.local.fabric import netns as network
 from labkit.local.launcher.kernel import end_cgroup, kill_cgroup, start_time
@@ -121,10 +121,7 @@ class PodSandbox:
 
     def lookup(self, resource: str, name: str) -> Obj | None:
         """A ConfigMap or Secret of the pod's namespace."""
-        try:
-            return self._host.client.get(resource, name, self._namespace)
-        except ApiError:
-            return None
+        return find(self._host.client, resource, name, self._namespace)
 
     def _record(self) -> None:
         self.files.record({

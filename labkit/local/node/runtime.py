@@ -93,9 +93,7 @@ class Launcher:
         """End the launcher; what it started goes on."""
         if self._socket is None:
             return
-        asyncio.get_running_loop().remove_reader(self._socket.fileno())
-        self._socket.close()
-        self._socket = None
+        self._hang_up()
         if self._process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(2)
@@ -143,12 +141,15 @@ class Launcher:
             for fd in fds:  # nobody waits for it any more
                 os.close(fd)
 
-    def _lost(self) -> None:
-        """The launcher died; the next request starts another."""
+    def _hang_up(self) -> None:
         assert self._socket is not None
         asyncio.get_running_loop().remove_reader(self._socket.fileno())
         self._socket.close()
         self._socket = None
+
+    def _lost(self) -> None:
+        """The launcher died; the next request starts another."""
+        self._hang_up()
         if self._process:
             self._process.poll()
         for waiting in self._waiting.values():

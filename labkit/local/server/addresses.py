@@ -17,7 +17,6 @@ class PublicAddresses:
         database.execute(
             "CREATE TABLE IF NOT EXISTS public_addresses (address TEXT PRIMARY KEY, owner TEXT UNIQUE NOT NULL)"
         )
-        database.commit()
 
     def allocate(self, owner: str) -> str:
         """The owner's address, a new one where it has none.
@@ -37,7 +36,6 @@ class PublicAddresses:
         for address in list(PUBLIC.hosts())[_FIRST - 1 :]:
             if str(address) not in taken:
                 self._database.execute("INSERT INTO public_addresses VALUES (?, ?)", (str(address), owner))
-                self._database.commit()
                 return str(address)
         raise RuntimeError(
             f"all public addresses of {PUBLIC} are in use; delete a service of type LoadBalancer first"
@@ -59,15 +57,12 @@ class PublicAddresses:
         if not row:
             self._database.execute("DELETE FROM public_addresses WHERE owner = ?", (owner,))
             self._database.execute("INSERT INTO public_addresses VALUES (?, ?)", (address, owner))
-            self._database.commit()
         return address
 
     def release(self, address: str) -> None:
         """Give an address back."""
         self._database.execute("DELETE FROM public_addresses WHERE address = ?", (address,))
-        self._database.commit()
 
     def release_cluster(self, cluster: str) -> None:
         """Give back all addresses of a cluster."""
         self._database.execute("DELETE FROM public_addresses WHERE owner LIKE ?", (f"{cluster}/%",))
-        self._database.commit()

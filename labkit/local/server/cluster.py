@@ -99,7 +99,7 @@ class Cluster:
         self._settings = ClusterSettings(
             version=version,
             ca_pem=around.ca_pem.decode(),
-            addon_manager=int(spec.kubernetes_version.split(".")[1]) >= _AGED_OUT_MINOR,
+            addon_manager=spec.minor >= _AGED_OUT_MINOR,
         )
         self._listener: Listener | None = None
         self._vnet: Vnet | None = None
@@ -152,7 +152,7 @@ class Cluster:
         there = {node["metadata"]["name"] for node in self.api.list("nodes")}
         for kubelet in self.kubelets.values():
             if kubelet.name not in there:
-                kubelet.restart()
+                kubelet.register()
         await asyncio.gather(*(self._add_node(p) for p in places if p.name not in self.kubelets))
 
     def mark_nodes(self, pool: PoolSpec, before: PoolSpec) -> None:

@@ -264,9 +264,9 @@ def _check_port(port: int) -> None:
             raise errors.PortInUseError(port) from error
 
 
-def _tail(path: Path, lines: int = 8) -> str:
+def _tail(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return "\n".join("    " + line for line in path.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join("    " + line for line in path.read_text(errors="replace").splitlines()[-8:])
     return ""
 
 

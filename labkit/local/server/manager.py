@@ -13,6 +13,7 @@ from typing import Any
 
 from labkit.local.arm.clusters import ClusterError, ClusterSpec, PoolSpec
 from labkit.local.client import ApiError
+from labkit.local.controllers.objects import is_true
 from labkit.local.server.cluster import Cluster, Surroundings
 from labkit.local.server.kubeconfig import kubeconfig
 from labkit.local.server.nodepool import NodePlace, place
@@ -119,6 +120,7 @@ class ClusterManager:
             if cluster := self._clusters.pop(key, None):
                 await cluster.delete()
             with self._database:
+                self._database.execute("BEGIN")
                 for table, column in (("clusters", "key"), ("cluster_nodes", "cluster")):
                     self._database.execute(f"DELETE FROM {table} WHERE {column} = ?", (key,))
         self._locks.pop(key, None)
@@ -143,9 +145,7 @@ class ClusterManager:
 
     async def close(self) -> None:
         """Stop serving; pods and the network stay for the next daemon."""
-        await asyncio.gather(
-            *(c.stop() for c in self._clusters.values()), return_exceptions=True
-        )
+        await asyncio.gather(*(c.stop() for c in self._clusters.values()), return_exceptions=True)
 
     def _lock(self, key: str) -> asyncio.Lock:
         return self._locks.setdefault(key, asyncio.Lock())
@@ -170,11 +170,8 @@ class ClusterManager:
                 await asyncio.sleep(0.02)
 
     def _save(self, spec: ClusterSpec, *, running: bool) -> None:
-        with self._database:
-            self._database.execute(
-                "INSERT OR REPLACE INTO clusters VALUES (?, ?, ?)",
-                (spec.key, json.dumps(asdict(spec)), int(running)),
-            )
+        self._database.execute("INSERT OR REPLACE INTO clusters VALUES (?, ?, ?)",
+                               (spec.key, json.dumps(asdict(spec)), int(running)))
 
     def _places(self, key: str) -> list[NodePlace]:
         rows = self._database.execute(
@@ -185,6 +182,7 @@ class ClusterManager:
     def _keep(self, key: str, places: Iterable[NodePlace]) -> None:
         """Write down which nodes a cluster has."""
         with self._database:
+            self._database.execute("BEGIN")
             self._database.execute("DELETE FROM cluster_nodes WHERE cluster = ?", (key,))
             self._database.executemany(
                 "INSERT INTO cluster_nodes VALUES (?, ?, ?, ?)", [(key, p.name, p.pool, p.slot) for p in places]
@@ -192,13 +190,7 @@ class ClusterManager:
 
 
 def _ready_nodes(cluster: Cluster) -> set[str]:
-    return {
-        n["metadata"]["name"]
-        for n in cluster.api.list("nodes")
-        if any(
-            c["type"] == "Ready" and c["status"] == "True" for c in n.get("status", {}).get("conditions", [])
-        )
-    }
+    return {node["metadata"]["name"] for node in cluster.api.list("nodes") if is_true(node, "Ready")}
 
 
 def _spec_from_json(text: str) -> ClusterSpec:

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import ssl
-import urllib.parse
 from typing import Any
 
 from labkit.local.paths import LabPaths
@@ -20,9 +19,8 @@ def fetch(paths: LabPaths, info: DaemonInfo) -> dict[str, Any]:
     Raises:
         LabError: it does not answer, or refuses our token.
     """
-    port = urllib.parse.urlsplit(info.url).port
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", port, context=ssl.create_default_context(cafile=info.ca_file), timeout=10
+        "127.0.0.1", info.port, context=ssl.create_default_context(cafile=info.ca_file), timeout=10
     )
     try:
         connection.request("GET", "/labkit/status", headers={"Authorization": f"Bearer {info.client_token}"})
