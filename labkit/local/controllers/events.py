@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from labkit.local.client import ApiError, Client, Obj, timestamp
+from labkit.local.client import ApiError, Client, Obj, timestamp, tolerating
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +76,11 @@ class Recorder:
 
     def _repeat(self, obj: Obj, seen: _Seen, message: str) -> bool:
         change = {"count": seen.count + 1, "lastTimestamp": timestamp(), "message": message}
-        try:
+        with tolerating(404):
             self._client.patch("events", seen.name, change, _namespace(obj))
-        except ApiError as error:
-            if error.code == 404:
-                return False
-            raise
-        seen.count += 1
-        return True
+            seen.count += 1
+            return True
+        return False
 
     def _create(self, obj: Obj, kind: str, reason: str, message: str) -> _Seen:
         meta, when = obj["metadata"], timestamp()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Literal
 
 from labkit.local.client import Obj
 from labkit.local.kubeapi.selectors import requirement, selects
@@ -119,15 +120,9 @@ def _term(term: Obj, node: Obj) -> bool:
     )
 
 
-def anti_affinity_terms(pod: Obj) -> list[Obj]:
-    """What the pod must not share a topology domain with."""
-    affinity = (pod["spec"].get("affinity") or {}).get("podAntiAffinity") or {}
-    return list(affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or ())
-
-
-def affinity_terms(pod: Obj) -> list[Obj]:
-    """What the pod must share a topology domain with."""
-    affinity = (pod["spec"].get("affinity") or {}).get("podAffinity") or {}
+def affinity_terms(kind: Literal["podAffinity", "podAntiAffinity"], pod: Obj) -> list[Obj]:
+    """What the pod must, or must not, share a topology domain with."""
+    affinity = (pod["spec"].get("affinity") or {}).get(kind) or {}
     return list(affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or ())
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from labkit.local.client import ApiError, Obj, timestamp
+from labkit.local.client import Obj, timestamp, tolerating
 
 from .base import Context, Controller
 from .fit import (
     Load,
     Need,
     affinity_terms,
-    anti_affinity_terms,
     misfit,
     need_of,
     preferred,
@@ -19,7 +18,7 @@ from .fit import (
     term_selects,
     untolerated,
 )
-from .objects import active, controller_of, deleting, finished, labels_of
+from .objects import active, controller_of, deleting, finished, labels_of, saying
 from .queue import Key
 from .store import key_of
 
@@ -59,7 +58,7 @@ class Scheduler(Controller):
             owner = controller_of(new)
             entry = self._needs[uid] = (node, need_of(new), owner["uid"] if owner else "")
             self._loads.setdefault(node, Load()).add(entry[1], entry[2])
-            if anti_affinity_terms(new):
+            if affinity_terms("podAntiAffinity", new):
                 self._exclusive[key] = new
             self._waiting.discard(key)
             if self._waiting and labels_of(new):
@@ -80,7 +79,7 @@ class Scheduler(Controller):
     def _retry_affine(self) -> None:
         for key in self._waiting:
             pod = self.pods.get(key)
-            if pod is not None and affinity_terms(pod):
+            if pod is not None and affinity_terms("podAffinity", pod):
                 self.enqueue(key)
 
     @staticmethod
@@ -127,16 +126,16 @@ class Scheduler(Controller):
         namespace = pod["metadata"]["namespace"]
         for other in self._exclusive.values():
             if other["metadata"]["uid"] != pod["metadata"]["uid"] and active(other):
-                for term in anti_affinity_terms(other):
+                for term in affinity_terms("podAntiAffinity", other):
                     if self._same_domain(term, other, node) and term_selects(term, other["metadata"]["namespace"], pod):
                         return "node(s) didn't satisfy existing pods anti-affinity rules"
-        for term in anti_affinity_terms(pod):
+        for term in affinity_terms("podAntiAffinity", pod):
             if any(
                 self._same_domain(term, other, node) and term_selects(term, namespace, other)
                 for other in self._placed()
             ):
                 return "node(s) didn't match pod anti-affinity rules"
-        for term in affinity_terms(pod):
+        for term in affinity_terms("podAffinity", pod):
             placed = [other for other in self._placed() if term_selects(term, namespace, other)]
             alone = not placed and term_selects(term, namespace, pod)
             if not alone and not any(self._same_domain(term, other, node) for other in placed):
@@ -153,33 +152,17 @@ class Scheduler(Controller):
 
     def _bind(self, pod: Obj, node: Obj) -> None:
         meta, name = pod["metadata"], node["metadata"]["name"]
-        try:
-            self.context.client.create(
-                "pods/binding",
-                {
-                    "apiVersion": "v1",
-                    "kind": "Binding",
-                    "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
-                    "target": {"apiVersion": "v1", "kind": "Node", "name": name},
-                },
-                meta["namespace"],
-            )
-        except ApiError as error:
-            if error.code == 404:
-                return
-            raise
-        bound = self.context.client.get("pods", meta["name"], meta["namespace"])
-        self.pods.put(bound)
-        self.events.normal(pod, "Scheduled", f"Successfully assigned {meta['namespace']}/{meta['name']} to {name}")
+        with tolerating(404):
+            self.context.client.create("pods/binding", {
+                "apiVersion": "v1", "kind": "Binding",
+                "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": name}}, meta["namespace"])
+            self.pods.put(self.context.client.get("pods", meta["name"], meta["namespace"]))
+            self.events.normal(pod, "Scheduled", f"Successfully assigned {meta['namespace']}/{meta['name']} to {name}")
 
     def _refuse(self, pod: Obj, message: str) -> None:
         self.events.warning(pod, "FailedScheduling", message)
-        refused: Obj = {
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": "Unschedulable",
-            "message": message,
-        }
+        refused = saying("PodScheduled", False, "Unschedulable", message)
         conditions = (pod.get("status") or {}).get("conditions") or []
         if any(refused.items() <= c.items() for c in conditions):
             return
