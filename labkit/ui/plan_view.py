@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from labkit.markup import STYLE, badge, escape
+from labkit.markup import STYLE, badge, prose
 from labkit.plan import Plan, Reporter, State, Step, StepResult, check_step, revert_step, run_step
 from labkit.ui import cards
 
@@ -73,7 +73,7 @@ class StepView(widgets.VBox):  # type: ignore[misc]
         finally:
             for name, button in self.buttons.items():
                 button.disabled = name == "revert" and self.step.revert is None
-        error = f"<p><b>{escape(str(done.error))}</b></p>".replace("\n", "<br>") if done.error else ""
+        error = f"<p><b>{prose(str(done.error))}</b></p>" if done.error else ""
         self._show(str(done.state), done.seconds)
         self._outcome.value = _wrap(cards.evidence_line(done.evidence) + error + cards.log_lines(self._log))
         return done
