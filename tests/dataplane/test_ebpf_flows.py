@@ -113,6 +113,17 @@ def test_a_node_reaches_itself_by_a_service(lab: EbpfLab, kind: str) -> None:
     assert answer == {"server": "node1", "client": node.ip, "size": 5000, "peer": [CLUSTER_IP, 80]}
 
 
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_a_node_reaches_its_own_node_ports_without_connect_time_load_balancing(lab: EbpfLab, kind: str) -> None:
+    node, config = lab.nodes["node1"], FelixConfig(bpf_connect_time_load_balancing="Disabled")
+    for backend in ("a1", "b1"):
+        lab.up(lab.service(backend, protocol=kind.upper()), config=config)
+        answer = lab.from_node("node1", kind, node.ip, NODE_PORT, payload="x" * (100_000 if kind == "tcp" else 1000))
+        assert (answer["server"], answer["client"], answer["peer"]) == (backend, node.ip, [node.ip, NODE_PORT])
+    lab.up(lab.service(protocol=kind.upper()), config=config)
+    assert lab.from_node("node1", kind, node.ip, NODE_PORT) == {"error": "ConnectionRefusedError"}
+
+
 @pytest.mark.parametrize("mode", ["Tunnel", "DSR"])
 @pytest.mark.parametrize("kind", PROTOCOLS)
 @pytest.mark.parametrize("backend", ["a1", "b1"], ids=["local", "remote"])

@@ -147,8 +147,8 @@ class EbpfDataplane:
         self._attach_interface(vxlan, ingress="from_tunnel")
         self._attach_pods()
         for ifindex in uplinks:
-            ebpf_tc.accept_local(ifindex)
             self._attach_interface(ifindex, ingress="from_uplink", egress="to_uplink")
+        ebpf_tc.accept_local()
         self._attach_interface(_ifindex("lo"), egress="to_loopback")
         self._attach_connect(_AT_CONNECT[config.bpf_connect_time_load_balancing])
         self._log.info("BPF programs attached to %d uplink(s), %d workload(s) and the node's cgroup",

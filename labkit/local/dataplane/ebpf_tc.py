@@ -136,9 +136,9 @@ def gateway(ifindex: int) -> str:
     return socket.inet_ntoa(bytes.fromhex(hops.pop())[::-1]) if len(hops) == 1 and direct <= hops else "0.0.0.0"
 
 
-def accept_local(ifindex: int) -> None:
-    """Let packets with an address of this host's as their source in: what the host sends to a service and itself is."""
-    path = Path("/proc/sys/net/ipv4/conf", socket.if_indextoname(ifindex), "accept_local")
+def accept_local() -> None:
+    """Let packets in that have an address of this host as their source: answers to what it asked itself are such."""
+    path = Path("/proc/sys/net/ipv4/conf/all/accept_local")
     if path.read_text().strip() != "1":
         path.write_text("1")
 

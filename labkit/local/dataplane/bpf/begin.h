@@ -100,8 +100,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct config *config, e
 	}
 	back = way_back(skb, config, hook, packet->flow.saddr, peer, frontend);
 	if (hook == TO_UPLINK && frontend && route && route->flags == (RT_HOST | RT_LOCAL))
-		there.path = back.path = PATH_HOST;
-	if (hook == TO_WORKLOAD || (hook == TO_UPLINK && there.path == PATH_OUT))
+		there.path = PATH_HOST;
+	if (hook == TO_WORKLOAD || (hook == TO_UPLINK && there.path == PATH_OUT) || (hook == TO_LOOPBACK && !frontend))
 		there.path = PATH_STACK;                /* it is on that way already */
 	moved = avoid_collision(&packet->flow, &to);
 	if (!frontend && !moved && there.path == PATH_STACK && hook != TO_WORKLOAD && hook != FROM_WORKLOAD)

@@ -62,7 +62,7 @@ static __always_inline int send(struct __sk_buff *skb, struct config *config, en
 			return bpf_redirect_peer(way.target, 0);        /* into the pod, past the host's stack */
 		return bpf_redirect_neigh(way.target, NULL, 0, 0);
 	case PATH_OUT:
-		return arriving ? leave(config) : TC_ACT_OK;
+		return arriving || hook == TO_LOOPBACK ? leave(config) : TC_ACT_OK;
 	case PATH_TUNNEL:
 		return encapsulate(skb, config, hook, way.target);
 	case PATH_HOST:
@@ -82,7 +82,7 @@ static __always_inline int refuse(struct __sk_buff *skb, enum hook hook, struct 
 	if (make_error(skb, type, code, mtu, source))
 		return TC_ACT_SHOT;
 	mark(skb, MARK_SEEN);
-	return bpf_redirect(skb->ifindex, hook == TO_UPLINK ? BPF_F_INGRESS : 0);
+	return bpf_redirect(skb->ifindex, is_leaving(hook) ? BPF_F_INGRESS : 0);
 }
 
 /* Whether the packet may take this way; if not, its sender has been told, and `verdict` is what the program returns. */

@@ -142,23 +142,11 @@ int from_tunnel(struct __sk_buff *skb)
 	return handle(skb, FROM_TUNNEL, bpf_htonl(key.remote_ipv4));
 }
 
-/* What the host sends to itself: its answers to what came back in by the uplink, because it was sent to a service.
- * Who asked by the backend's own address with the same ports is taken for one of them, as with Calico.
- */
+/* What the host sends to itself: to its own node ports, and its answers to what it asked by a service. */
 SEC("tc")
 int to_loopback(struct __sk_buff *skb)
 {
-	struct packet *packet = the_packet();
-	struct connection *connection;
-	struct flow to;
-
-	if (!packet || parse(skb, packet) != PARSED)
-		return TC_ACT_OK;
-	connection = find_connection(skb, packet);
-	if (!connection || connection->path != PATH_HOST)
-		return TC_ACT_OK;
-	to = connection->to;
-	return rewrite(skb, packet, &to) ? drop(skb, TO_LOOPBACK, DROP_ERROR) : TC_ACT_OK;
+	return handle(skb, TO_LOOPBACK, 0);
 }
 
 char LICENSE[] SEC("license") = "GPL";
