@@ -70,14 +70,15 @@ def flow_of(packet: bytes) -> maps.Flow:
     return maps.Flow(socket.inet_ntoa(packet[26:30]), socket.inet_ntoa(packet[30:34]), sport, dport, packet[23])
 
 
-def run(lab: EbpfLab, program: str, packet: bytes, *, repeat: int = 1, pod: str = "") -> tuple[int, bytes, int]:
+def run(lab: EbpfLab, program: str, packet: bytes, *, repeat: int = 1, pod: str = "",
+        segment: int = 0) -> tuple[int, bytes, int]:
     """Run a program of node1 on a frame: its verdict, the frame as it left it, and nanoseconds.
 
-    `pod` is whose interface it seems to be on.
+    `pod` is whose interface it seems to be on; `segment` as `bpfsys.run` has it.
     """
     def ask(fd: int) -> tuple[int, bytes, int]:
         ifindex = socket.if_nametoindex(lab.pods[pod].host_interface) if pod else 0
-        return bpfsys.run(fd, packet, repeat=repeat, ifindex=ifindex)
+        return bpfsys.run(fd, packet, repeat=repeat, ifindex=ifindex, segment=segment)
 
     fd = bpfsys.open_pinned(next((lab.paths.bpffs / "c1" / "node1").glob(f"programs-*/tc/{program}")))
     try:

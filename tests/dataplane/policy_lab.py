@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from labkit.local.dataplane import kubeproxy
 from labkit.local.dataplane.calico_iptables import SET_PREFIX, CalicoIptables, build, build_bpf_mode
+from labkit.local.dataplane.ebpf_maps import rule_id
 from labkit.local.dataplane.ebpf_plan import policy_entries
 from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.iptables import Iptables, remove_chains
@@ -221,6 +222,8 @@ class PolicyLab(EbpfLab):
                 state, plan = self.planes[node]._state, policy_entries(endpoints)
                 assert state
                 assert dict(state.loaded.maps["cali_policy"].items()) == plan.rules
+                counted = set(state.loaded.maps["cali_rule_ctrs"].keys())
+                assert counted <= {rule_id(rule) for rule in plan.rules.values()}
                 assert set(state.loaded.maps["cali_v4_ip_sets"].keys()) == plan.ip_sets
 
     def _let_pass(self, node: str) -> None:

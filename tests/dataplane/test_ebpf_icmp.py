@@ -146,6 +146,10 @@ def test_what_does_not_fit_into_the_tunnel_is_said_to_be_too_big(lab: EbpfLab) -
     assert struct.unpack(">H", packet[40:42]) == (1550,)        # the links between nodes carry 1600
     verdict, packet, _ = run(lab, "from_uplink", frame(asked, payload=bytes(1530)))
     assert (verdict, flow_of(packet)) == (REDIRECT, asked)      # without "don't fragment" it goes
+    # What the kernel still has to cut is as long as its parts will be.
+    whole = frame(asked, payload=bytes(3000), fragment=DONT_FRAGMENT)
+    assert flow_of(run(lab, "from_uplink", whole, segment=1510)[1]) == asked
+    assert run(lab, "from_uplink", whole, segment=1511)[1][34:36] == bytes((UNREACHABLE, FRAGMENT))
 
 
 def test_a_fragment_goes_where_its_first_one_went(lab: EbpfLab) -> None:

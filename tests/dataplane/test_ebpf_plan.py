@@ -50,6 +50,20 @@ def test_equal_policies_are_written_once() -> None:
     assert len(plan.rules) == 2
 
 
+def test_what_a_rule_has_counted_stays_while_pods_come_and_go() -> None:
+    """Its id says which rule of which policy it is, in which direction, and not whom it selects."""
+    def ids(*nets: str) -> list[bytes]:
+        web = tuple(Rule("Allow", "TCP", one, (), ((80, 80),), "default.web") for one in (nets, ("10.0.0.0/8",)))
+        both = EndpointPolicy("azv1", "default", "web", "10.224.0.6", (*web, Rule("Deny")), (*web, Rule("Deny")))
+        plan = policy_entries({"azv1": both})
+        return [maps.rule_id(plan.rules[listed.to_bytes(4, "little") + index.to_bytes(4, "little")])
+                for listed in plan.interfaces["azv1"] for index in range(3)]
+
+    assert ids("10.224.0.6/32") == (now := ids("10.224.0.6/32", "10.224.0.7/32"))
+    assert now[2] == now[5] == bytes(4)             # the verdict at the end is no rule of a policy
+    assert len(set(now)) == 5
+
+
 def test_a_rule_that_matches_nobody_is_left_out() -> None:
     plan = policy_entries({"azv1": endpoint(Rule("Allow", nets=()), Rule("Deny"))})
     assert list(plan.rules.values()) == [maps.rule(maps.RULE_DENY, 0, 0, 0, ())]

@@ -108,7 +108,9 @@ def test_what_is_not_ours_passes_untouched(lab: EbpfLab) -> None:
     middle = frame(maps.Flow(CLIENT, FRONTEND, 4446, 80, 6), tcp_flags=maps.TCP_ACK)
     ssh = frame(maps.Flow(CLIENT, lab.nodes["node1"].ip, 4447, 22, 6))
     multicast = frame(maps.Flow(CLIENT, "224.0.0.251", 5353, 5353, 17))
-    for packet in (arp, middle, ssh, multicast):
+    # Of a datagram whose first fragment was not seen nobody knows the ports.
+    fragment = frame(maps.Flow(CLIENT, lab.pods["a1"].ip, 4455, 8080, 17), fragment=5)
+    for packet in (arp, middle, ssh, multicast, fragment):
         assert run(lab, "from_uplink", packet)[:2] == (OK, packet)
 
 

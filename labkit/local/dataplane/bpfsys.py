@@ -120,17 +120,19 @@ class _directory:  # noqa: N801 - reads as a function
         os.close(self._fd)
 
 
-def run(program: int, packet: bytes, *, repeat: int = 1, ifindex: int = 0) -> tuple[int, bytes, int]:
+def run(program: int, packet: bytes, *, repeat: int = 1, ifindex: int = 0,
+        segment: int = 0) -> tuple[int, bytes, int]:
     """Run a tc program on a packet without a network: its verdict, the packet after, nanoseconds each.
 
-    `ifindex` is the interface of the caller's namespace that the packet seems to be on; 0 for the loopback's.
+    `ifindex` is the interface of the caller's namespace that the packet seems to be on; 0 for the loopback's. `segment`
+    is how many bytes of it go into each packet, where it is still to be cut into several; 0 where it is not.
     """
     given = ctypes.create_string_buffer(packet, len(packet))
     after = ctypes.create_string_buffer(len(packet) + 256)
-    context = ctypes.create_string_buffer(struct.pack("=40xI", ifindex), 44)     # of a struct __sk_buff
+    context = ctypes.create_string_buffer(struct.pack("=40xI132xI", ifindex, segment), 180)    # of a struct __sk_buff
     attr = _attr(struct.pack("=IIIIQQIIIIQQ", program, 0, len(packet), len(after), ctypes.addressof(given),
-                             ctypes.addressof(after), repeat, 0, len(context) if ifindex else 0, 0,
-                             ctypes.addressof(context) if ifindex else 0, 0))
+                             ctypes.addressof(after), repeat, 0, len(context) if ifindex or segment else 0,
+                             0, ctypes.addressof(context) if ifindex or segment else 0, 0))
     _bpf(_PROG_RUN, attr)
     _, verdict, _, size, _, _, _, duration = struct.unpack_from("=IIIIQQII", attr.raw)
     return verdict, after.raw[:size], duration
