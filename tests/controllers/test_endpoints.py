@@ -114,7 +114,7 @@ def test_a_slice_holds_a_hundred(world: World) -> None:
         service(world)
         world.node("node2", allocatable={"pods": "500"})
         world.workload("replicasets.apps", "ReplicaSet", replicas=250)
-        await world.until(lambda: usable(world) == 250, 10)
+        await world.until(lambda: usable(world) == 250)
         assert len(slices(world)) == 3
         assert max(len(item["endpoints"]) for item in slices(world)) == 100
 

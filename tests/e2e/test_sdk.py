@@ -60,6 +60,9 @@ def traces(cluster, node):
 
 def test_agent_pools_bring_nodes_and_take_them_away(own):
     (first,) = ready_nodes(own)
+    managed = own.aks.managed_clusters.get(own.group, own.name)
+    where = f"azure:///subscriptions/{managed.id.split('/')[2]}/resourceGroups/{managed.node_resource_group.lower()}/"
+    assert own.core.read_node(first).spec.provider_id.startswith(where)
     assert scale(own, "nodepool1", 3).count == 3
     wait_for(lambda: len(ready_nodes(own)) == 3, "three nodes are ready")
     assert all(traces(own, name) for name in own.nodes())

@@ -13,7 +13,7 @@ class NodeSettings:
 
     Attributes:
         version: Kubernetes' version, such as "v1.20.2".
-        location, pool, mode, vm_size, node_resource_group: as AKS labels its nodes.
+        location, pool, mode, vm_size, node_resource_group, subscription: as AKS labels its nodes.
         labels: what its pool labels its nodes with besides.
         taints: "key=value:Effect", what its pool's nodes register with.
         dns_service_ip: the cluster's DNS.

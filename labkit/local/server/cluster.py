@@ -50,6 +50,7 @@ class Surroundings:
     ca_pem: bytes
     front_door: FrontDoor
     objects: Path
+    subscription: str
 
 
 class CloudNetwork:
@@ -256,6 +257,7 @@ class Cluster:
             external_ip=external,
             own_network=spec.network_plugin == "none",
             node_resource_group=f"MC_{spec.resource_group}_{spec.name}_{spec.location}",
+            subscription=around.subscription,
         )
         kubelet = Kubelet(self.api, net, self._vnet, around.paths, spec.key, settings)
         self.kubelets[node.name] = kubelet

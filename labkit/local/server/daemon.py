@@ -97,6 +97,7 @@ class Daemon:
             ca_pem=certificates.ca.read_bytes(),
             front_door=front_door,
             objects=objects(),
+            subscription=tokens.subscription,
         )
         self._manager = manager = ClusterManager(around, f"http://127.0.0.1:{port}")
         arm = arm_app(ArmStore(database), manager, tokens)
