@@ -14,6 +14,9 @@ NAME = "echo"
 PORT = 80
 IMAGE = "registry.k8s.io/e2e-test-images/agnhost:2.47"
 SELECTOR = {"app": NAME}
+PROBES = "168.63.129.16/32"
+"""Where Azure's load balancer asks nodes from whether they are well:
+https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16"""
 
 
 def namespace() -> Obj:
@@ -69,20 +72,22 @@ def service(policy: TrafficPolicy = "Cluster") -> Obj:
     }
 
 
-def only_from(name: str, cidrs: tuple[str, ...], node_cidrs: tuple[str, ...] = ()) -> Obj:
+def only_from(name: str, cidrs: tuple[str, ...]) -> Obj:
     """A NetworkPolicy: the echo pods take connections from these addresses and from nobody else.
+
+    The load balancer's probes are let in, too: with policy Cluster they ask a node's node port, so a pod, from an
+    address that is no node's, and a load balancer whose probes nobody answers sends nothing to anybody.
 
     Args:
         name: the policy's name.
         cidrs: whom to let in.
-        node_cidrs: further addresses to let in, such as the nodes' for their probes.
     """
-    peers = [{"ipBlock": {"cidr": cidr}} for cidr in (*cidrs, *node_cidrs)]
+    peers = [{"ipBlock": {"cidr": cidr}} for cidr in (*cidrs, PROBES)]
     return {
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "podSelector": {"matchLabels": SELECTOR}, "policyTypes": ["Ingress"],
-            "ingress": [{"from": peers}] if peers else [],
+            "ingress": [{"from": peers}],
         },
     }

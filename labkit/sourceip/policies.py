@@ -59,7 +59,8 @@ class Policies:
         return Plan("only-from", f"Let in {who} only", (Step(
             id="policy", title=f"Write a policy that lets in {who} only",
             why="A policy decides by the source address that a packet carries when it comes to the pod. It can tell "
-                "clients apart as long as that is theirs.",
+                "clients apart as long as that is theirs. It lets in the load balancer's probes, too "
+                f"({manifests.PROBES}): without an answer to them Azure sends nobody to any node.",
             without="everybody who can reach the load balancer can ask.",
             command=f"kubectl apply -f - <<'EOF'\n{yaml.safe_dump(manifest, sort_keys=False)}EOF",
             apply=apply, verify=verify, revert=self._delete, reverted=self._is_gone,
