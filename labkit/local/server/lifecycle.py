@@ -174,17 +174,18 @@ def _remove(paths: LabPaths) -> list[str]:
     if count := _kill_cgroup(paths.cgroup):
         removed.append(f"{count} processes")
     # The fabric knows its namespaces by name, the node its mounts: both are under our own names.
+    from labkit.local.dataplane import repaired
     from labkit.local.fabric import Fabric, netns
 
     namespaces = netns.names(f"{paths.prefix}-")
     Fabric(paths).tear_down()
     if namespaces:
-        removed.append(f"{len(namespaces)} network namespaces")
+        removed.append(repaired.count(len(namespaces), "network namespace"))
     mounts = list(_mounts_under(paths.run))
     for mount in reversed(mounts):
         subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
     if mounts:
-        removed.append(f"{len(mounts)} mounts")
+        removed.append(repaired.count(len(mounts), "mount"))
     if paths.cgroup.exists():
         end_cgroup(paths.cgroup)
         removed.append("cgroups")
