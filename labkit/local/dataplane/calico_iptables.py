@@ -227,13 +227,15 @@ class CalicoIptables:
         self._current = wanted
         return text
 
-    def hook(self) -> bool:
+    def hook(self, *, insert: bool = True) -> bool:
         """Put our chains first again, and say whether they were not.
 
         kube-proxy puts its own first when it starts, and KUBE-FORWARD accepts what is masqueraded: a policy that
-        comes after it never sees a client whose address kube-proxy replaced.
+        comes after it never sees a client whose address kube-proxy replaced. Without `insert` what
+        is missing stays so: it is for who says that it was.
         """
-        return any([self._iptables.ensure_first("filter", builtin, ("-j", chain)) for builtin, chain in _HOOKS])
+        return any([self._iptables.ensure_first("filter", builtin, ("-j", chain), insert=insert)
+                    for builtin, chain in _HOOKS])
 
     def remove(self) -> None:
         """Take every chain and set of ours away."""

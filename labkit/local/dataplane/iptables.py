@@ -107,10 +107,15 @@ class Iptables:
         if done.returncode:
             raise IptablesError(f"iptables -t {table}: {done.stderr.strip()}")
 
-    def ensure_first(self, table: str, chain: str, rule: Sequence[str]) -> bool:
-        """Make a rule the first of its chain, in one transaction; say whether it was not."""
+    def ensure_first(self, table: str, chain: str, rule: Sequence[str], *, insert: bool = True) -> bool:
+        """Make a rule the first of its chain, in one transaction; say whether it was not.
+
+        Without `insert` a chain that does not have the rule is left alone.
+        """
         with self._lock():
             if self._iptables(table, "-S", chain, "1").stdout.split() == ["-A", chain, *rule]:
+                return False
+            if not insert and not self.has_rule(table, chain, rule):
                 return False
             self._move_up(table, chain, [rule])
         return True

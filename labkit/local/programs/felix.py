@@ -155,8 +155,8 @@ class Felix:
                 self._say("data plane", gone)
             wanted = self._bpf_chains(self._ebpf) if self.mode == "bpf" and self._ebpf else self._chains
             if wanted is not None:
-                self._write_chains(wanted, compare=True)   # first: what is missing is said there, not only put back
-            if self._iptables.stamp("filter") != self._ordered and self._calico.hook():
+                self._write_chains(wanted, compare=True)
+            if self._iptables.stamp("filter") != self._ordered and self._calico.hook(insert=False):
                 log.warning("Detected out-of-sync inserts, resyncing: our chains were not the first")
             self._ordered = self._iptables.stamp("filter")
         except (OSError, RuntimeError, LoadError, subprocess.SubprocessError) as error:
