@@ -33,7 +33,12 @@ def test_policy_cluster_sends_to_every_ready_node(world: World) -> None:
         service(world)
         ip = await world.until(lambda: address(world))
         assert world.cloud.frontends == {ip: ("10.224.0.4", "10.224.0.35")}
+        world.cloud.answers["10.224.0.66"] = False
         world.node("node2")
+        await world.until(lambda: "10.224.0.66" in world.cloud.asked)
+        await world.settle()
+        assert "10.224.0.66" not in world.cloud.used, "a node that joins has no rules for the service yet"
+        del world.cloud.answers["10.224.0.66"]
         await world.until(lambda: world.cloud.frontends[ip][-1] == "10.224.0.66")
         world.api.patch(
             "nodes",
@@ -140,6 +145,17 @@ HTTP, TCP = Target(30001, "/"), Target(30002)
 ])
 def test_a_node_is_out_after_a_no_by_http_or_two_failures(target: Target, answers: list[bool | None], up: bool) -> None:
     health = unasked(target)
+    for answer in answers:
+        health = judged(health, target, answer)
+    assert health.up is up
+
+
+@pytest.mark.parametrize(("target", "answers", "up"), [
+    (TCP, [], None), (TCP, [True], True), (TCP, [False], False), (TCP, [False, True], True), (TCP, [None], True),
+    (HTTP, [None], False),
+])
+def test_a_node_that_joins_is_in_once_it_has_answered(target: Target, answers: list[bool | None], up: bool) -> None:
+    health = unasked(target, joining=True)
     for answer in answers:
         health = judged(health, target, answer)
     assert health.up is up

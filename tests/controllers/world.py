@@ -28,6 +28,8 @@ class BookCloud:
         self.by_client: set[str] = set()
         self.answers: dict[str, bool | None] = {}   # to probes, by node; a node is well where nothing else is said
         self.probed: set[tuple[int, str | None]] = set()
+        self.asked: set[str] = set()
+        self.used: set[str] = set()                  # nodes that ever were behind a frontend
         self._next = itertools.count(20)
 
     def allocate_public_ip(self, name: str, wish: str | None = None) -> str:
@@ -42,6 +44,7 @@ class BookCloud:
 
     def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
         self.frontends[ip] = tuple(node_ips)
+        self.used.update(node_ips)
         (self.by_client.add if by_client else self.by_client.discard)(ip)
 
     def remove_frontend(self, ip: str) -> None:
@@ -49,6 +52,7 @@ class BookCloud:
 
     async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
         self.probed.add((port, path))
+        self.asked.add(node_ip)
         return self.answers.get(node_ip, True)
 
 

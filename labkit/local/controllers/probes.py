@@ -5,8 +5,8 @@ Cluster a TCP connection to the first port's node port; every 5 s, and two failu
 200 and a reset take it out at once: https://learn.microsoft.com/azure/load-balancer/load-balancer-custom-probe-overview
 
 Where the lab is kinder: a node that is out is asked more often in the seconds after the service's endpoints changed;
-with policy Cluster a new node is in until it has failed; and silence from a node port is no failure, for a network
-policy that names clients drops the probes too. On Azure it has to let in 168.63.129.16, or all nodes are out.
+with policy Cluster a new service's nodes are in until they have failed; and silence from a node port is no failure, for
+a network policy that names clients drops the probes too. On Azure it has to let in 168.63.129.16, or all nodes are out.
 Azure has a probe for each TCP port and none for UDP; here all ports of a service share one verdict.
 """
 
@@ -59,9 +59,9 @@ def target_of(service: Obj) -> Target | None:
     return next((Target(port) for port in ports if port), None)
 
 
-def unasked(target: Target) -> Health:
-    """Of a node that was not asked yet."""
-    return Health(None if target.path else True)
+def unasked(target: Target, *, joining: bool = False) -> Health:
+    """Of a node that was not asked yet; one that joins others may not have its rules for the service yet."""
+    return Health(None if target.path or joining else True)
 
 
 def judged(was: Health, target: Target, answer: bool | None) -> Health:
@@ -69,7 +69,7 @@ def judged(was: Health, target: Target, answer: bool | None) -> Health:
     if answer:
         return Health(True)
     if answer is None and target.path is None:
-        return was
+        return Health(True) if was.up is None else was
     failures = was.failures + 1
     at_once = was.up is None or (answer is False and target.path is not None)
     return Health(bool(was.up) and not at_once and failures < FAILURES, failures)
@@ -109,9 +109,10 @@ class Probes:
                 _end(nodes.pop(address))
         if target is None:
             return addresses
+        joining = bool(nodes)
         for address in addresses:
             if address not in nodes:
-                nodes[address] = node = _Node(target, unasked(target))
+                nodes[address] = node = _Node(target, unasked(target, joining=joining))
                 node.task = asyncio.get_running_loop().create_task(self._follow(key, address, node))
                 self.hurry(key)
         known = {address: node.health.up for address, node in nodes.items()}
