@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page
@@ -12,16 +13,16 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 def run_all(page: Page, url: str) -> None:
     page.goto(url, wait_until="domcontentloaded")
     page.wait_for_selector(".jp-Notebook", timeout=200_000)
-    # Who runs cells before there is a kernel is asked for one, in a dialog over the menu: then take the one it offers.
-    # What JupyterLab is asked to run before it is connected to the kernel it drops: then ask again.
-    with contextlib.suppress(PlaywrightTimeout):
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=30_000)
-    asked = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => /[*\\d]/.test(p.innerText))"
-    accept = page.locator(".jp-Dialog .jp-mod-accept")
+    # Of what JupyterLab is asked to run before it is connected to a kernel it drops all, or all but the last cell.
+    kernels = url.partition("/lab/")[0] + "/api/kernels?" + urlsplit(url).query
+    for _ in range(400):
+        found = page.request.get(kernels).json()
+        if any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in found):
+            break
+        page.wait_for_timeout(500)
+    asked = "() => /[*\\d]/.test(document.querySelector('.jp-CodeCell .jp-InputPrompt')?.innerText)"
     for _ in range(20):
         with contextlib.suppress(PlaywrightTimeout):
-            if accept.count():
-                accept.first.click(timeout=3_000)
             for item in ("Run", "Run All Cells"):
                 page.get_by_role("menuitem", name=item, exact=True).click(timeout=3_000)
             page.wait_for_function(asked, timeout=3_000)
