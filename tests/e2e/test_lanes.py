@@ -125,7 +125,7 @@ def test_todays_lane(today, todays_lab):
         assert flows(today, namespace, address) == WORKING
 
         lab.run(lab.disable_ebpf())
-        assert planes.data_planes(today) == {"Calico iptables"}
+        off_ebpf(today)
         felix = lab.kube.get(FELIX, "default")
         assert felix["metadata"]["annotations"]["operator.tigera.io/bpfEnabled"] == "false"
         assert not {"bpfKubeProxyHealthzPort", "bpfKubeProxyIptablesCleanupEnabled"} & felix["spec"].keys()
@@ -150,7 +150,7 @@ def test_the_commands_of_todays_lane_work_when_pasted(today, todays_lab):
     walk(today, plan.steps, pasted=True)
     assert planes.data_planes(today) == {"Calico eBPF"}
     walk(today, todays_lab.disable_ebpf().steps, pasted=True)
-    assert planes.data_planes(today) == {"Calico iptables"}
+    off_ebpf(today)
 
 
 def test_the_commands_of_the_articles_lane_work_when_pasted(cluster):
@@ -161,7 +161,7 @@ def test_the_commands_of_the_articles_lane_work_when_pasted(cluster):
         walk(cluster, plan.steps, pasted=True)
         assert planes.data_planes(cluster) == {"Calico eBPF"}
         walk(cluster, lab.disable_ebpf().steps, pasted=True)
-        assert planes.data_planes(cluster) == {"Calico iptables"}
+        off_ebpf(cluster)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,11 @@ def walk(cluster: TestCluster, steps: tuple[plans.Step, ...], pasted: bool) -> N
             wait_for(lambda step=step: plans.check_step(step).ok, f"{step.id} holds")
         else:
             assert (done := plans.run_step(step)).ok, done.error
+
+
+def off_ebpf(cluster: TestCluster) -> None:
+    """Wait until eBPF is off: after the last command it serves on until kube-proxy has written its rules."""
+    wait_for(lambda: planes.data_planes(cluster) == {"Calico iptables"}, "iptables on every node")
 
 
 def rules(cluster: TestCluster, *parts: str) -> list[str]:
@@ -265,7 +270,7 @@ def test_the_lane_of_an_own_operator(plain, pasted):
         if pasted == "there":
             lab.run(lab.disable_ebpf())
             assert (lab.dataplane(), lab.facts().endpoint) == ("iptables", None)
-            assert planes.data_planes(plain) == {"Calico iptables"}
+            off_ebpf(plain)
         plan = lab.enable_ebpf()
         assert [step.id for step in plan.steps] == OWN, "what the plan installed is still the plan's to remove"
         walk(plain, plans.revert_plan(plan).steps, pasted == "back")
@@ -347,7 +352,7 @@ def test_the_lane_of_a_cluster_that_brings_its_own_network(bare, tmp_path, monke
             wait_for(lambda: not unwell(lab), "the doctor finds nothing", interval=1)
 
             walk(bare, lab.disable_ebpf().steps, pasted)
-            assert planes.data_planes(bare) == {"Calico iptables"}
+            off_ebpf(bare)
             wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables")
             assert ALICE not in flows(bare, namespace, address)["outside"]
             wait_for(lambda: not unwell(lab), "the doctor finds nothing", interval=1)
