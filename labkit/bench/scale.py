@@ -60,7 +60,7 @@ def tasks(arms: Sequence[Arm], orders: Sequence[Sequence[Arm]], counts: Sequence
 
     def taker(block: Block, measure: str) -> Callable[[], Sample]:
         return {
-            IDLE: lambda: noise.rest(lambda: idle(block), strict=strict),
+            IDLE: lambda: at_rest(block, strict=strict),
             FIRST_PACKET: lambda: first_packet(block, connects),
             CHANGE: lambda: change(block),
             QUIET: lambda: phase(block, QUIET, seconds, 0.0),
@@ -108,7 +108,8 @@ class Stage:
             WaitError: they are not programmed.
         """
         if count != self._count:
-            self._say(f"{count:,} services are being created in {len(self._clusters)} clusters at once")
+            at_once = f" in {len(self._clusters)} clusters at once" if len(self._clusters) > 1 else ""
+            self._say(f"{count:,} services are being created{at_once}")
             with ThreadPoolExecutor(max_workers=len(self._clusters)) as pool:
                 made = {key: pool.submit(_scaled, arm, count) for key, arm in self._clusters.items()}
                 self._addresses = {key: future.result() for key, future in made.items()}
@@ -188,15 +189,23 @@ def _answers(arm: Arm, address: str) -> None:
     wait_for("the services to be programmed", answers, timeout=300)
 
 
-def idle(block: Block) -> Sample:
-    """What the nodes spend while nothing is measured.
+def at_rest(block: Block, *, strict: bool) -> Sample:
+    """What the nodes spend while nothing is measured, once they have come to rest.
 
     Args:
-        block: where; it begins.
+        block: where; it begins, and creating its services does not count as waiting for rest.
+        strict: end the run where they do not.
+
+    Raises:
+        MeasurementError: they did not.
     """
     block.begin()
-    sample = flows.idle(block.arm, block.round, _IDLE_SECONDS)
-    return replace(sample, case=case(IDLE, block.count), x=float(block.count))
+
+    def idle() -> Sample:
+        sample = flows.idle(block.arm, block.round, _IDLE_SECONDS)
+        return replace(sample, case=case(IDLE, block.count), x=float(block.count))
+
+    return noise.rest(idle, strict=strict)
 
 
 def first_packet(block: Block, connects: int) -> Sample:

@@ -1,8 +1,10 @@
 """A machine that does not come to rest: waited for, named, and in the end refused."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from labkit.bench import noise
+from labkit.bench import flows, noise, scale
 from labkit.bench.results import Sample
 from labkit.errors import MeasurementError
 
@@ -40,3 +42,13 @@ def test_one_that_does_not_ends_the_run_and_says_what_to_do(sample, said):
 
 def test_a_look_goes_on_and_says_so():
     assert "busy" in noise.rest(looks(idle(80)), strict=False).detail["noisy"]
+
+
+def test_the_time_that_services_take_to_be_created_is_not_waited_for_rest(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(noise.time, "monotonic", lambda: clock.now)
+    look = looks(idle(88), idle(3))
+    monkeypatch.setattr(flows, "idle", lambda *_: look())
+    block = SimpleNamespace(arm=None, round=0, count=10_000,
+                            begin=lambda: setattr(clock, "now", clock.now + 2 * noise.PATIENCE_SECONDS))
+    assert scale.at_rest(block, strict=True).detail["busy_before"] == [88]

@@ -125,7 +125,7 @@ def test_todays_lane(today, todays_lab):
         assert flows(today, namespace, address) == WORKING
 
         lab.run(lab.disable_ebpf())
-        off_ebpf(today)
+        assert planes.data_planes(today) == {"Calico iptables"}
         felix = lab.kube.get(FELIX, "default")
         assert felix["metadata"]["annotations"]["operator.tigera.io/bpfEnabled"] == "false"
         assert not {"bpfKubeProxyHealthzPort", "bpfKubeProxyIptablesCleanupEnabled"} & felix["spec"].keys()
@@ -270,7 +270,7 @@ def test_the_lane_of_an_own_operator(plain, pasted):
         if pasted == "there":
             lab.run(lab.disable_ebpf())
             assert (lab.dataplane(), lab.facts().endpoint) == ("iptables", None)
-            off_ebpf(plain)
+            assert planes.data_planes(plain) == {"Calico iptables"}
         plan = lab.enable_ebpf()
         assert [step.id for step in plan.steps] == OWN, "what the plan installed is still the plan's to remove"
         walk(plain, plans.revert_plan(plan).steps, pasted == "back")
@@ -352,7 +352,9 @@ def test_the_lane_of_a_cluster_that_brings_its_own_network(bare, tmp_path, monke
             wait_for(lambda: not unwell(lab), "the doctor finds nothing", interval=1)
 
             walk(bare, lab.disable_ebpf().steps, pasted)
-            off_ebpf(bare)
+            if pasted:
+                off_ebpf(bare)
+            assert planes.data_planes(bare) == {"Calico iptables"}
             wait_for(lambda: {**flows(bare, namespace, address), "outside": ALICE} == WORKING, "flows in iptables")
             assert ALICE not in flows(bare, namespace, address)["outside"]
             wait_for(lambda: not unwell(lab), "the doctor finds nothing", interval=1)
