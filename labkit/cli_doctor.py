@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from labkit.doctor import Report
 
 
 @click.command()
@@ -25,9 +29,25 @@ def doctor(target: str | None, cluster: str, resource_group: str, everything: bo
     if explain is not None:
         click.echo(_explained(explain))
         return
+    reports = _looked(target, cluster, resource_group)
+    if as_json:
+        click.echo(json.dumps([report.as_dict() for report in reports], indent=1, ensure_ascii=False))
+    else:
+        for report in reports:
+            click.echo(str(report) if everything else report.brief())
+    sys.exit(0 if all(report.ok for report in reports) else 1)
+
+
+def _looked(target: str | None, cluster: str, resource_group: str) -> list[Report]:
+    """The reports on this machine and the target, and on the cluster where there is one."""
+    from labkit.doctor.preflight import without_a_lab
+    from labkit.errors import LabNotRunningError
     from labkit.lab import Lab
 
-    lab = Lab.open(target, cluster=cluster, resource_group=resource_group)
+    try:
+        lab = Lab.open(target, cluster=cluster, resource_group=resource_group, start=False)
+    except LabNotRunningError as error:
+        return [without_a_lab(error)]
     reports = [lab.preflight()]
     # A cluster that is stopped or failed is looked at too: that is what may be wrong with it.
     own = lab.settings  # with LABKIT_STUDENT the names are the student's
@@ -35,12 +55,7 @@ def doctor(target: str | None, cluster: str, resource_group: str, everything: bo
         reports.append(lab.diagnose())
     elif reports[0].ok:
         click.echo(f"There is no cluster {own.name} to look at yet.", err=True)
-    if as_json:
-        click.echo(json.dumps([report.as_dict() for report in reports], indent=1, ensure_ascii=False))
-    else:
-        for report in reports:
-            click.echo(str(report) if everything else report.brief())
-    sys.exit(0 if all(report.ok for report in reports) else 1)
+    return reports
 
 
 def _explained(row_id: str) -> str:

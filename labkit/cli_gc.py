@@ -19,10 +19,16 @@ def gc(target: str | None, subscription: str | None, owner: str | None, delete: 
     Only --delete and --yes delete, and only what is yours. Anything in doubt is kept, and the reason is said.
     """
     from labkit.azure import gc as collecting
+    from labkit.errors import LabNotRunningError
     from labkit.lab import Lab
     from labkit.plan import PrintReporter, run
 
-    lab = Lab.open(target, subscription=subscription)
+    try:
+        lab = Lab.open(target, subscription=subscription, start=False)
+    except LabNotRunningError:
+        click.echo("The local lab is not running, and nothing of it costs money. `labkit down` removes what it left "
+                   "on this machine; for Azure: `labkit gc --target aks`.")
+        return
     verdicts = collecting.find(lab.azure, owner)
     for verdict in verdicts:
         inside = f" [{', '.join(verdict.clusters)}]" if verdict.clusters else ""

@@ -58,7 +58,7 @@ def plan(what: str, target: str | None, cluster: str, resource_group: str) -> No
     from labkit.lab import Lab
     from labkit.plan import check_step
 
-    lab = Lab.open(target, cluster=cluster, resource_group=resource_group)
+    lab = Lab.open(target, cluster=cluster, resource_group=resource_group, start=False)
     try:
         found = _plan_of(lab, what)
         for line in lines(found, lambda number: check_step(found.steps[number])):

@@ -57,7 +57,7 @@ class Lab:
              kubernetes_version: str | None = None, node_count: int = 2,
              node_vm_size: str = "Standard_D2s_v3", subscription: str | None = None,
              context: str | None = None, student: str | None = None, credential: str | None = None,
-             cloud: str | None = None) -> Lab:
+             cloud: str | None = None, start: bool = True) -> Lab:
         """Open a target. The cluster need not exist yet; its parameters are the article's.
 
         What a shell needs (KUBECONFIG, for `az` its settings) is put into this process's environment, so
@@ -77,6 +77,7 @@ class Lab:
                 shares a subscription; None means LABKIT_STUDENT, else the names as they are.
             credential: for aks: "default", "cli" or "devicecode"; None means LABKIT_CREDENTIAL, else the default.
             cloud: for aks: "public", "china" or "usgovernment"; None means LABKIT_CLOUD, else the public one.
+            start: start the local lab where it is down, as root; False for who only looks.
 
         Raises:
             TargetError: the target is unknown or does not answer.
@@ -88,7 +89,7 @@ class Lab:
         if whose := student or os.environ.get(names.STUDENT):
             settings = names.for_student(settings, whose)
         found = targets.open_target(target, subscription=subscription, context=context, credential=credential,
-                                    cloud=cloud)
+                                    cloud=cloud, start=start)
         os.environ.update(found.env)
         return cls(found, settings)
 

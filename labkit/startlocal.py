@@ -12,11 +12,14 @@ from typing import Any
 from labkit.errors import LabNotRunningError
 
 
-def ensure_running() -> dict[str, Any]:
+def ensure_running(*, start: bool = True) -> dict[str, Any]:
     """What the running daemon says about itself, with "home" added; as root it is started if need be.
 
+    Args:
+        start: False for who only looks: looking starts nothing.
+
     Raises:
-        LabNotRunningError: it is not running, and cannot be started from here.
+        LabNotRunningError: it is not running, and shall not or cannot be started from here.
     """
     from labkit.local.paths import LabPaths
     from labkit.local.server import lifecycle
@@ -24,6 +27,9 @@ def ensure_running() -> dict[str, Any]:
 
     paths = LabPaths.default()
     found = lifecycle.running(paths)
+    if found is None and not start:
+        raise LabNotRunningError("The local lab is not running.", f"no daemon answers for {paths.home}.",
+                                 "start it with `sudo labkit up`, and run this again.")
     if found is None and os.geteuid() != 0:
         raise LabNotRunningError(
             "The local lab is not running.",

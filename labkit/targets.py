@@ -109,7 +109,7 @@ class Target:
 
 
 def open_target(name: str | None = None, *, subscription: str | None = None, context: str | None = None,
-                credential: str | None = None, cloud: str | None = None) -> Target:
+                credential: str | None = None, cloud: str | None = None, start: bool = True) -> Target:
     """The target of a name: the parameter, else LABKIT_TARGET, else local.
 
     Args:
@@ -118,13 +118,14 @@ def open_target(name: str | None = None, *, subscription: str | None = None, con
         context: for kind: the kubeconfig's context; None means its current one.
         credential: for aks: "default", "cli" or "devicecode"; None means LABKIT_CREDENTIAL, else the default.
         cloud: for aks: "public", "china" or "usgovernment"; None means LABKIT_CLOUD, else the public one.
+        start: for local: start the lab where it is down, and that needs nothing from the user.
 
     Raises:
         TargetError: a name is unknown, or the target does not answer.
     """
     wanted = name or os.environ.get("LABKIT_TARGET") or "local"
     if wanted == "local":
-        return local()
+        return local(start=start)
     if wanted == "aks":
         return aks(subscription, credential=credential, cloud=cloud)
     if wanted == "kind":
@@ -136,15 +137,18 @@ def open_target(name: str | None = None, *, subscription: str | None = None, con
 # Local
 
 
-def local() -> Target:
+def local(*, start: bool = True) -> Target:
     """The lab on this machine; it is started where that needs nothing from the user.
 
+    Args:
+        start: False for who only looks.
+
     Raises:
-        LabNotRunningError: it is not running, and we are not root.
+        LabNotRunningError: it is not running, and we are not root or only look.
     """
     from labkit import startlocal
 
-    return local_from(startlocal.ensure_running())
+    return local_from(startlocal.ensure_running(start=start))
 
 
 def local_from(daemon: Mapping[str, Any]) -> Target:

@@ -21,7 +21,7 @@ from labkit.calico.facts import version_key
 from labkit.doctor.azure_checks import az_expired
 from labkit.doctor.report import Finding, Report
 from labkit.doctor.rows import Row, Seen, azure_row, explain, ok, problem, unknown, warning
-from labkit.errors import AzureError, LabError
+from labkit.errors import AzureError, LabError, LabNotRunningError
 from labkit.targets import Target
 
 _PYTHON = (3, 11)
@@ -53,12 +53,14 @@ _TOOLS_ROW = Row("tools", MACHINE, "Programs of the local lab", "`labkit up` nam
 _COMPILER_ROW = Row("compiler", MACHINE, "Compiler and loader of eBPF programs",
                     "the eBPF data plane cannot be built; everything else works.",
                     "the programs are compiled from C on this machine.", "`make setup`.", _DOCS)
+_LAB_ROW = Row("lab", MACHINE, "Local lab", "the course, `kubectl` and `az` reach nothing.",
+               "nobody has started its daemon, or it has ended.", "`sudo labkit up`", _DOCS)
 _AZURE_ROW = Row("azure", AZURE, "Azure Resource Manager", "nothing can be created.",
                  "Azure does not answer, or does not know who we are.",
                  "`az login`; on the local lab `labkit status` says whether it runs.",
                  "learn.microsoft.com/python/api/overview/azure/identity-readme")
 ROWS = (_PYTHON_ROW, _PACKAGES_ROW, _KUBECTL_ROW, _AZ_ROW, _KERNEL_ROW, _ROOT_ROW, _TOOLS_ROW, _COMPILER_ROW,
-        _AZURE_ROW)
+        _LAB_ROW, _AZURE_ROW)
 _REFUSED = {refusal.id: azure_row(refusal) for refusal in REFUSALS}
 
 
@@ -70,15 +72,30 @@ def preflight(target: Target, azure: Azure | None, settings: ClusterSettings) ->
         azure: its subscription; None where it has none.
         settings: the cluster that shall be created.
     """
-    findings = [_PYTHON_ROW.found(_python()), _PACKAGES_ROW.found(_packages()), _KUBECTL_ROW.found(_kubectl())]
-    if azure is not None:
-        findings.append(_AZ_ROW.found(_az()))
-    if target.name == "local":
-        findings += [_KERNEL_ROW.found(_linux()), _ROOT_ROW.found(_root()), _TOOLS_ROW.found(_tools()),
-                     _COMPILER_ROW.found(_compiler())]
+    findings = _machine(local=target.name == "local", azure=azure is not None)
     if azure is not None:
         findings += _azure(azure, settings)
     return Report(f"Preflight for the target {target.name}", tuple(findings))
+
+
+def without_a_lab(error: LabNotRunningError) -> Report:
+    """Look at this machine where the local lab is down: who only looks does not start it.
+
+    Args:
+        error: says that it is down.
+    """
+    down = _LAB_ROW.found(problem(f"not running: {error.why}", cure=error.fix))
+    return Report("Preflight for the target local", (*_machine(local=True, azure=True), down))
+
+
+def _machine(*, local: bool, azure: bool) -> list[Finding]:
+    findings = [_PYTHON_ROW.found(_python()), _PACKAGES_ROW.found(_packages()), _KUBECTL_ROW.found(_kubectl())]
+    if azure:
+        findings.append(_AZ_ROW.found(_az()))
+    if local:
+        findings += [_KERNEL_ROW.found(_linux()), _ROOT_ROW.found(_root()), _TOOLS_ROW.found(_tools()),
+                     _COMPILER_ROW.found(_compiler())]
+    return findings
 
 
 def _python() -> Seen:

@@ -325,6 +325,25 @@ def test_the_command_line_answers_nonsense_in_words(tmp_path, words, said):
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["doctor", "--all"], 1, ["✓ Python:", "Programs of the local lab", "✗ Local lab: not running", "labkit up"]),
+        (["gc"], 0, ["not running", "labkit gc --target aks"]),
+        (["plan"], 1, ["not running", "sudo labkit up"]),
+    ],
+)
+def test_who_only_looks_starts_no_lab(tmp_path, monkeypatch, words, code, said):
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LABKIT_TARGET", raising=False)
+    done = subprocess.run([sys.executable, "-m", "labkit.cli", *words], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=60, check=False)
+    assert done.returncode == code
+    for part in said:
+        assert part in done.stdout
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "environment", "said"),
     [
         (["doctor"], {"LABKIT_TARGET": "moon"}, ["no target 'moon'", "local, aks, kind"]),
@@ -332,7 +351,8 @@ def test_the_command_line_answers_nonsense_in_words(tmp_path, words, said):
         (["up", "--port", "0"], {"LABKIT_HOME": "/dev/null/lab"}, ["/dev/null/lab", "LABKIT_HOME"]),
         (["up", "--port", "0"], {"LABKIT_HOME": "/proc/lab"}, ["/proc/lab", "LABKIT_HOME"]),
         (["up", "--port", "0"], {"LABKIT_HOME": "/tmp/" + "x" * 300}, ["too long", "LABKIT_HOME"]),
-        (["doctor"], {"LABKIT_HOME": "/dev/null/lab", "LABKIT_PORT": "0"}, ["does not start", "set LABKIT_HOME"]),
+        (["classroom", "create", "07"], {"LABKIT_HOME": "/dev/null/lab", "LABKIT_PORT": "0"},
+         ["does not start", "set LABKIT_HOME"]),
         (["doctor"], {"LABKIT_TARGET": "kind", "KUBECONFIG": "/nowhere"}, ["/nowhere has no context"]),
         (["doctor"], {"LABKIT_TARGET": "aks", "PATH": "/nowhere"}, ["No Azure subscription", "az login"]),
     ],
