@@ -16,6 +16,8 @@ from enum import StrEnum
 
 from labkit.errors import LabError, StepError
 
+_changes = 0
+
 Log = Callable[[str], None]
 """Where a step says what it is doing, line by line, while it does it."""
 
@@ -199,6 +201,11 @@ class PrintReporter(Reporter):
         self._write(f"{mark} {step.title} [{result.state}, {result.seconds:.1f} s]{seen}")
 
 
+def changes() -> int:
+    """How many steps this process has done or undone: who shows what a cluster is looks again when there are more."""
+    return _changes
+
+
 def run(plan: Plan, reporter: Reporter | None = None) -> PlanResult:
     """Run a plan's steps in order; stop at the first that fails.
 
@@ -349,6 +356,8 @@ def _guarded(step: Step, reporter: Reporter | None,
             failure.__cause__ = error
         failure.step_id, failure.log = step.id, tuple(lines)
         result = StepResult(step.id, State.FAILED, time.monotonic() - begin, None, tuple(lines), failure)
+    global _changes
+    _changes += result.state != State.ALREADY_DONE
     listener.finished(step, result)
     return result
 

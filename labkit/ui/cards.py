@@ -19,11 +19,11 @@ def body(step: Step) -> str:
     return f"<p>{prose(step.why)}</p>{without}{command}"
 
 
-def evidence_line(evidence: Evidence | None) -> str:
+def evidence_line(evidence: Evidence | None, *, was_done: bool = False) -> str:
     """Return what the check saw."""
     if evidence is None:
         return ""
-    word = "seen" if evidence.ok else "not yet"
+    word = "seen" if evidence.ok else "no longer" if was_done else "not yet"
     return f'<p><span class="muted">{word}:</span> {escape(evidence.text)}</p>'
 
 

@@ -2,6 +2,7 @@
 
 Buttons run in the kernel's own turn: one thing happens at a time, in the order of the clicks, and the log
 grows while it does. Nothing waits for a click; cells below a plan look at the cluster, not at the widget.
+What other cells and cards change, `refresh` shows on the cards that stand above.
 """
 
 from collections.abc import Callable
@@ -9,10 +10,20 @@ from collections.abc import Callable
 import ipywidgets as widgets
 
 from labkit.markup import STYLE, badge, prose
-from labkit.plan import Plan, Reporter, State, Step, StepResult, check_step, revert_step, run_step
+from labkit.plan import Evidence, Plan, Reporter, State, Step, StepResult, changes, check_step, revert_step, run_step
 from labkit.ui import cards
 
-__all__ = ["PlanView", "StepView"]
+__all__ = ["PlanView", "StepView", "refresh"]
+
+_DONE = (State.DONE, State.ALREADY_DONE)
+#: The plans that are shown, by title: one that is shown again takes the place of its older view.
+_shown: "dict[str, PlanView]" = {}
+
+
+def refresh(*_: object) -> None:
+    """Look again at all plans that are shown, where a step was done since they were looked at."""
+    for view in tuple(_shown.values()):
+        view.refresh()
 
 
 class StepView(widgets.VBox):  # type: ignore[misc]
@@ -32,9 +43,9 @@ class StepView(widgets.VBox):  # type: ignore[misc]
         )
         self.buttons = {
             "predict": _button("Predict", "Keep it, then see what breaks without the step", self._predict),
-            "run": _button("Run", f"Do it: {step.title}", self.run, "primary"),
+            "run": _button("Run", f"Do it: {step.title}", _then_refresh(self.run), "primary"),
             "check": _button("Check", "Look whether it took effect; changes nothing", self.check),
-            "revert": _button("Revert", "Undo it", self.revert, disabled=step.revert is None),
+            "revert": _button("Revert", "Undo it", _then_refresh(self.revert), disabled=step.revert is None),
         }
         predict = widgets.HBox([self._guess, self.buttons["predict"]])
         row = widgets.HBox([self.buttons[name] for name in ("run", "check", "revert")])
@@ -55,12 +66,21 @@ class StepView(widgets.VBox):  # type: ignore[misc]
 
     def check(self, _: object = None) -> bool:
         """Look whether the step's effect is there."""
+        return self._saw(check_step(self.step))
+
+    def refresh(self) -> None:
+        """Look again; where nothing has changed, the time and the log of the last run stay."""
         evidence = check_step(self.step)
+        if evidence.ok != (self.state in _DONE):
+            self._saw(evidence)
+
+    def _saw(self, evidence: Evidence) -> bool:
+        was_done = self.state in _DONE
         if evidence.ok:
             self._show(State.DONE if self.state == State.DONE else State.ALREADY_DONE)
-        elif self.state in (State.DONE, State.ALREADY_DONE):
+        elif was_done:
             self._show(State.PENDING)
-        self._outcome.value = _wrap(cards.evidence_line(evidence))
+        self._outcome.value = _wrap(cards.evidence_line(evidence, was_done=was_done))
         return evidence.ok
 
     def _do(self, action: Callable[[Step, Reporter], StepResult]) -> StepResult:
@@ -103,13 +123,17 @@ class PlanView(widgets.VBox):  # type: ignore[misc]
         self.plan = plan
         self.steps = [StepView(step, number, note) for number, step in enumerate(plan.steps, 1)]
         self._tally = widgets.HTML()
-        run_all = _button("Run what is left", "Run the steps in order; stop at the first that fails", self.run)
+        run_all = _button(
+            "Run what is left", "Run the steps in order; stop at the first that fails", _then_refresh(self.run)
+        )
         check_all = _button("Check all", "Look at every step; changes nothing", self.check)
         head = widgets.HTML(STYLE + _wrap(cards.plan_head(plan).html))
         super().__init__([head, widgets.HBox([run_all, check_all, self._tally]), *self.steps])
         for view in self.steps:
             view.on_change = self._count
         self.check()
+        self._seen = changes()
+        _shown[plan.title] = self
 
     def run(self, _: object = None) -> bool:
         """Run all steps in order; return whether all are done."""
@@ -124,8 +148,15 @@ class PlanView(widgets.VBox):  # type: ignore[misc]
             view.check()
         return self._count()
 
+    def refresh(self) -> None:
+        """Look again, where a step was done since."""
+        if self._seen != changes():
+            for view in self.steps:
+                view.refresh()
+            self._seen = changes()
+
     def _count(self) -> bool:
-        done = sum(view.state in (State.DONE, State.ALREADY_DONE) for view in self.steps)
+        done = sum(view.state in _DONE for view in self.steps)
         state = "done" if done == len(self.steps) else "pending"
         self._tally.value = _wrap(f"{badge(state)} {done} of {len(self.steps)} steps")
         return done == len(self.steps)
@@ -137,6 +168,14 @@ class _Listener(Reporter):
 
     def log(self, step: Step, line: str) -> None:
         self._view.heard(line)
+
+
+def _then_refresh(act: Callable[[object], object]) -> Callable[[object], None]:
+    def clicked(button: object) -> None:
+        act(button)
+        refresh()
+
+    return clicked
 
 
 def _button(

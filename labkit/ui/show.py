@@ -150,12 +150,21 @@ class _Reporter(Reporter):
 
 
 def install() -> None:
-    """Have the kernel show a plan, and how one went, as cards, where a cell ends with it; nothing without a kernel."""
+    """Have the kernel show a plan, and how one went, as cards, where a cell ends with it; nothing without a kernel.
+
+    After each cell the cards that stand above are looked at again, where the cell has done a step of a plan.
+    """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None:
         bundles = shell.display_formatter.mimebundle_formatter
         bundles.for_type(PlanResult, _bundle)
         bundles.for_type(Plan, lambda plan: _bundle(PlanResult(plan)))
+        shell.events.register("post_run_cell", _refresh)
+
+
+def _refresh(_: object) -> None:
+    if plan_view := sys.modules.get("labkit.ui.plan_view"):  # else no card was shown
+        plan_view.refresh()
 
 
 def _bundle(done: PlanResult) -> dict[str, str]:

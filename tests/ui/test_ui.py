@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ import pytest
 
 from labkit import mode
 from labkit.errors import LabError, StepError
-from labkit.plan import Evidence, Log, Plan, Step
+from labkit.plan import Evidence, Log, Plan, Step, run
 from labkit.ui import Hop, Leg, Path, show
 from labkit.ui.path import picture
-from labkit.ui.plan_view import PlanView
+from labkit.ui.plan_view import PlanView, refresh
 
 if TYPE_CHECKING:
     from labkit.bench.results import Run
@@ -78,11 +79,11 @@ def test_a_cell_that_ends_with_a_plan_shows_cards_and_no_repr(monkeypatch: pytes
     import IPython
     from IPython.core.formatters import DisplayFormatter
 
-    from labkit.plan import run
     from labkit.ui.show import install
 
     display = DisplayFormatter()  # type: ignore[no-untyped-call]
-    shell = SimpleNamespace(display_formatter=display)
+    after: dict[str, Callable[[object], None]] = {}
+    shell = SimpleNamespace(display_formatter=display, events=SimpleNamespace(register=after.__setitem__))
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     install()
     plan = World().plan("one")
@@ -90,6 +91,10 @@ def test_a_cell_that_ends_with_a_plan_shows_cards_and_no_repr(monkeypatch: pytes
         shown = display.format(thing)[0]  # type: ignore[no-untyped-call]
         assert state in shown["text/html"]
         assert "function" not in shown["text/plain"]
+    view = PlanView(World().plan("two"))
+    run(view.plan)
+    after["post_run_cell"](None)
+    assert view.steps[0].state == "already done", "the cards are looked at after each cell"
 
 
 def test_widgets_run_check_and_revert() -> None:
@@ -105,6 +110,28 @@ def test_widgets_run_check_and_revert() -> None:
     view.steps[1].buttons["check"].click()
     assert "not yet" in view.steps[1]._outcome.value
     assert "1 of 2 steps" in view._tally.value
+
+
+def test_cards_show_what_another_cell_has_done_or_undone_since() -> None:
+    world = World()
+    view = PlanView(world.plan("one", "two"))
+    view.steps[0].buttons["run"].click()
+    log = view.steps[0]._outcome.value
+    assert "doing" in log
+    lab_ran = run(world.plan("one", "two"))
+    assert [step.state for step in lab_ran.steps] == ["already done", "done"]
+    refresh()
+    assert [step.state for step in view.steps] == ["done", "already done"]
+    assert view.steps[0]._outcome.value == log, "what a click found out stays"
+    assert "2 of 2 steps" in view._tally.value
+    world.done.clear()
+    refresh()
+    assert view.steps[0].state == "done", "nothing is asked where no step was done"
+    beside = PlanView(Plan("q", "Another plan", (world.step("three"),)))
+    beside.steps[0].buttons["run"].click()
+    assert [step.state for step in view.steps] == ["pending", "pending"]
+    assert "no longer" in view.steps[0]._outcome.value
+    assert "0 of 2 steps" in view._tally.value
 
 
 def test_a_failing_card_shows_error_and_log_escaped_and_can_be_clicked_again() -> None:
