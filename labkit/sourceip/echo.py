@@ -35,6 +35,7 @@ class Answer:
         pod_node: the node it runs on.
         seen_is: whose address it saw: "client", the name of a node, or "other".
         milliseconds: the whole exchange.
+        seen_port: the port that the pod saw.
     """
 
     client: str
@@ -45,6 +46,7 @@ class Answer:
     pod_node: str
     seen_is: str
     milliseconds: float
+    seen_port: int = 0
 
     @property
     def preserved(self) -> bool:
@@ -265,10 +267,11 @@ class SourceIp:
         reply = outside.get(who, frontend, manifests.PORT, "/clientip", "/hostname", timeout=timeout)
         if not reply.ok:
             return Refused(who.name, who.address, frontend, reply.error, reply.seconds * 1000)
-        seen = reply.texts[0].strip().rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+        host, _, port = reply.texts[0].strip().rpartition(":")
+        seen = host.strip("[]").removeprefix("::ffff:")
         pod = reply.texts[1].strip() if len(reply.texts) > 1 else ""
         return Answer(who.name, who.address, frontend, seen, pod, places.node_of(pod), places.whose(seen, who),
-                      reply.seconds * 1000)
+                      reply.seconds * 1000, int(port) if port.isdecimal() else 0)
 
     def _service_ready(self, policy: str) -> Evidence:
         found = self._kube.find("services", manifests.NAME, manifests.NAMESPACE)
