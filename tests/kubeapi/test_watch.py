@@ -6,6 +6,8 @@ import asyncio
 
 from labkit.local.kubeapi import Api
 
+from .conftest import TOKEN
+
 
 def config(name: str, **labels: str) -> dict:
     return {"metadata": {"name": name, "labels": labels}}
@@ -62,3 +64,40 @@ def test_a_failing_handler_does_not_stop_the_others(api: Api, caplog) -> None:
     api.create("configmaps", config("a"), "default")
     assert seen == ["ADDED"]
     assert "a watch handler failed" in caplog.text
+
+
+def test_a_watch_over_http_sends_a_write_at_once(api: Api) -> None:
+    """Within turns of the loop: one that was looked after from time to time would not have sent it by then."""
+    sent: list[bytes] = []
+
+    async def send(message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def main() -> None:
+        gone = asyncio.Event()
+        asked = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive():
+            if asked:
+                return asked.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        request = {"type": "http", "method": "GET", "path": "/api/v1/namespaces/default/configmaps",
+                   "query_string": b"watch=true", "headers": [(b"authorization", f"Bearer {TOKEN}".encode())]}
+        watch = asyncio.ensure_future(api(request, receive, send))
+
+        async def told(name: str) -> None:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert name.encode() in sent[-1]
+
+        api.create("configmaps", config("there"), "default")
+        await told("there")
+        for name in ("a", "b"):
+            api.create("configmaps", config(name), "default")
+            await told(name)
+        gone.set()
+        await asyncio.wait_for(watch, 60)
+
+    asyncio.run(main())
