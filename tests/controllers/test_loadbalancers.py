@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from labkit.local.client import Obj
-from labkit.local.controllers.probes import Target, judged, target_of, unasked
+from labkit.local.controllers.probes import Target, judged, targets_of, unasked
 
 from .world import World
 
@@ -59,7 +59,7 @@ def test_policy_local_sends_to_nodes_whose_health_check_says_so(world: World) ->
         port = service(world, externalTrafficPolicy="Local")["spec"]["healthCheckNodePort"]
         ip = await world.until(lambda: address(world))
         assert world.cloud.frontends == {ip: ()}
-        assert world.cloud.probed == {(port, "/")}
+        assert world.cloud.probed == {(port, "/healthz")}
         world.cloud.answers[second] = True
         await world.until(lambda: world.cloud.frontends[ip] == (second,))
         world.cloud.answers[second] = None
@@ -91,6 +91,29 @@ def test_policy_cluster_leaves_out_a_node_whose_node_port_refuses(world: World) 
     world.run(body)
 
 
+def test_each_tcp_port_has_nodes_of_its_own_and_silence_is_a_failure(world: World) -> None:
+    async def body(world: World) -> None:
+        http, https = ({"name": name, "port": port} for name, port in (("http", 80), ("https", 443)))
+        dns = {"name": "dns", "port": 53, "protocol": "UDP"}
+        made = service(world, ports=[http, dns, https])
+        first, _, second = (port["nodePort"] for port in made["spec"]["ports"])
+        ip = await world.until(lambda: address(world))
+        everyone = world.cloud.frontends[ip]
+        assert len(everyone) == 2
+        assert world.cloud.ports[ip] == {}
+        world.cloud.answers[second] = None
+        await world.until(lambda: world.cloud.ports[ip] == {("TCP", 443): ()})
+        assert world.cloud.frontends[ip] == everyone
+        assert world.cloud.probed == {(first, None), (second, None)}
+        world.cloud.answers[first] = None
+        await world.until(lambda: world.cloud.ports[ip] == {("TCP", 80): (), ("TCP", 443): ()})
+        assert world.cloud.frontends[ip] == everyone, "nobody asks after UDP"
+        world.cloud.answers.clear()
+        await world.until(lambda: world.cloud.ports[ip] == {})
+
+    world.run(body)
+
+
 def test_a_node_that_is_out_is_asked_when_endpoints_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labkit.local.controllers.probes.HURRIED", 0)
     world.settings = replace(world.settings, probe_interval=3600)
@@ -111,6 +134,7 @@ def test_a_node_that_is_out_is_asked_when_endpoints_change(world: World, monkeyp
 
 
 def test_until_nodes_have_answered_a_frontend_stays_as_it_is(world: World) -> None:
+    world.settings = replace(world.settings, probe_interval=3600)
     answered, real = asyncio.Event(), world.cloud.probe
 
     async def slow(node_ip: str, port: int, path: str | None) -> bool | None:
@@ -133,7 +157,7 @@ def test_until_nodes_have_answered_a_frontend_stays_as_it_is(world: World) -> No
     world.run(body)
 
 
-HTTP, TCP = Target(30001, "/"), Target(30002)
+HTTP, TCP = Target(30001, "/healthz"), Target(30002)
 
 
 @pytest.mark.parametrize(("target", "answers", "up"), [
@@ -141,7 +165,7 @@ HTTP, TCP = Target(30001, "/"), Target(30002)
     (HTTP, [True, False], False), (HTTP, [True, None], True), (HTTP, [True, None, None], False),
     (HTTP, [True, None, True, None], True), (HTTP, [False, True], True),
     (TCP, [], True), (TCP, [False], True), (TCP, [False, False], False), (TCP, [False, True, False], True),
-    (TCP, [None, None, None], True), (TCP, [False, False, True], True),
+    (TCP, [None], True), (TCP, [None, False], False), (TCP, [False, False, True], True),
 ])
 def test_a_node_is_out_after_a_no_by_http_or_two_failures(target: Target, answers: list[bool | None], up: bool) -> None:
     health = unasked(target)
@@ -151,8 +175,8 @@ def test_a_node_is_out_after_a_no_by_http_or_two_failures(target: Target, answer
 
 
 @pytest.mark.parametrize(("target", "answers", "up"), [
-    (TCP, [], None), (TCP, [True], True), (TCP, [False], False), (TCP, [False, True], True), (TCP, [None], True),
-    (HTTP, [None], False),
+    (TCP, [], False), (TCP, [True], True), (TCP, [False], False), (TCP, [False, True], True), (TCP, [None], False),
+    (HTTP, [], False), (HTTP, [True], True),
 ])
 def test_a_node_that_joins_is_in_once_it_has_answered(target: Target, answers: list[bool | None], up: bool) -> None:
     health = unasked(target, joining=True)
@@ -163,11 +187,11 @@ def test_a_node_that_joins_is_in_once_it_has_answered(target: Target, answers: l
 
 def test_what_is_asked_of_a_service() -> None:
     tcp, udp = {"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP", "nodePort": 30053}
-    assert target_of({"spec": {"ports": [udp, tcp]}}) == Target(30080)
-    assert target_of({"spec": {"ports": [udp]}}) is None
-    assert target_of({"spec": {"ports": [{"port": 80}]}}) is None
-    local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 30099, "ports": [udp]}
-    assert target_of({"spec": local}) == Target(30099, "/")
+    assert targets_of({"spec": {"ports": [udp, tcp]}}) == {("UDP", 53): None, ("TCP", 80): Target(30080)}
+    assert targets_of({"spec": {"ports": [{"port": 80}]}}) == {("TCP", 80): None}
+    shared = Target(30099, "/healthz")
+    local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 30099, "ports": [udp, tcp]}
+    assert targets_of({"spec": local}) == {("UDP", 53): shared, ("TCP", 80): shared}
 
 
 def test_a_service_with_affinity_is_spread_by_client(world: World) -> None:
@@ -228,10 +252,10 @@ def test_a_cloud_that_fails_is_asked_again(world: World) -> None:
     async def body(world: World) -> None:
         real, failures = world.cloud.set_frontend, iter([RuntimeError("no route")])
 
-        def flaky(ip: str, nodes: Any, *, by_client: bool = False) -> None:
+        def flaky(ip: str, nodes: Any, **how: Any) -> None:
             for error in failures:
                 raise error
-            real(ip, nodes, by_client=by_client)
+            real(ip, nodes, **how)
 
         world.cloud.set_frontend = flaky  # type: ignore[method-assign]
         service(world)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class BookCloud:
         self.addresses: dict[str, str] = {}
         self.frontends: dict[str, tuple[str, ...]] = {}
         self.by_client: set[str] = set()
-        self.answers: dict[str, bool | None] = {}   # to probes, by node; a node is well where nothing else is said
+        self.ports: dict[str, dict[tuple[str, int], tuple[str, ...]]] = {}      # those with other nodes
+        self.answers: dict[str | int, bool | None] = {}  # to probes, by node or port; well where nothing else is said
         self.probed: set[tuple[int, str | None]] = set()
         self.asked: set[str] = set()
         self.used: set[str] = set()                  # nodes that ever were behind a frontend
@@ -42,8 +43,10 @@ class BookCloud:
     def release_public_ip(self, ip: str) -> None:
         self.addresses = {name: known for name, known in self.addresses.items() if known != ip}
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False,
+                     ports: Mapping[tuple[str, int], Sequence[str]] | None = None) -> None:
         self.frontends[ip] = tuple(node_ips)
+        self.ports[ip] = {port: tuple(nodes) for port, nodes in (ports or {}).items()}
         self.used.update(node_ips)
         (self.by_client.add if by_client else self.by_client.discard)(ip)
 
@@ -53,7 +56,9 @@ class BookCloud:
     async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
         self.probed.add((port, path))
         self.asked.add(node_ip)
-        return self.answers.get(node_ip, True)
+        if (answer := self.answers.get(port, self.answers.get(node_ip, True))) is None:
+            await asyncio.sleep(3600)
+        return answer
 
 
 class Kubelets:

@@ -11,7 +11,7 @@ from labkit.local.client import Obj
 
 from .base import Context, Controller
 from .objects import annotations_of, deleting, is_true, labels_of
-from .probes import Probes, target_of
+from .probes import Port, Probes, targets_of
 from .queue import Key
 from .slices import SERVICE_NAME
 from .store import key_of
@@ -75,7 +75,7 @@ class LoadBalancers(Controller):
         self.nodes.subscribe(self._on_node)
         self.stores[SLICES].subscribe(self._on_slice)
         self._probes = Probes(context.cloud.probe, self.enqueue, self.settings.probe_interval)
-        self._programmed: dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]] = {}
+        self._programmed: dict[str, tuple[dict[Port, tuple[str, ...]], bool, tuple[str, ...]]] = {}
         self._holders: dict[str, Key] = {}
         self._busy: set[Key] = set()
         self._worker: ThreadPoolExecutor | None = None
@@ -142,25 +142,26 @@ class LoadBalancers(Controller):
             self._say_failed(service, error)
             return
         pool = pool_of(self.nodes)
-        up = self._probes.watch(key, target_of(service), pool)
+        up = self._probes.watch(key, targets_of(service), pool)
         if up is None:    # not all of them have answered: soon
             return
-        nodes = tuple(up)
         by_client = service["spec"].get("sessionAffinity") == "ClientIP"
         before = self._programmed.get(ip)
         gone = [old for old in known if old != ip]
-        if before == (nodes, by_client, pool) and known == [ip]:
+        if before == (up, by_client, pool) and known == [ip]:
             return
+        nodes = [node for node in pool if any(node in those for those in up.values())]
+        ports = {port: those for port, those in up.items() if list(those) != nodes}
 
         def change() -> None:
             for old in gone:
                 self.context.cloud.remove_frontend(old)
-            self.context.cloud.set_frontend(ip, nodes, by_client=by_client)
+            self.context.cloud.set_frontend(ip, nodes, by_client=by_client, ports=ports)
 
         def done() -> None:
             for old in gone:
                 self._forget(old)
-            self._programmed[ip] = nodes, by_client, pool
+            self._programmed[ip] = up, by_client, pool
             now = self.services.get(key)
             if now is None or not wants_balancer(now) or addresses_of(now) == [ip]:
                 if now is not None and before is not None and before[2] != pool:

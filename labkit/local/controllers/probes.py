@@ -1,20 +1,23 @@
 """Which nodes a load balancer sends new connections to, found out as Azure's load balancer does: by asking them.
 
-What Azure's cloud provider sets for a service: with externalTrafficPolicy Local a GET of healthCheckNodePort, with
-Cluster a TCP connection to the first port's node port; every 5 s, and two failures take a node out. A status other than
-200 and a reset take it out at once: https://learn.microsoft.com/azure/load-balancer/load-balancer-custom-probe-overview
+What Azure's cloud provider sets for a service: with externalTrafficPolicy Local one GET of healthCheckNodePort for all
+ports, with Cluster for each TCP port a TCP connection to its node port, and for UDP nothing; every 5 s, and two
+failures take a node out (https://github.com/kubernetes-sigs/cloud-provider-azure, azure_loadbalancer.go,
+getExpectedLBRules; AKS has a probe of kube-proxy's port 10256 that all services share, for who asks for it:
+https://learn.microsoft.com/azure/aks/shared-health-probes). A probe that nobody answers until the next one is due has
+failed, also because a policy dropped it. By HTTP a status other than 200 and a reset take a node out at once:
+https://learn.microsoft.com/azure/load-balancer/load-balancer-custom-probe-overview
 
-Where the lab is kinder: a node that is out is asked more often in the seconds after the service's endpoints changed;
-with policy Cluster a new service's nodes are in until they have failed; and silence from a node port is no failure, for
-a network policy that names clients drops the probes too. On Azure it has to let in 168.63.129.16, or all nodes are out.
-Azure has a probe for each TCP port and none for UDP; here all ports of a service share one verdict.
+Where the lab is kinder: a node that is out is asked more often in the seconds after the service's endpoints changed,
+and is in again after one good answer; with policy Cluster a new service's nodes are in until they have failed; and
+appProtocol http is asked by TCP, as everything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from labkit.local.client import Obj
@@ -25,7 +28,9 @@ FAILURES = 2
 HURRY, HURRIED = 0.5, 10.0  # seconds between probes of nodes that are out, and how long, once something has changed
 
 Ask = Callable[[str, int, str | None], Awaitable[bool | None]]
-"""From a node's address, port and path to whether it is well; None: it is silent."""
+"""From a node's address, port and path to whether it is well; None: nobody answers."""
+Port = tuple[str, int]
+"""A service's: protocol and number, such as ("TCP", 80)."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +54,29 @@ class Health:
     failures: int = 0
 
 
-def target_of(service: Obj) -> Target | None:
-    """What Azure's cloud provider has the service's nodes asked; None: nothing, as for one with UDP ports alone."""
+def targets_of(service: Obj) -> dict[Port, Target | None]:
+    """What Azure's cloud provider has the nodes asked for each port of a service; None: nothing."""
     spec = service["spec"]
-    if spec.get("externalTrafficPolicy") == "Local":
-        port = spec.get("healthCheckNodePort")
-        return Target(port, "/") if port else None
-    ports = (p.get("nodePort") for p in spec.get("ports") or () if p.get("protocol", "TCP") == "TCP")
-    return next((Target(port) for port in ports if port), None)
+    shared = None
+    if spec.get("externalTrafficPolicy") == "Local" and (number := spec.get("healthCheckNodePort")):
+        shared = Target(number, "/healthz")
+    targets: dict[Port, Target | None] = {}
+    for port in spec.get("ports") or ():
+        protocol, node_port = port.get("protocol", "TCP"), port.get("nodePort")
+        own = Target(node_port) if protocol == "TCP" and node_port else None
+        targets[protocol, port["port"]] = shared or own
+    return targets
 
 
 def unasked(target: Target, *, joining: bool = False) -> Health:
     """Of a node that was not asked yet; one that joins others may not have its rules for the service yet."""
-    return Health(None if target.path or joining else True)
+    return Health(False if joining else None if target.path else True)
 
 
 def judged(was: Health, target: Target, answer: bool | None) -> Health:
     """What an answer changes."""
     if answer:
         return Health(True)
-    if answer is None and target.path is None:
-        return Health(True) if was.up is None else was
     failures = was.failures + 1
     at_once = was.up is None or (answer is False and target.path is not None)
     return Health(bool(was.up) and not at_once and failures < FAILURES, failures)
@@ -77,7 +84,6 @@ def judged(was: Health, target: Target, answer: bool | None) -> Health:
 
 @dataclass
 class _Node:
-    target: Target
     health: Health
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -87,36 +93,41 @@ class Probes:
     """Asks the nodes of all services.
 
     Args:
-        ask: one probe.
+        ask: one probe; it is given up when the next one is due.
         changed: told when a service's nodes are others.
         interval: seconds between probes.
     """
 
     def __init__(self, ask: Ask, changed: Callable[[Key], None], interval: float) -> None:
         self._ask, self._changed, self._interval = ask, changed, interval
-        self._nodes: dict[Key, dict[str, _Node]] = {}
+        self._nodes: dict[Key, dict[tuple[Target, str], _Node]] = {}
         self._hurried: dict[Key, float] = {}
 
-    def watch(self, key: Key, target: Target | None, addresses: Collection[str]) -> Collection[str] | None:
+    def watch(self, key: Key, targets: Mapping[Port, Target | None], addresses: Collection[str],
+              ) -> dict[Port, tuple[str, ...]] | None:
         """Ask these nodes from now on, and no others.
 
         Returns:
-            Those that are up; None while some have not answered at all.
+            Those that are up, for each port; None while some have not answered at all.
         """
         nodes = self._nodes.setdefault(key, {})
-        for address, node in list(nodes.items()):
-            if address not in addresses or node.target != target:
-                _end(nodes.pop(address))
-        if target is None:
-            return addresses
-        joining = bool(nodes)
-        for address in addresses:
-            if address not in nodes:
-                nodes[address] = node = _Node(target, unasked(target, joining=joining))
-                node.task = asyncio.get_running_loop().create_task(self._follow(key, address, node))
-                self.hurry(key)
-        known = {address: node.health.up for address, node in nodes.items()}
-        return None if None in known.values() else [address for address in addresses if known[address]]
+        asked = dict.fromkeys(target for target in targets.values() if target)
+        for (target, address), node in list(nodes.items()):
+            if address not in addresses or target not in asked:
+                _end(node)
+                del nodes[target, address]
+        known = {target for target, _ in nodes}
+        for target in asked:
+            for address in addresses:
+                if (target, address) not in nodes:
+                    nodes[target, address] = node = _Node(unasked(target, joining=target in known))
+                    node.task = asyncio.get_running_loop().create_task(self._follow(key, target, address, node))
+                    self.hurry(key)
+        up = {which: node.health.up for which, node in nodes.items()}
+        if None in up.values():
+            return None
+        return {port: tuple(address for address in addresses if target is None or up[target, address])
+                for port, target in targets.items()}
 
     def forget(self, key: Key) -> None:
         """The service has no load balancer any more."""
@@ -137,15 +148,22 @@ class Probes:
         for key in list(self._nodes):
             self.forget(key)
 
-    async def _follow(self, key: Key, address: str, node: _Node) -> None:
+    async def _follow(self, key: Key, target: Target, address: str, node: _Node) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            answer = await self._ask(address, node.target.port, node.target.path)
-            before, node.health = node.health, judged(node.health, node.target, answer)
+            due = loop.time() + self._interval
+            answer = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    answer = await self._ask(address, target.port, target.path)
+            before, node.health = node.health, judged(node.health, target, answer)
             if before.up != node.health.up:
                 self._changed(key)
-            in_a_hurry = not node.health.up and asyncio.get_running_loop().time() < self._hurried.get(key, 0)
+            if not node.health.up and loop.time() < self._hurried.get(key, 0):
+                due = min(due, loop.time() + HURRY)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(node.wake.wait(), min(HURRY, self._interval) if in_a_hurry else self._interval)
+                async with asyncio.timeout_at(due):
+                    await node.wake.wait()
             node.wake.clear()
 
 

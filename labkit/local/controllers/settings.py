@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,8 +59,16 @@ class Cloud(Protocol):
     def release_public_ip(self, ip: str) -> None:
         """Give an address back."""
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
-        """Send what arrives for `ip` to these nodes, connection by connection, or client by client."""
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False,
+                     ports: Mapping[tuple[str, int], Sequence[str]] | None = None) -> None:
+        """Send what arrives for `ip` to these nodes, connection by connection, or client by client.
+
+        Args:
+            ip: the frontend.
+            node_ips: its nodes.
+            by_client: spread by the client's address alone.
+            ports: protocol and number of the ports whose nodes are others, to those.
+        """
 
     def remove_frontend(self, ip: str) -> None:
         """Send what arrives for `ip` nowhere."""

@@ -31,7 +31,6 @@ class FelixConfig:
     health_enabled: bool = True
     health_host: str = "localhost"
     health_port: int = 9099
-    log_severity_screen: str = "Info"
 
     @classmethod
     def read(cls, spec: Mapping[str, Any], env: Mapping[str, str]) -> FelixConfig:

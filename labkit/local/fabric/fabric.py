@@ -12,8 +12,9 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from labkit.local.fabric import netns, topology
 from labkit.local.fabric.probe import probe
@@ -109,10 +110,6 @@ class Fabric:
         space = self._paths.netns("client", name)
         return space if "/" not in name and netns.exists(space) else None
 
-    def remove_client(self, name: str) -> None:
-        """Remove an outside client."""
-        _remove_leaf(self._paths.netns("client", name))
-
     def ensure_vnet(self, cluster: str, outbound_ip: str) -> Vnet:
         """Make a cluster's VNet: a router with Azure's resolver, and a way out by `outbound_ip`."""
         router = self._paths.netns(cluster, "vnet")
@@ -147,7 +144,7 @@ class Vnet:
         self._paths, self._cluster, self.outbound_ip = paths, cluster, outbound_ip
         self.netns = paths.netns(cluster, "vnet")
         self._internet = paths.netns("internet")
-        self.frontends: dict[str, tuple[tuple[str, ...], bool]] = {}       # as set: nodes' addresses, and by_client
+        self.frontends: dict[str, Callable[[], None]] = {}       # what sets each once more
 
     def add_node(self, name: str, index: int) -> NodeNet:
         """Connect node `index` to the router, or find it connected."""
@@ -196,18 +193,33 @@ class Vnet:
         """Disconnect a pod."""
         _remove_leaf(self.pod_netns(uid))
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
-        """Send what arrives for a public address to these nodes, spread by connection, or by the client's address.
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False,
+                     ports: Mapping[tuple[str, int], Sequence[str]] | None = None) -> None:
+        """Send what arrives for a public address to nodes.
 
         Packets keep both their addresses: the node sees the client's, and the frontend as destination.
+
+        Args:
+            ip: the frontend.
+            node_ips: its nodes; without one what is new is dropped.
+            by_client: spread by the client's address, not by connection.
+            ports: protocol and number of the ports whose nodes are others, to those.
         """
-        self.frontends[ip] = tuple(node_ips), by_client
+        ports = ports or {}
+        self.frontends[ip] = partial(self.set_frontend, ip, node_ips, by_client=by_client, ports=ports)
         indexes = {topology.node_address(i): i for i in self._node_indexes()}
         links = {node: topology.node_link(i) for node, i in indexes.items()}
-        known = [node for node in node_ips if node in links]
-        netns.nft(self.netns, topology.choice_by_client(ip, [indexes[n] for n in known] if by_client else []))
+
+        def known(nodes: Sequence[str]) -> list[str]:
+            return [node for node in nodes if node in links]
+
+        def numbers(nodes: Sequence[str]) -> list[int]:
+            return [indexes[node] for node in known(nodes)]
+
+        netns.nft(self.netns, topology.choice(ip, numbers(node_ips), {p: numbers(own) for p, own in ports.items()},
+                                              by_client=by_client))
         netns.ip(self._internet, [self._from_internet(ip)])
-        netns.ip(self.netns, [topology.frontend_route(ip, known, [links[node] for node in known])])
+        netns.ip(self.netns, [topology.frontend_route(ip, known(node_ips), [links[node] for node in known(node_ips)])])
         with contextlib.suppress(netns.NetworkError):    # a kernel without nft_dup_ipv4 leaves reports to the hash
             netns.nft(self.netns, topology.reports_to(links))
 
@@ -218,7 +230,7 @@ class Vnet:
             with contextlib.suppress(netns.NetworkError):
                 netns.ip(space, [f"route del {ip}/32"])
         with contextlib.suppress(netns.NetworkError):
-            netns.nft(self.netns, topology.choice_by_client(ip, []))
+            netns.nft(self.netns, topology.no_choice(ip))
 
     async def probe(self, node_ip: str, port: int, path: str | None) -> bool | None:
         """Ask a node as Azure's load balancer does, by the address that its probes come from; see `probe.probe`."""

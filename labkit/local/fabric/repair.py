@@ -44,8 +44,8 @@ def _connect(vnet: Vnet, node: NodeNet) -> None:
                           topology.NODE_MTU),
         *topology.towards_node(index), *topology.remembered_route(index)[1][1:]])
     netns.ip(node.netns, topology.node_uplink(index))
-    for ip, (nodes, by_client) in tuple(vnet.frontends.items()):           # their routes went with the link
-        vnet.set_frontend(ip, nodes, by_client=by_client)
+    for set_again in tuple(vnet.frontends.values()):                        # their routes went with the link
+        set_again()
 
 
 def _pod(node: NodeNet, pod: PodNet, seen: survey.Links, ours: frozenset[str]) -> list[str]:

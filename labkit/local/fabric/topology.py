@@ -168,25 +168,45 @@ def frontend_route(ip: str, node_ips: Sequence[str], links: Sequence[str]) -> st
     return f"route replace {ip}/32 metric 10 {hops}"
 
 
-def choice_by_client(ip: str, nodes: Sequence[int]) -> str:
-    """In the router's nftables: a client's new connections to a frontend go to one node, by its address alone.
+def choice(ip: str, nodes: Sequence[int], ports: Mapping[tuple[str, int], Sequence[int]], *, by_client: bool) -> str:
+    """In the router's nftables: what a frontend's rules say beyond its route.
 
-    What Azure's load balancer calls the distribution SourceIP, and AKS sets for a service with session affinity.
+    A TCP connection keeps the node that the router remembers, also when that gets no new ones, or when none is left; a
+    UDP flow goes elsewhere (https://learn.microsoft.com/azure/load-balancer/load-balancer-custom-probe-overview, "Probe
+    down behavior"). By the client's address alone is what Azure calls the distribution SourceIP, and AKS sets for a
+    service with session affinity.
 
     Args:
         ip: the frontend.
-        nodes: indexes of its nodes; none, and the hash of each connection has the say again.
+        nodes: indexes of its nodes; the hash of the frontend's route chooses among them.
+        ports: protocol and number of ports whose nodes are others, to those.
+        by_client: a client's new connections go to one node.
     """
-    chain = f"of_{ip.replace('.', '_')}"
-    there = f"add chain ip labkit_flows {chain}\n"
-    entry = f"element ip labkit_flows by_client {{ {ip} : goto {chain} }}\n"
-    if not nodes:
-        return f"{there}add {entry}delete {entry}delete chain ip labkit_flows {chain}\n"
-    marks = ", ".join(f"{place} : {index + 1}" for place, index in enumerate(nodes))
-    choice = f"jhash ip saddr mod {len(nodes)} seed 0x1"    # without a seed the kernel draws one each time
-    return (f"{there}flush chain ip labkit_flows {chain}\n"
-            f"add rule ip labkit_flows {chain} meta mark set {choice} map {{ {marks} }}\n"
-            f"add {entry}")
+    chain = f"ip labkit_flows to_{ip.replace('.', '_')}"
+    rules = ["meta l4proto tcp meta mark != 0 return"]
+    for (protocol, port), own in [*ports.items(), (("", 0), nodes)]:
+        match = f"{protocol.lower()} dport {port} " if port else ""
+        if own:
+            rules.append(f"{match}meta mark {{ {', '.join(str(index + 1) for index in own)} }} return")
+        if own and (port or by_client):
+            marks = ", ".join(f"{place} : {index + 1}" for place, index in enumerate(own))
+            of = "ip saddr" if by_client else f"ip saddr . {protocol.lower()} sport . ip daddr"
+            # Without a seed the kernel draws one each time.
+            rules.append(f"{match}meta mark set jhash {of} mod {len(own)} seed 0x1 map {{ {marks} }} return")
+        else:
+            rules.append(f"{match}drop" if port else "meta mark set 0")
+    return "".join([f"add chain {chain}\nflush chain {chain}\n", *(f"add rule {chain} {rule}\n" for rule in rules),
+                    f"add {_entry(ip)}"])
+
+
+def no_choice(ip: str) -> str:
+    """In the router's nftables: a frontend that is gone."""
+    chain = f"chain ip labkit_flows to_{ip.replace('.', '_')}\n"
+    return f"add {chain}add {_entry(ip)}delete {_entry(ip)}delete {chain}"
+
+
+def _entry(ip: str) -> str:
+    return f"element ip labkit_flows frontends {{ {ip} : goto to_{ip.replace('.', '_')} }}\n"
 
 
 NODE_PUBLICS = "ip labkit node_of"
@@ -250,7 +270,7 @@ table ip labkit_flows {{
   map flows {{
     type ipv4_addr . inet_service . ipv4_addr . inet_service : mark; flags dynamic, timeout; timeout 4m; size 65535;
   }}
-  map by_client {{ type ipv4_addr : verdict; }}
+  map frontends {{ type ipv4_addr : verdict; }}
   chain recall {{ type filter hook prerouting priority raw - 1; }}
   chain remember {{ type filter hook forward priority filter; }}
 }}
@@ -259,7 +279,7 @@ flush chain ip labkit_flows remember
 table ip labkit_flows {{
   chain recall {{
     iifname "eth0" meta l4proto {{ tcp, udp }} meta mark set ip saddr . th sport . ip daddr . th dport map @flows
-    iifname "eth0" meta mark 0 ip daddr vmap @by_client
+    iifname "eth0" ip daddr vmap @frontends
   }}
   chain remember {{
     iifname "eth0" oifname "node*" ip daddr != {VNET} meta l4proto {{ tcp, udp }} meta mark set oifname map @marks \

@@ -8,7 +8,7 @@ import logging
 import socket
 import sqlite3
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,10 @@ class CloudNetwork:
         """Give an address back."""
         self._addresses.release(ip)
 
-    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False) -> None:
+    def set_frontend(self, ip: str, node_ips: Sequence[str], *, by_client: bool = False,
+                     ports: Mapping[tuple[str, int], Sequence[str]] | None = None) -> None:
         """Route a frontend to nodes, connection by connection, or client by client."""
-        self._vnet.set_frontend(ip, node_ips, by_client=by_client)
+        self._vnet.set_frontend(ip, node_ips, by_client=by_client, ports=ports)
 
     def remove_frontend(self, ip: str) -> None:
         """Route a frontend nowhere."""
