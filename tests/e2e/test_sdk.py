@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -195,6 +196,16 @@ def test_the_python_client_watches_patches_reads_logs_and_runs_commands(cluster,
     assert seen[0][0] == "ADDED"
     assert ("MODIFIED", "Running", "blue") in seen
     assert seen[-1][0] == "DELETED"
+
+
+def test_kubectl_tops_what_nodes_and_pods_use(cluster):
+    here = ["top", "pods", "-n", "kube-system", "-l", "k8s-app=metrics-server", "--containers", "--no-headers"]
+    (pod, container, *_), = (line.split() for line in wait_for(
+        lambda: cluster.kubectl(*here), "metrics-server has run for a while", interval=1).splitlines())
+    assert (pod[:15], container) == ("metrics-server-", "metrics-server")
+    nodes = cluster.custom.list_cluster_custom_object("metrics.k8s.io", "v1beta1", "nodes")["items"]
+    assert sorted(node["metadata"]["name"] for node in nodes) == cluster.nodes()
+    assert all(re.fullmatch(r"\d+[num]?", node["usage"]["cpu"]) and node["usage"]["memory"] != "0" for node in nodes)
 
 
 def test_kubectl_forwards_a_port(cluster, namespace):

@@ -14,6 +14,7 @@ from labkit.local.client import ApiError, Obj
 from labkit.local.kubeapi import Api
 from labkit.local.node import Nodes, kubelet
 from labkit.local.node.runtime import process_end
+from labkit.local.programs import metrics_server
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -192,6 +193,10 @@ def test_probes(lab: Lab) -> None:
         summary = json.loads((await lab.nodes.kubelet(lab.net.name, "/stats/summary"))[1])
         web = next(p for p in summary["pods"] if p["podRef"]["name"] == "web")["containers"][0]
         assert web["cpu"]["usageCoreNanoSeconds"] > 0 < web["memory"]["workingSetBytes"]
+        points = metrics_server.parse("n", (await lab.nodes.kubelet(lab.net.name, "/metrics/resource"))[1].decode())
+        point = points["default", "web", "main"]
+        assert 0 < point.started <= point.at <= time.time()
+        assert min(point.cpu, points["n",].cpu - point.cpu, point.memory, points["n",].memory - point.memory) > 0
         assert (await lab.nodes.kubelet(lab.net.name, "/nope"))[0] == 404
         logs = lab.kubelet.host_disk() / "var/log"
         (logs / "a.log").write_text("said")

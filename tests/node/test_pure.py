@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit.local.client import Obj
-from labkit.local.node import catalogue, hooks, probes, status
+from labkit.local.node import catalogue, hooks, kubeletapi, probes, status
 from labkit.local.node.environment import (
     ConfigError,
     Place,
@@ -203,3 +204,12 @@ def test_log_lines_are_shown_without_their_frame() -> None:
     assert render(line, False) == b"a line of text\n"
     assert render(line, True) == b"2026-11-23T23:34:27.846983671Z a line of text\n"
     assert render(line.replace(b" F ", b" P "), False) == b"a line of text"
+
+
+def test_a_working_set_leaves_out_files_that_can_go(tmp_path):
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\nfile 4000\ninactive_file 3000\nactive_file 1000\n")
+    assert kubeletapi.memory_bytes(tmp_path) == 2000
+    (tmp_path / "memory.stat").unlink()
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    assert kubeletapi.memory_bytes(tmp_path) > 1 << 20, "where the kernel keeps no account, what the processes hold"

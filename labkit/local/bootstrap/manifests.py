@@ -6,6 +6,7 @@ from labkit.local.arm.clusters import ClusterSpec
 from labkit.local.client import Obj
 
 from .calico import calico
+from .metrics import metrics_server
 from .objects import meta
 from .releases import release_for
 from .system import api_service, dns, kube_proxy, namespaces, roles
@@ -22,7 +23,7 @@ def manifests(spec: ClusterSpec, api_address: str) -> list[Obj]:
     objects = [*namespaces(), *_classes(), *api_service(spec, api_address), *roles(), *kube_proxy(spec)]
     if spec.network_policy == "calico":
         objects += calico(release, spec.minor)
-    return objects + dns(spec, release)
+    return objects + dns(spec, release) + metrics_server()
 
 
 def _classes() -> list[Obj]:

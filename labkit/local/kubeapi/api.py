@@ -9,6 +9,7 @@ from typing import Any
 from labkit.local.client import ApiError, Handler, Obj, PatchType, Subscription, copy_of
 
 from . import patches, subresources
+from .aggregation import Aggregation
 from .auth import Authenticate, ServiceAccountTokens, User
 from .backend import NodeBackend
 from .http import HttpSurface
@@ -50,6 +51,7 @@ class Api:
         self.openapi = Documents(self.machinery.registry, version)
         self.metrics = Metrics()
         self._deliveries = Deliveries()
+        self.aggregation = Aggregation(self)
         self._http = HttpSurface(self)
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.local.client import Obj
 
-from . import errors
+from . import aggregation, errors
 from .kinds import REVIEW_RESOURCES, Served
 from .request import Reply, Request, json_reply
 
@@ -128,7 +128,9 @@ def _resources(plural: str, served: Served, minor: int) -> list[Obj]:
 
 
 def _verbs(served: Served) -> list[str]:
-    """All verbs; namespaces and services could not be deleted by collection for long."""
+    """All verbs; namespaces and services could not be deleted by collection for long, and metrics are read alone."""
+    if served.group == aggregation.GROUP:
+        return ["get", "list"]
     if served.kind.resource in ("namespaces", "services"):
         return [v for v in _VERBS if v != "deletecollection"]
     return _VERBS

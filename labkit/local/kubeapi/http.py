@@ -13,7 +13,7 @@ import orjson
 
 from labkit.local.client import ApiError, Obj
 
-from . import apply, decoding, discovery, errors, lists, patches, proxy, reviews, subresources, websockets
+from . import aggregation, apply, decoding, discovery, errors, lists, patches, proxy, reviews, subresources, websockets
 from .kinds import REVIEW_RESOURCES, Served
 from .request import Receive, Reply, Request, Send, decode, error_reply, json_reply, read_body
 from .store import Entry
@@ -108,6 +108,8 @@ class HttpSurface:
             return json_reply(reviews.answer(self._api, served, user, self._decode(served, body, request)), 201)
         if sub == "proxy":
             return await proxy.answer(self._api, request, served, namespace, name, body)
+        if served.group == aggregation.GROUP:
+            return await self._api.aggregation.forward(request, body)
         if sub in ("log", "exec", "attach", "portforward"):
             return await self._connect(request, served, namespace, name, sub)
         match method:

@@ -17,7 +17,7 @@ import orjson
 
 from labkit.local.client import Obj
 
-from . import errors, models
+from . import aggregation, errors, models
 from .kinds import BUILT_IN, REVIEW_RESOURCES, Registry, Served
 from .models import Field, Model
 from .openapi_proto import V2_TYPE, V3_TYPE, v2_without_definitions, v3_paths
@@ -117,7 +117,8 @@ class Documents:
 
     def _served(self, group: str, version: str) -> list[Served]:
         plurals = self._registry.served[(group, version)]
-        return [s for _, s in sorted(plurals.items()) if s.kind.resource not in REVIEW_RESOURCES]
+        return [s for _, s in sorted(plurals.items())
+                if s.kind.resource not in REVIEW_RESOURCES and s.group != aggregation.GROUP]
 
     def _hash(self, group: str, version: str) -> str:
         """Changes with the document, and is known without it."""

@@ -240,6 +240,18 @@ _REPLICAS = (_NAME, ("Desired", _number("spec", "replicas"), 0, "integer"),
              ("Ready", _number("status", "readyReplicas"), 0, "integer"), _AGE, _CONTAINERS, _IMAGES, _SELECTOR)
 
 Row = tuple[Any, ...]
+def _api_service(obj: Obj) -> str:
+    service = obj["spec"].get("service")
+    return f"{service['namespace']}/{service['name']}" if service else "Local"
+
+
+def _available(obj: Obj) -> str:
+    for one in (obj.get("status") or {}).get("conditions") or ():
+        if one["type"] == "Available":
+            return "True" if one["status"] == "True" else f"{one['status']} ({one['reason']})"
+    return UNKNOWN
+
+
 PRINTERS: dict[str, tuple[Row, ...]] = {
     "pods": (_NAME, ("Ready", pod_cells.ready), ("Status", pod_cells.status_of), ("Restarts", pod_cells.restarts), _AGE,
              ("IP", pod_cells.address, 1), ("Node", _get("spec", "nodeName"), 1),
@@ -251,6 +263,7 @@ PRINTERS: dict[str, tuple[Row, ...]] = {
     "services": (_NAME, ("Type", _get("spec", "type")), ("Cluster-IP", _get("spec", "clusterIP")),
                  ("External-IP", _external_ip), ("Port(s)", _service_ports), _AGE,
                  ("Selector", lambda o: _pairs(o["spec"].get("selector")), 1)),
+    "apiservices.apiregistration.k8s.io": (_NAME, ("Service", _api_service), ("Available", _available), _AGE),
     "namespaces": (_NAME, ("Status", _get("status", "phase")), _AGE),
     "endpoints": (_NAME, ("Endpoints", _endpoints), _AGE),
     "endpointslices.discovery.k8s.io": (_NAME, ("AddressType", _get("addressType")), ("Ports", _slice_ports),

@@ -85,6 +85,18 @@ async def answer(api: Api, request: Request, served: Served, namespace: str, nam
     return await _Exchange(request, place, prefix).open(backend, path, body)
 
 
+async def to_service(api: Api, request: Request, namespace: str, name: str, port: str, body: bytes) -> object:
+    """A service answers the request as it is, at the path that it has here.
+
+    Raises:
+        ApiError: there is nothing to ask, or it does not answer.
+    """
+    if api.node_backend is None:
+        raise _unavailable("the cluster has no nodes")
+    place = _endpoint(api, namespace, name, port, f"{name}:{port}", tls=False)
+    return await _Exchange(request, place, "").open(api.node_backend, request.raw_path, body)
+
+
 def _place(api: Api, served: Served, namespace: str, name: str, port: str, scheme: str, asked: str) -> _Place:
     tls = scheme == "https"
     if served.kind.resource == "services":

@@ -113,6 +113,7 @@ CATALOGUE: tuple[Image, ...] = (
             "check-status"),
     _system("tigera/operator", r"(.*/)?tigera/operator", "tigera_operator", "operator"),
     _system("coredns", r"(.*/)?coredns", "coredns", "coredns"),
+    _system("metrics-server", r"(.*/)?metrics-server", "metrics_server", "metrics-server"),
     Image("agnhost", r"(.*/)?agnhost", entrypoint=("agnhost",), cmd=("pause",), env=_PYTHON,
           tools={"agnhost": _program("agnhost"), "coredns": _program("coredns")}),
     _system("echoserver", r"(.*/)?echoserver(-amd64)?", "echoserver", "echoserver"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,11 +76,16 @@ def cpu_seconds(cgroup: Path) -> float:
 
 
 def memory_bytes(cgroup: Path) -> int:
-    """The memory that a cgroup's processes hold: the kernel's own account where the machine keeps one."""
+    """The working set of a cgroup's processes: the kernel's account, less the files that it could drop at once.
+
+    Where the machine keeps no such account, the memory of its processes is summed up.
+    """
     try:
-        return int((cgroup / "memory.current").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        lines = (cgroup / "memory.stat").read_text().split("\n")
     except OSError:
         return sum(map(_proportional, _processes(cgroup)))
+    return max(0, used - next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0))
 
 
 def _processes(cgroup: Path) -> Iterator[str]:
@@ -118,19 +124,33 @@ def _summary(kubelet: Kubelet) -> Obj:
 
 
 def _resources(kubelet: Kubelet) -> Iterator[str]:
-    yield ("# HELP container_cpu_usage_seconds_total [ALPHA] Cumulative cpu time consumed by the container in"
-           " core-seconds")
-    yield "# TYPE container_cpu_usage_seconds_total counter"
+    """Each sample with the moment that it is of, in milliseconds."""
     places = [(f'{{container="{name}",namespace="{worker.namespace}",pod="{worker.name}"}}',
-               worker.sandbox.cgroup / name) for worker in kubelet.workers()
-              for name in sorted(list(worker.containers.running))]
-    yield from (f"container_cpu_usage_seconds_total{labels} {cpu_seconds(place):.6f}" for labels, place in places)
-    yield "# HELP container_memory_working_set_bytes [ALPHA] Current working set of the container in bytes"
-    yield "# TYPE container_memory_working_set_bytes gauge"
-    yield from (f"container_memory_working_set_bytes{labels} {memory_bytes(place)}" for labels, place in places)
-    yield "# HELP node_cpu_usage_seconds_total [ALPHA] Cumulative cpu time consumed by the node in core-seconds"
-    yield "# TYPE node_cpu_usage_seconds_total counter"
-    yield f"node_cpu_usage_seconds_total {cpu_seconds(kubelet.cgroup('')):.6f}"
-    yield "# HELP node_memory_working_set_bytes [ALPHA] Current working set of the node in bytes"
-    yield "# TYPE node_memory_working_set_bytes gauge"
-    yield f"node_memory_working_set_bytes {memory_bytes(kubelet.cgroup(''))}"
+               worker.sandbox.cgroup / name, worker.states[name].started_at)
+              for worker in kubelet.workers() for name in sorted(list(worker.containers.running))]
+
+    def head(name: str, kind: str, about: str) -> Iterator[str]:
+        yield f"# HELP {name} [ALPHA] {about}"
+        yield f"# TYPE {name} {kind}"
+
+    def cpu(place: Path) -> str:
+        return f"{cpu_seconds(place):.6f} {time.time() * 1000:.0f}"
+
+    def memory(place: Path) -> str:
+        return f"{memory_bytes(place)} {time.time() * 1000:.0f}"
+
+    node = kubelet.cgroup("")
+    name = "container_cpu_usage_seconds_total"
+    yield from head(name, "counter", "Cumulative cpu time consumed by the container in core-seconds")
+    yield from (f"{name}{labels} {cpu(place)}" for labels, place, _ in places)
+    name = "container_memory_working_set_bytes"
+    yield from head(name, "gauge", "Current working set of the container in bytes")
+    yield from (f"{name}{labels} {memory(place)}" for labels, place, _ in places)
+    name = "container_start_time_seconds"
+    yield from head(name, "gauge", "Start time of the container since unix epoch in seconds")
+    yield from (f"{name}{labels} {started:.3f}" for labels, _, started in places)
+    yield from head("node_cpu_usage_seconds_total", "counter",
+                    "Cumulative cpu time consumed by the node in core-seconds")
+    yield f"node_cpu_usage_seconds_total {cpu(node)}"
+    yield from head("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes")
+    yield f"node_memory_working_set_bytes {memory(node)}"
