@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -161,6 +162,30 @@ def test_connections_are_forgotten_by_their_state(lab: EbpfLab) -> None:
     assert there(3500) == {"open"}
     assert there(3700) == set()
     kernel.close()
+
+
+def test_who_comes_again_while_garbage_is_collected_is_not_forgotten(lab: EbpfLab) -> None:
+    """Reading a full table takes a while; a client that uses a port again in it had its new connection deleted."""
+    kernel, flow = connections(lab), maps.Flow(CLIENT, FRONTEND, 4464, 80, 6)
+    run(lab, "from_uplink", frame(flow, tcp_flags=maps.TCP_SYN))
+    run(lab, "from_uplink", frame(flow, tcp_flags=maps.TCP_ACK | maps.TCP_FIN))
+
+    class Read:
+        """The table, where the client comes again once it has been read."""
+
+        get, discard = kernel.get, kernel.discard
+
+        def items(self) -> list[tuple[bytes, bytes]]:
+            entries = list(kernel.items())
+            run(lab, "from_uplink", frame(flow, tcp_flags=maps.TCP_SYN))
+            return entries
+
+    in_45_seconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 45 * 10**9
+    ebpf_connections.collect_garbage(cast("bpfsys.Map", Read()), in_45_seconds)
+    there = list(map(maps.Flow.read, kernel.keys()))
+    kernel.close()
+    assert flow in there
+    assert flow.sport in [other.dport for other in there]
 
 
 def test_new_connections_go_on_where_the_table_is_full_and_one_in_use_does_not_break(lab: EbpfLab) -> None:

@@ -53,12 +53,21 @@ def forget(connections: Map, stale: Stale) -> None:
 
 
 def collect_garbage(connections: Map, now: int) -> None:
-    """Delete entries that are idle in both directions."""
+    """Delete entries that are idle in both directions.
+
+    Reading a full map takes a while, and in the meantime a client may begin anew from a port that it has used before.
+    """
     entries = {key: maps.Connection.read(value) for key, value in connections.items()}
     for key, entry in entries.items():
         seen, flags = _both(entry, entries)
-        if now - seen > idle_seconds(key[12], flags) * _SECOND:
+        if now - seen > idle_seconds(key[12], flags) * _SECOND and not _seen_since(
+                connections, (key, entry.to.reversed().pack()), seen):
             connections.discard(key)
+
+
+def _seen_since(connections: Map, keys: Iterable[bytes], then: int) -> bool:
+    values = (connections.get(key) for key in keys)
+    return any(maps.Connection.read(value).seen > then for value in values if value)
 
 
 def idle_seconds(protocol: int, tcp_flags: int) -> int:
