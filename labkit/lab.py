@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from labkit import calico, targets
 from labkit import plan as plans
+from labkit import student as students
 from labkit.azure import Azure, ClusterSettings, cost, names, versions
 from labkit.azure import steps as cluster_steps
 from labkit.azure.kube_proxy import KubeProxySwitch
@@ -86,10 +87,10 @@ class Lab:
         settings = ClusterSettings(
             name=cluster, resource_group=resource_group, location=location,
             kubernetes_version=kubernetes_version, node_count=node_count, node_vm_size=node_vm_size)
-        if whose := student or os.environ.get(names.STUDENT):
+        if whose := student or os.environ.get(students.VARIABLE):
             settings = names.for_student(settings, whose)
         found = targets.open_target(target, subscription=subscription, context=context, credential=credential,
-                                    cloud=cloud, start=start)
+                                    cloud=cloud, start=start, student=student)
         os.environ.update(found.env)
         return cls(found, settings)
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from labkit.errors import LabNotRunningError, NotSupportedError, TargetError
+from labkit.student import own
 
 NAMES = ("local", "aks", "kind")
 
@@ -109,7 +110,8 @@ class Target:
 
 
 def open_target(name: str | None = None, *, subscription: str | None = None, context: str | None = None,
-                credential: str | None = None, cloud: str | None = None, start: bool = True) -> Target:
+                credential: str | None = None, cloud: str | None = None, start: bool = True,
+                student: str | None = None) -> Target:
     """The target of a name: the parameter, else LABKIT_TARGET, else local.
 
     Args:
@@ -119,13 +121,14 @@ def open_target(name: str | None = None, *, subscription: str | None = None, con
         credential: for aks: "default", "cli" or "devicecode"; None means LABKIT_CREDENTIAL, else the default.
         cloud: for aks: "public", "china" or "usgovernment"; None means LABKIT_CLOUD, else the public one.
         start: for local: start the lab where it is down, and that needs nothing from the user.
+        student: for local: whose kubeconfig; None means LABKIT_STUDENT, else the lab's.
 
     Raises:
         TargetError: a name is unknown, or the target does not answer.
     """
     wanted = name or os.environ.get("LABKIT_TARGET") or "local"
     if wanted == "local":
-        return local(start=start)
+        return local(start=start, student=student)
     if wanted == "aks":
         return aks(subscription, credential=credential, cloud=cloud)
     if wanted == "kind":
@@ -137,25 +140,27 @@ def open_target(name: str | None = None, *, subscription: str | None = None, con
 # Local
 
 
-def local(*, start: bool = True) -> Target:
+def local(*, start: bool = True, student: str | None = None) -> Target:
     """The lab on this machine; it is started where that needs nothing from the user.
 
     Args:
         start: False for who only looks.
+        student: whose kubeconfig; None means LABKIT_STUDENT, else the lab's.
 
     Raises:
         LabNotRunningError: it is not running, and we are not root or only look.
     """
     from labkit import startlocal
 
-    return local_from(startlocal.ensure_running(start=start))
+    return local_from(startlocal.ensure_running(start=start), student)
 
 
-def local_from(daemon: Mapping[str, Any]) -> Target:
+def local_from(daemon: Mapping[str, Any], student: str | None = None) -> Target:
     """The local target from what its daemon says about itself.
 
     Args:
         daemon: the content of daemon.json, and "home", the folder that it is in.
+        student: likewise.
 
     Raises:
         TargetError: the file is not complete.
@@ -166,7 +171,8 @@ def local_from(daemon: Mapping[str, Any]) -> Target:
         clients = tuple(
             OutsideClient(c["name"], c["address"], f"http://{c['name']}:{token}@127.0.0.1:{port}")
             for c in daemon["clients"])
-        kubeconfig = Path(os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or home / "kubeconfig")
+        # Who shares a machine with others has a file of its own, or one's current context would be everybody's.
+        kubeconfig = Path(os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or own(home / "kubeconfig", student))
         identity = LocalIdentity(daemon["identity_endpoint"], daemon["identity_header"], bundle)
         return Target(
             name="local", title="a lab on this machine", arm_url=str(daemon["url"]).rstrip("/"),

@@ -12,7 +12,7 @@ from labkit.azure import states
 from labkit.azure.arm import Azure
 from labkit.azure.cost import estimate, meter
 from labkit.azure.gc import gone
-from labkit.azure.names import STUDENT, node_group
+from labkit.azure.names import node_group
 from labkit.azure.reading import Resource
 from labkit.azure.refusals import local_accounts_disabled
 from labkit.azure.settings import ClusterSettings
@@ -20,6 +20,7 @@ from labkit.azure.tags import EXPIRY_TAG, HOURS, OWNER_TAG, OWNER_VARIABLE, RUN_
 from labkit.errors import AzureError, OperationInterruptedError
 from labkit.kube import kubeconfig, kubelogin
 from labkit.plan import Evidence, Log, Plan, Step
+from labkit.student import VARIABLE as STUDENT
 
 
 def create(azure: Azure, settings: ClusterSettings, version: str | None = None, *, hours: float = HOURS) -> Plan:

@@ -11,16 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from labkit import student
+
 __all__ = ["Progress", "default_file"]
 
 _EMPTY: dict[str, Any] = {"schema": 1, "lessons": {}, "checks": {}, "predictions": {}}
 
 
 def default_file() -> Path:
-    """Return where progress is kept: ``LABKIT_PROGRESS``, or the learner's home."""
+    """Return where progress is kept: ``LABKIT_PROGRESS``, or the learner's home, for each student of a class."""
     if override := os.environ.get("LABKIT_PROGRESS"):
         return Path(override)
-    return Path.home() / ".labkit" / "progress.json"
+    return student.own(Path.home() / ".labkit" / "progress.json")
 
 
 class Progress:

@@ -1,12 +1,18 @@
 """Names for a class: nobody's cluster, group or API name is somebody else's, and each is one that Azure takes."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from labkit.azure import ClusterSettings
-from labkit.azure.names import for_student, node_group, suffix
+from labkit.azure.names import for_student, node_group
+from labkit.course.progress import default_file
 from labkit.errors import AzureError
+from labkit.local.server import environment
+from labkit.local.server.lifecycle import DaemonInfo
+from labkit.student import VARIABLE, suffix
+from labkit.targets import local_from
 
 STUDENTS = [*(f"{n:02}" for n in range(50)), "Zoë", "Zoe", "zoe m", "zoe-m", "zoe.m", "李雷", "韩梅梅",
             "a" * 40, "a" * 41, "Ann-Kathrin Müller-Lüdenscheidt", "Ann-Kathrin Muller-Ludenscheidt"]
@@ -39,3 +45,19 @@ def test_names_that_azure_would_cut_are_refused():
         for_student(ClusterSettings(name="x" * 30, resource_group="y" * 30), "07")
     with pytest.raises(AzureError, match="needs a name"):
         suffix("  ")
+
+
+def test_students_on_one_machine_share_no_kubeconfig_and_no_progress(monkeypatch, tmp_path):
+    for name in ("KUBECONFIG", "LABKIT_PROGRESS", VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    daemon = DaemonInfo("https://localhost:1", 1, 1, "ca", "bundle", "s", "t", "endpoint", "header", "token", [])
+    described = vars(daemon) | {"home": str(tmp_path)}
+    assert local_from(described).kubeconfig == tmp_path / "kubeconfig"
+    assert local_from(described, "08").kubeconfig == tmp_path / "kubeconfig-08"
+    monkeypatch.setenv(VARIABLE, "07")
+    assert local_from(described).kubeconfig == tmp_path / "kubeconfig-07"
+    shell = environment.script(daemon, tmp_path, {VARIABLE: "07", "PATH": "/nowhere"}, tmp_path)
+    assert f"export KUBECONFIG={tmp_path}/kubeconfig-07" in list(shell)
+    assert default_file() == Path.home() / ".labkit" / "progress-07.json"
+    monkeypatch.setenv("KUBECONFIG", "/mine")
+    assert local_from(described).kubeconfig == Path("/mine"), "a file that somebody chose stays"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labkit.local.server.lifecycle import DaemonInfo
+from labkit.student import VARIABLE, own
 
 _CLOUD = "labkit"
 
@@ -43,7 +44,7 @@ def _variables(info: DaemonInfo, home: Path, environ: Mapping[str, str]) -> dict
         "LABKIT_TARGET": "local",
         "LABKIT_HOME": str(home),
         # The file that the library merges credentials into, so that kubectl and notebooks reach the same cluster.
-        "KUBECONFIG": environ.get("KUBECONFIG") or str(home / "kubeconfig"),
+        "KUBECONFIG": environ.get("KUBECONFIG") or str(own(home / "kubeconfig", environ.get(VARIABLE))),
         "LABKIT_ARM_URL": info.url,  # an SDK's base_url; az learns it from its cloud
         "AZURE_SUBSCRIPTION_ID": info.subscription,
         "AZURE_TENANT_ID": info.tenant,

@@ -196,6 +196,8 @@ def _remove(paths: LabPaths) -> list[str]:
     if paths.home.exists():
         for name in _OWN_FILES:
             (paths.home / name).unlink(missing_ok=True)
+        for file in paths.home.glob("kubeconfig-*"):  # students'
+            file.unlink(missing_ok=True)
         for name in _OWN_FOLDERS:
             shutil.rmtree(paths.home / name, ignore_errors=True)
         with contextlib.suppress(OSError):
