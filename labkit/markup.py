@@ -60,6 +60,7 @@ color:var(--fg);background:var(--bg);max-width:44rem}
 .lk table.lk-table th{background:var(--soft);font-weight:600}
 .lk table.lk-table td.n{text-align:right;font-variant-numeric:tabular-nums}
 .lk table.lk-table caption{text-align:left;color:var(--muted);padding:.2em 0}
+.jp-OutputArea .jp-OutputArea-output.jp-RenderedText pre{word-break:normal;overflow-wrap:anywhere}
 .lk svg text{fill:var(--fg);font:13px system-ui,sans-serif}.lk svg .m{fill:var(--muted);font-size:11.5px}
 </style>"""
 
