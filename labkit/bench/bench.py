@@ -114,7 +114,7 @@ class Bench:
         Args:
             name: None means the data plane's.
         """
-        return Arm(name or self._dataplane(), self._kube, self.prepare(), about=self._provenance)
+        return Arm(name or self._dataplane(), self._kube, self.prepare(), about=self._provenance, now=self._dataplane)
 
     # Suites: the data planes side by side
 

@@ -16,7 +16,10 @@ from labkit.bench.recording import Recording
 from labkit.bench.results import Run, Sample
 from labkit.bench.watch import Progress, Watch
 from labkit.bench.workload import Workload
+from labkit.errors import MeasurementError
 from labkit.kube import Kube
+
+_CLAIMS = ("vanilla", "iptables", "ebpf")  # names of arms that say which data plane was measured
 
 
 def _nothing() -> None:
@@ -34,6 +37,7 @@ class Arm:
         enter: brings the cluster to the state, and verifies it.
         about: what is known of it once it is there.
         enter_seconds: how long that takes, about.
+        now: says which data plane the cluster has; None where nobody can say.
     """
 
     name: str
@@ -42,6 +46,19 @@ class Arm:
     enter: Callable[[], None] = _nothing
     about: Callable[[], dict[str, Any]] = field(default=dict)
     enter_seconds: float = 0.0
+    now: Callable[[], str] | None = None
+
+    def stay(self) -> None:
+        """See that nobody has switched the cluster while it was measured.
+
+        Raises:
+            MeasurementError: somebody has; the sample is of neither data plane.
+        """
+        if self.now is not None and self.name in _CLAIMS and (found := self.now()) != self.name:
+            raise MeasurementError(
+                f"The cluster should have the data plane {self.name}, and has {found}.",
+                "somebody has switched it while it was measured; the sample under way is not kept, those before are.",
+                "run it again, and let nobody switch the cluster meanwhile.")
 
     def facts(self) -> dict[str, Any]:
         """What results say of it."""
@@ -84,11 +101,7 @@ def orders(arms: Sequence[Arm], rounds: int, first: str | None = None) -> list[l
 
 
 def seconds_of(tasks: Sequence[Task]) -> float:
-    """How long tasks take, with the switches between their arms.
-
-    Args:
-        tasks: in their order.
-    """
+    """How long tasks take, with the switches between their arms."""
     total, arm = 0.0, None
     for task in tasks:
         total += task.seconds + (task.arm.enter_seconds if task.arm is not arm else 0.0)
@@ -140,6 +153,7 @@ def conduct(tasks: Sequence[Task], recording: Recording, watch: Watch, *, second
         watch.progress(Progress(done, len(tasks), f"{task.arm.name}: {task.case}, round {task.round + 1}",
                                 pace * rest))
         sample = noise.marked(task.take())
+        arm.stay()
         recording.add(sample)
         watch.sample(sample)
         if strict:

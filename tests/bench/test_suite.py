@@ -85,6 +85,25 @@ def test_what_fails_keeps_the_samples_before(tmp_path):
     assert not kept.finished
 
 
+@pytest.mark.parametrize(("name", "kept"), [("ebpf", 1), ("mine", 4)])
+def test_a_cluster_that_somebody_switches_meanwhile_ends_the_run(name, kept):
+    has = ["ebpf"]
+
+    def value(number):
+        has.append("iptables" if number else "ebpf")  # somebody has, in the second round
+        return 1.0
+
+    a = arm(name, now=lambda: has[-1])
+    record = recording()
+    if name == "mine":  # a name that claims nothing
+        conduct(tasks([[a], [a]], value=value), record, Watch())
+    else:
+        todo = tasks([[a], [a]], ("a",), value)
+        with pytest.raises(MeasurementError, match="should have the data plane ebpf, and has iptables"):
+            conduct(todo, record, Watch())
+    assert len(record.run.samples) == kept
+
+
 def test_a_stopped_run_says_so_and_goes_on_where_it_was(tmp_path):
     path, two = tmp_path / "run.json", [arm("vanilla"), arm("ebpf")]
     with recording(path) as kept:
