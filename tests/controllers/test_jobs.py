@@ -102,3 +102,20 @@ def test_how_many_pods_a_job_wants() -> None:
     assert wanted_active({"spec": {"parallelism": 3}}, 0, 0) == 3
     assert wanted_active({"spec": {"parallelism": 3, "suspend": True}}, 3, 0) == 0
     assert intervals({0, 1, 2, 5, 7, 8}) == "0-2,5,7-8"
+
+
+def test_a_job_adopts_its_orphans_and_leaves_them_to_who_does_not_say_what_becomes_of_them(world: World) -> None:
+    """By the API a job's pods are orphaned, unless the request says otherwise, as kubectl's does."""
+    async def body(world: World) -> None:
+        run(world)
+        await world.until(lambda: len(world.pods("work")) == 1)
+        (pod,) = world.pods("work")
+        world.api.patch("pods", pod["metadata"]["name"], {"metadata": {"ownerReferences": None}}, "default")
+        await world.until(lambda: bool(world.pods("work")[0]["metadata"].get("ownerReferences")))
+        assert len(world.pods("work")) == 1
+        world.api.delete(JOBS, "web", "default")
+        await world.until(lambda: not world.api.list(JOBS))
+        await world.settle()
+        assert not world.pods("work")[0]["metadata"].get("ownerReferences")
+
+    world.run(body)

@@ -54,9 +54,12 @@ def test_definitions_last_over_a_restart_and_take_their_objects_along(tmp_path: 
     first.close()
     api = make_api(tmp_path / "x.db")
     assert api.get("widgets.example.com", "w")["spec"]["size"] == 1
+    api.patch("customresourcedefinitions.apiextensions.k8s.io", "widgets.example.com", {
+        "metadata": {"annotations": {"a": "b"}}})
     api.delete("customresourcedefinitions.apiextensions.k8s.io", "widgets.example.com")
     assert "deletionTimestamp" in api.get("widgets.example.com", "w")["metadata"]
     api.patch("widgets.example.com", "w", {"metadata": {"finalizers": []}})
     assert api.list("customresourcedefinitions.apiextensions.k8s.io") == []
     assert refusal(api.list, "widgets.example.com").reason == "NotFound"
+    assert ("example.com", "v1") not in api.machinery.registry.served, "discovery still shows it"
     api.close()

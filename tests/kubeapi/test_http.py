@@ -260,6 +260,9 @@ def test_kubectl_every_day(served: Served) -> None:
     token = kubectl(served, "create", "token", "sa").stdout.strip()
     _, review = call(served, "/apis/authentication.k8s.io/v1/selfsubjectreviews", "POST", {}, token=token)
     assert review["status"]["userInfo"]["username"] == "system:serviceaccount:default:sa"
+    code, refused = call(served, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "POST", {},
+                         Accept="application/json;as=Table;v=v1;g=meta.k8s.io")
+    assert (code, refused["reason"]) == (406, "NotAcceptable"), "an answer is no table"
     assert kubectl(served, "auth", "can-i", "*", "*").stdout == "yes\n"
     assert 'Error from server (NotFound): deployments.apps "none" not found' in kubectl(
         served, "get", "deploy", "none").stderr

@@ -77,8 +77,12 @@ def test_a_write_that_changes_nothing_keeps_the_version(api: Api) -> None:
     assert (first["metadata"]["generation"], scaled["metadata"]["generation"]) == (1, 2)
     status = api.update("deployments.apps", {**scaled, "status": {"replicas": 3}, "spec": {}}, subresource="status")
     assert status["metadata"]["generation"] == 2
+    noted = api.patch("deployments.apps", "web", {"metadata": {"annotations": {"a": "b"}, "finalizers": ["a.b/c"]}},
+                      "default", subresource="status")
+    assert noted["metadata"]["annotations"] == {"a": "b"}, "a status may be written with a note"
+    assert "finalizers" not in noted["metadata"]
     assert status["spec"]["replicas"] == 3
-    again = api.update("deployments.apps", {**status, "status": {"replicas": 99}})
+    again = api.update("deployments.apps", {**noted, "status": {"replicas": 99}})
     assert again["status"] == {"replicas": 3}
 
 

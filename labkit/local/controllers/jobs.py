@@ -60,10 +60,6 @@ class Jobs(OwnerController):
     component = "job-controller"
     kind, resource = "Job", "jobs.batch"
 
-    def claim(self, owner: Obj) -> list[Obj]:
-        """A job's selector is its own uid, so what it controls is what it owns."""
-        return self.children.by("controller", owner["metadata"]["uid"])
-
     def reconcile(self, key: Key) -> None:
         """Start what is missing, count what has ended, and say when it is over."""
         job = self.owners.get(key)

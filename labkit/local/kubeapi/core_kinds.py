@@ -64,8 +64,6 @@ class NamespaceStrategy(Strategy):
 class NodeStrategy(Strategy):
     """A kubelet registers its node together with the status, and writes labels and annotations with it."""
 
-    STATUS_METADATA = ("managedFields", "labels", "annotations")
-
     def default(self, kind: Kind, obj: Obj) -> None:
         """A node always has a spec."""
         obj.setdefault("spec", {})

@@ -18,9 +18,11 @@ CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 class DefinitionStrategy(Strategy):
     """Serves what definitions define, and empties what a deleted one leaves."""
 
+    STATUS_METADATA = ("managedFields",)
+
     def loaded(self, obj: Obj) -> None:
         """A definition was read from disk at the start."""
-        self.api.registry.add(kind_of(obj), _served(obj))
+        self._serve(obj)
 
     def default(self, kind: Kind, obj: Obj) -> None:
         """Names and conversion."""
@@ -69,13 +71,17 @@ class DefinitionStrategy(Strategy):
     def stored(self, kind: Kind, new: Obj, old: Obj | None) -> None:
         """Serve the kind as it is defined now; empty it if its definition is going."""
         if old is None or old["spec"] != new["spec"]:
-            self.api.registry.add(kind_of(new), _served(new))
+            self._serve(new)
         if "deletionTimestamp" in new["metadata"]:
             self._empty(new)
 
     def removed(self, kind: Kind, last: Obj) -> None:
         """Stop serving the kind."""
         self.api.registry.remove(last["metadata"]["name"])
+
+    def _serve(self, definition: Obj) -> None:
+        kind = kind_of(definition)
+        self.api.registry.add(kind, _served(definition, kind))
 
     def _empty(self, definition: Obj) -> None:
         from .machinery import DeleteOptions
@@ -105,6 +111,8 @@ class DefinitionStrategy(Strategy):
 
 class CustomStrategy(Strategy):
     """Objects of a custom kind: what their schema says."""
+
+    STATUS_METADATA = ("managedFields",)
 
     def default(self, kind: Kind, obj: Obj) -> None:
         """Drop what the schema does not know, then fill in its defaults."""
@@ -147,8 +155,7 @@ def kind_of(definition: Obj) -> Kind:
         })
 
 
-def _served(definition: Obj) -> tuple[Served, ...]:
-    kind = kind_of(definition)
+def _served(definition: Obj, kind: Kind) -> tuple[Served, ...]:
     out = []
     for version in definition["spec"]["versions"]:
         if version.get("served", True):

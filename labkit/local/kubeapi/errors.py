@@ -71,6 +71,11 @@ def method_not_allowed() -> ApiError:
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
+def not_acceptable(accepted: Sequence[str]) -> ApiError:
+    """406: there is no answer in a form that the client would take."""
+    return ApiError(406, "NotAcceptable", "only the following media types are accepted: " + ", ".join(accepted))
+
+
 def unsupported_media_type(accepted: Sequence[str]) -> ApiError:
     """415; clients fall back to a type in the list."""
     return ApiError(415, "UnsupportedMediaType",

@@ -105,6 +105,8 @@ class HttpSurface:
         if served.kind.resource in REVIEW_RESOURCES:
             if method != "POST":
                 raise errors.method_not_allowed()
+            if all("as=" in form for form in request.header(b"accept").split(",")):
+                raise errors.not_acceptable(["application/json"])
             return json_reply(reviews.answer(self._api, served, user, self._decode(served, body, request)), 201)
         if sub == "proxy":
             return await proxy.answer(self._api, request, served, namespace, name, body)

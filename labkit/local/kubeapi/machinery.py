@@ -217,9 +217,9 @@ class Machinery:
         strategy.check_delete(kind, old.obj)
         grace = strategy.grace_period(old.obj, options.grace_period)
         finalizers = list(was.get("finalizers") or ())
-        if options.propagation:
+        if propagation := options.propagation or strategy.PROPAGATION:
             finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")]
-            finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(options.propagation, [])
+            finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(propagation, [])
         asked = {**old.obj, "metadata": {**was, "deletionGracePeriodSeconds": grace}}
         if not finalizers and not grace and strategy.may_go(asked):
             if options.dry_run:

@@ -106,7 +106,7 @@ def meta_errors(kind: Kind, meta: Obj) -> list[FieldError]:
         if not isinstance(value, str):
             out.append(bad_value(f"metadata.annotations[{key}]", value, "must be a string"))
     for i, name in enumerate(meta.get("finalizers") or []):
-        if "/" not in name and name not in _FINALIZERS:
+        if "/" not in name and name not in _FINALIZERS and not kind.crd and kind.group != "apiextensions.k8s.io":
             out.append(bad_value(f"metadata.finalizers[{i}]", name,
                                  "name is neither a standard finalizer name nor is it fully qualified"))
     for i, owner in enumerate(meta.get("ownerReferences") or []):

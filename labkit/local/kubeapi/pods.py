@@ -29,8 +29,6 @@ _TOLERATED = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 class PodStrategy(Strategy):
     """A pod's specification is fixed once it is created; its deletion waits for the kubelet."""
 
-    STATUS_METADATA = ("managedFields", "labels", "annotations")
-
     def default(self, kind: Kind, obj: Obj) -> None:
         """Kubernetes' defaults, and those of its default admission plug-ins."""
         spec = obj.setdefault("spec", {})

@@ -154,6 +154,7 @@ class CommandStreams:
 
     NAMES = ("stdin", "stdout", "stderr", "error", "resize")
     CLOSED = 255
+    protocol = COMMAND_PROTOCOL
     PATIENCE = 30.0
     """Seconds for a client to open its streams, as a kubelet has."""
 
@@ -169,7 +170,7 @@ class CommandStreams:
         Raises:
             ConnectionError: the client left, or opened too few.
         """
-        await self._connection.accept(COMMAND_PROTOCOL)
+        await self._connection.accept(self.protocol)
         try:
             async with asyncio.timeout(self.PATIENCE):
                 while not self._wanted <= self._streams.keys():

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class Strategy:
     """The rules of a kind that has none of its own: plain data."""
 
-    STATUS_METADATA: ClassVar[tuple[str, ...]] = ("managedFields",)
+    STATUS_METADATA: ClassVar[tuple[str, ...]] = ("managedFields", "labels", "annotations")
     """What of an object's metadata a write of its status may change too."""
+
+    PROPAGATION: ClassVar[str | None] = None
+    """What becomes of an object's dependents where who deletes it does not say: None is in the background."""
 
     def __init__(self, machinery: Machinery) -> None:
         self.api = machinery

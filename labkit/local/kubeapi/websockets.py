@@ -73,7 +73,7 @@ async def open_session(api: Api, request: Request, served: Served, namespace: st
             process = await (backend.attach(namespace, name, container, stdin=stdin, tty=tty) if sub == "attach"
                              else backend.exec(namespace, name, container, argv, stdin=stdin, tty=tty))
         except ApiError as error:       # as a kubelet: it upgrades first, and then says what is wrong
-            await channels.send(3, error_reply(error).body)
+            await channels.send(3, _said(channels, orjson.loads(error_reply(error).body)))
             await channels.close()
             return
         await _run(process, channels, argv)
@@ -133,7 +133,8 @@ async def _run(process: Process, channels: Channels | CommandStreams, argv: list
                 return
             await writer
             code = await process.wait()
-            await channels.send(3, orjson.dumps(_outcome(code, argv)))
+            if outcome := _said(channels, _outcome(code, argv)):
+                await channels.send(3, outcome)
             await channels.close()
         finally:
             for task in (reader, writer):
@@ -160,6 +161,13 @@ async def _drain(process: Process, channels: Channels | CommandStreams) -> None:
     async for channel, data in process.output():
         if data:
             await channels.send(channel, data)
+
+
+def _said(channels: Channels | CommandStreams, status: Obj) -> bytes:
+    """What the third channel says of how it went: before version 4 only what went wrong, in words."""
+    if channels.protocol and channels.protocol.startswith(("v4", "v5")):
+        return orjson.dumps(status)
+    return b"" if status["status"] == "Success" else str(status["message"]).encode()
 
 
 def _outcome(code: int, argv: list[str]) -> Obj:

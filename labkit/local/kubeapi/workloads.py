@@ -83,6 +83,8 @@ def strategy_errors(kind: Kind, spec: Obj) -> list[FieldError]:
 class ReplicationControllerStrategy(WorkloadStrategy):
     """A replica set whose selector is labels, and those of its template where it names none."""
 
+    PROPAGATION = "Orphan"
+
     def default(self, kind: Kind, obj: Obj) -> None:
         """The template's labels are the selector's, and its own, too."""
         super().default(kind, obj)
@@ -99,6 +101,8 @@ class ReplicationControllerStrategy(WorkloadStrategy):
 
 class JobStrategy(WorkloadStrategy):
     """A job selects its pods by its own uid; its template is fixed."""
+
+    PROPAGATION = "Orphan"
 
     def prepare_create(self, kind: Kind, obj: Obj) -> None:
         """Make the selector, unless the manifest insists on one."""
