@@ -99,11 +99,7 @@ class Meter:
 
 
 def estimate(settings: ClusterSettings) -> Cost:
-    """What a cluster of these settings costs while it runs, with one service that has a public address.
-
-    Args:
-        settings: the cluster.
-    """
+    """What a cluster of these settings costs while it runs, with one service that has a public address."""
     return _cost([{"count": settings.node_count, "vmSize": settings.node_vm_size}])
 
 

@@ -31,9 +31,5 @@ def for_student(settings: ClusterSettings, student: str) -> ClusterSettings:
 
 
 def node_group(settings: ClusterSettings) -> str:
-    """What Azure calls the group that holds a cluster's machines.
-
-    Args:
-        settings: the cluster.
-    """
+    """What Azure calls the group that holds a cluster's machines."""
     return f"MC_{settings.resource_group}_{settings.name}_{settings.location}"

@@ -36,11 +36,7 @@ class Patience:
 
 @contextlib.contextmanager
 def telling(log: Log) -> Iterator[None]:
-    """While this lasts, say when the SDK waits before it asks again.
-
-    Args:
-        log: where to say it.
-    """
+    """While this lasts, say when the SDK waits before it asks again."""
     before = _log.set(log)
     try:
         yield

@@ -133,13 +133,7 @@ def credentials(azure: Azure, settings: ClusterSettings, *, admin: bool = True,
 
 
 def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | None) -> Plan:
-    """The plan that deletes clusters, their group and their contexts.
-
-    Args:
-        azure: the subscription.
-        settings: the clusters, all of one resource group.
-        path: the kubeconfig file, or None.
-    """
+    """The plan that deletes clusters, their group and their contexts."""
     group = settings[0].resource_group
     steps = [Step(
         id=f"cluster-{s.name}", title=f"Delete the cluster {s.name}",
@@ -179,12 +173,7 @@ def _forget(path: Path, contexts: list[str], log: Log) -> None:
 
 
 def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Evidence:
-    """Whether a cluster is there, running, and has the network that was asked for.
-
-    Args:
-        cluster: what Azure says of it.
-        settings: what was asked for.
-    """
+    """Whether a cluster is there, running, and has the network that was asked for."""
     if cluster is None:
         return Evidence(False, f"there is no cluster {settings.name} in {settings.resource_group}")
     properties, state, power = cluster.get("properties") or {}, states.of(cluster), states.power(cluster)
@@ -197,12 +186,7 @@ def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Eviden
 
 
 def abort(azure: Azure, settings: ClusterSettings) -> Plan:
-    """The plan that aborts what is under way on a cluster.
-
-    Args:
-        azure: the subscription.
-        settings: the cluster.
-    """
+    """The plan that aborts what is under way on a cluster."""
     group, name = settings.resource_group, settings.name
 
     def verify() -> Evidence:
@@ -220,12 +204,7 @@ def abort(azure: Azure, settings: ClusterSettings) -> Plan:
 
 
 def left_running(azure: Azure, group: str) -> str:
-    """What is in a group, and in the groups of its machines, and costs money; in words.
-
-    Args:
-        azure: the subscription.
-        group: the resource group.
-    """
+    """What is in a group, and in the groups of its machines, and costs money; in words."""
     try:
         clusters = azure.clusters(group) if azure.group(group) is not None else []
         inside = f"/resourcegroups/{group}/".lower()
@@ -240,12 +219,7 @@ def left_running(azure: Azure, group: str) -> str:
 
 @contextlib.contextmanager
 def naming_what_stays(azure: Azure, group: str) -> Iterator[None]:
-    """An error on the way says what is still there and costs money.
-
-    Args:
-        azure: the subscription.
-        group: the resource group.
-    """
+    """An error on the way says what is still there and costs money."""
     try:
         yield
     except OperationInterruptedError:

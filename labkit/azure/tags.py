@@ -83,11 +83,7 @@ def read(given: Mapping[str, str] | None) -> Mark | str | None:
 
 
 def made_at(given: Mapping[str, str] | None) -> datetime | None:
-    """When the run began that made a resource, by its run tag; None where it does not say.
-
-    Args:
-        given: the tags.
-    """
+    """When the run began that made a resource, by its run tag; None where it does not say."""
     try:
         return datetime.strptime((given or {}).get(RUN_TAG, ""), _RUN).replace(tzinfo=UTC)
     except ValueError:

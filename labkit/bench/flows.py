@@ -60,11 +60,7 @@ IDLE = "idle"
 
 
 class Block:
-    """What samples of one arm in one round share: the counters' last state, and the idle background.
-
-    Args:
-        arm: whose.
-    """
+    """What samples of one arm in one round share: the counters' last state, and the idle background."""
 
     def __init__(self, arm: Arm) -> None:
         self._arm = arm

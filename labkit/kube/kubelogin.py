@@ -16,11 +16,7 @@ _CURE = ("install it with `az aks install-cli`, then `kubelogin convert-kubeconf
 
 
 def programs(config: Config) -> tuple[str, ...]:
-    """The programs that a kubeconfig's users call; pure.
-
-    Args:
-        config: the kubeconfig.
-    """
+    """The programs that a kubeconfig's users call; pure."""
     users = (entry.get("user") or {} for entry in config.get("users") or [])
     found = {str(user["exec"]["command"]): None for user in users if (user.get("exec") or {}).get("command")}
     return tuple(found)
@@ -49,9 +45,6 @@ def with_login(config: Config, login: str) -> Config:
 
 def check(config: Config) -> None:
     """See that the programs of a kubeconfig are there, and are what their names say.
-
-    Args:
-        config: the kubeconfig.
 
     Raises:
         KubeconfigError: one is missing, or another program has its name.

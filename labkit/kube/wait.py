@@ -39,11 +39,7 @@ def wait_for(what: str, look: Callable[[], Evidence], timeout: float = 120.0,
 
 
 def rolled_out(obj: Obj) -> Evidence:
-    """Whether a deployment's or daemon set's pods are all new and ready, as `kubectl rollout status` judges.
-
-    Args:
-        obj: the deployment or daemon set.
-    """
+    """Whether a deployment's or daemon set's pods are all new and ready, as `kubectl rollout status` judges."""
     status = obj.get("status", {})
     name = obj["metadata"]["name"]
     if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 0):

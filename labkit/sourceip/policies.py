@@ -17,12 +17,7 @@ _RESOURCE = "networkpolicies.networking.k8s.io"
 
 
 class Policies:
-    """Network policies on the echo service.
-
-    Args:
-        kube: the cluster.
-        source_ip: knows the clients.
-    """
+    """Network policies on the echo service."""
 
     def __init__(self, kube: Kube, source_ip: SourceIp) -> None:
         self._kube, self._source_ip = kube, source_ip

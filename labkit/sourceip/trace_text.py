@@ -6,12 +6,7 @@ from labkit.sourceip.trace_model import MEANINGS, Hop, Trace
 
 
 def text(trace: Trace, *, evidence: bool = True) -> str:
-    """The trace as lines.
-
-    Args:
-        trace: what was found.
-        evidence: whether each hop is followed by what proves it.
-    """
+    """The trace as lines."""
     lines = [trace.title]
     for name, hops in (("Request", trace.request), ("Reply", trace.reply)):
         lines += ["", f"{name} (its first packet)"]

@@ -23,12 +23,7 @@ GROUP_TYPE = "Microsoft.Resources/resourceGroups"
 
 
 class Operations:
-    """Runs operations against the books and the clusters.
-
-    Args:
-        store: where resources and operations are written down.
-        clusters: who does the work.
-    """
+    """Runs operations against the books and the clusters."""
 
     def __init__(self, store: ArmStore, clusters: Clusters) -> None:
         self._store, self._clusters = store, clusters

@@ -21,12 +21,7 @@ _RENEW_AT = 0.8  # of a token's life, as kubelets do
 
 
 class PodSandbox:
-    """What a pod's containers share.
-
-    Args:
-        host: its node.
-        pod: its object.
-    """
+    """What a pod's containers share."""
 
     def __init__(self, host: Kubelet, pod: Obj) -> None:
         self._host, self._pod = host, pod

@@ -29,12 +29,7 @@ _PULL_RETRY = (10.0, 300.0)
 
 
 class PodWorker:
-    """Runs one pod.
-
-    Args:
-        host: its node.
-        pod: its object, as bound.
-    """
+    """Runs one pod."""
 
     def __init__(self, host: Kubelet, pod: Obj) -> None:
         self._host = host

@@ -83,12 +83,7 @@ class CloudNetwork:
 
 
 class Cluster:
-    """A running cluster.
-
-    Args:
-        spec: what was asked for.
-        around: what all clusters share.
-    """
+    """A running cluster."""
 
     def __init__(self, spec: ClusterSpec, around: Surroundings) -> None:
         self.spec, self._around = spec, around

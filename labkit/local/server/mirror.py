@@ -10,11 +10,7 @@ from labkit.local.bootstrap import PUBLISHED, published
 
 
 def write(home: Path) -> None:
-    """Write the manifests where a release of Calico has them, below `calico` in the lab's home.
-
-    Args:
-        home: the lab's folder.
-    """
+    """Write the manifests where a release of Calico has them, below `calico` in the lab's home."""
     folder = home / "calico" / PUBLISHED[0] / "manifests"
     folder.mkdir(parents=True, exist_ok=True)
     for name, objects in published().items():

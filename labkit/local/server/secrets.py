@@ -17,11 +17,7 @@ from labkit.local.server.tls import write_private
 
 @dataclass(frozen=True)
 class Secrets:
-    """Tokens of one lab.
-
-    Args:
-        key: the random key behind them.
-    """
+    """Tokens of one lab."""
 
     key: bytes
 
