@@ -11,12 +11,15 @@ OVERLAY = Overlay("192.168.0.0/16", {"192.168.0.0/26": "n1", "192.168.0.64/26": 
                   {"n1": "10.224.0.4", "n2": "10.224.0.35"}, "n1")
 PEER = "192.168.0.64"
 GONE = ["route 192.168.0.64/26 was missing", f"neighbour {PEER} on vxlan.calico was missing"]
+ROUTE = f"192.168.0.64/26 encap ip id 4096 dst 10.224.0.35 via {PEER} dev vxlan.calico onlink proto 80"
 TAKEN = {
     f"ip neigh flush dev vxlan.calico nud permanent; ip neigh del {PEER} dev vxlan.calico": GONE[1:],
     f"ip neigh replace {PEER} lladdr 66:0a:00:00:00:01 dev vxlan.calico nud permanent": [
         f"neighbour {PEER} on vxlan.calico was changed"],
     "ip route del 192.168.0.64/26": GONE[:1],
     "ip route replace 192.168.0.64/26 dev eth0 proto 80": ["route 192.168.0.64/26 was changed"],
+    f"ip route change {ROUTE} src 192.168.0.0 mtu 900": ["route 192.168.0.64/26 was changed"],
+    f"ip route change {ROUTE}": ["route 192.168.0.64/26 was changed"],
     "ip route del blackhole 192.168.0.0/26": ["route blackhole 192.168.0.0/26 was missing"],
     "ip link set vxlan.calico mtu 1300": ["the MTU of vxlan.calico was 1300"],
     "ip link set vxlan.calico down": ["link vxlan.calico was down", *GONE],

@@ -22,7 +22,11 @@ WHOLE = survey.Links(
     frozenset({(f"{POD}/32", LINK, ""), ("10.224.0.1/32", "eth0", ""), ("10.224.0.0/16", "eth0", "10.224.0.1"),
                ("0.0.0.0/0", "eth0", "10.224.0.1")}),
     frozenset({(POD, LINK, topology.mac_of(POD)), ("10.224.0.1", "eth0", topology.FABRIC_MAC)}),
-    frozenset({("10.224.0.4/16", "eth0")}), frozenset({(LINK, 1500)}), frozenset({(LINK, 7, 2)}))
+    frozenset({("10.224.0.4/16", "eth0")}), frozenset({(LINK, 1500)}), frozenset({(LINK, 7, 2)}),
+    sources=frozenset({(f"{POD}/32", LINK, ""), ("10.224.0.1/32", "eth0", "10.224.0.4"),
+                       ("10.224.0.0/16", "eth0", "10.224.0.4"), ("0.0.0.0/0", "eth0", "10.224.0.4")}),
+    route_mtus=frozenset({(f"{POD}/32", LINK, 0), ("10.224.0.1/32", "eth0", 0), ("10.224.0.0/16", "eth0", 0),
+                          ("0.0.0.0/0", "eth0", 1500)}))
 
 
 def without(links: survey.Links, **gone: object) -> survey.Links:
@@ -47,6 +51,10 @@ def test_what_is_missing_is_told_from_what_there_is(gone: dict[str, object], sai
     ({"mtus": frozenset({(LINK, 1280)})}, [f"the MTU of {LINK} was 1280"]),
     ({"neighbours": frozenset({(POD, LINK, "00:00:00:00:00:01"), ("10.224.0.1", "eth0", topology.FABRIC_MAC)})},
      [f"neighbour {POD} on {LINK} had another hardware address"]),
+    ({"sources": WHOLE.sources - {("10.224.0.0/16", "eth0", "10.224.0.4")} | {("10.224.0.0/16", "eth0", "10.224.9.9")}},
+     ["route 10.224.0.0/16 by eth0 had another source address"]),
+    ({"route_mtus": WHOLE.route_mtus - {("0.0.0.0/0", "eth0", 1500)} | {("0.0.0.0/0", "eth0", 1300)}},
+     ["route default by eth0 had another MTU"]),
 ])
 def test_what_is_not_as_it_was_is_said(changed: dict[str, object], said: list[str]) -> None:
     assert survey.missing(replace(WHOLE, **changed), [*WANTED, f"link set {LINK} mtu 1500"]) == said
@@ -95,6 +103,12 @@ def test_routes_neighbours_and_links_come_back(lab: Lab, monkeypatch: pytest.Mon
             (lab.net.netns, f"link set {link} name stray", f"link {link} was renamed to stray"),
             (lab.net.netns, f"link del {link}", f"link {link} was missing"),
             (lab.net.netns, "route del default", "route default by eth0 was missing"),
+            (lab.net.netns, f"route change default via {topology.SUBNET_GATEWAY} dev eth0 src {lab.net.ip} mtu 900",
+             "route default by eth0 had another MTU"),
+            (lab.net.netns, f"route change {topology.SUBNET} via {topology.SUBNET_GATEWAY} dev eth0",
+             f"route {topology.SUBNET} by eth0 had another source address"),
+            (space, f"route change default via {gateway} dev eth0 mtu 900",
+             f"{inside}route default by eth0 had another MTU"),
             (lab.net.netns, f"addr del {lab.net.ip}/16 dev eth0", f"address {lab.net.ip}/16 of eth0 was missing"),
             (lab.net.netns, "link set eth0 mtu 1500", "the MTU of eth0 was 1500"),
             (lab.net.netns, "link set eth0 down", "link eth0 was down"),

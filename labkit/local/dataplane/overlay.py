@@ -121,7 +121,8 @@ class OverlayRoutes:
             *([f"addr replace {overlay.tunnel}/32 dev {DEVICE}"] if overlay.tunnel else [])])
         there, known = self._there(), {ip: mac for ip, device, mac in seen.neighbours if device == DEVICE}
         for to, rest in routes(overlay, vni).items():
-            if to not in there or rest.partition(" via ")[0].split() != there[to]:
+            said = rest.partition(" via ")[0] + f" src {overlay.tunnel}" * bool(rest)
+            if said.split() != there.get(to):
                 gone.append(f"route {to} was {'changed' if to in there else 'missing'}")
         for tunnel, mac in neighbours(overlay).items():
             if known.get(tunnel) != mac:
@@ -146,7 +147,9 @@ class OverlayRoutes:
         for words in map(str.split, done.stdout.splitlines()):
             to = " ".join(words[:2]) if words[0] == "blackhole" else words[0]
             said = dict(pairwise(words))
-            found[to] = ["encap", "ip", "id", said["id"], "dst", said["dst"]] if "encap" in said else []
+            found[to] = ["encap", "ip", "id", said["id"], "dst", said["dst"],
+                         *(word for key in ("src", "mtu") if key in said for word in (key, said[key]))] \
+                if "encap" in said else []
         return found
 
 

@@ -23,7 +23,8 @@ _UP = 1                                            # IFF_UP
 _MAIN, _UNICAST, _PERMANENT = 254, 1, 0x80         # routing table, kind of route, state of a neighbour
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK = 3, 4, 5
 _IFA_LOCAL, _FRA_PRIORITY = 2, 6
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS = 1, 4, 5, 7, 8
+_RTAX_MTU = 2
 _NDA_DST, _NDA_LLADDR = 1, 2
 
 
@@ -39,6 +40,8 @@ class Links:
     mtus: frozenset[tuple[str, int]] = frozenset()         # interface, its MTU
     ends: frozenset[tuple[str, int, int]] = frozenset()    # interface, its index, and that of a link's other end or 0
     rules: frozenset[int] = frozenset()                    # preferences at which a routing table is looked up
+    sources: frozenset[tuple[str, str, str]] = frozenset()      # of a route: destination, interface, its "src" or ""
+    route_mtus: frozenset[tuple[str, str, int]] = frozenset()   # and its "mtu" or 0
 
     @property
     def names(self) -> frozenset[str]:
@@ -102,6 +105,10 @@ def missing(there: Links, commands: Sequence[str]) -> list[str]:
                 to = to if "/" in to else f"{to}/32"
                 if (to, dev, options.get("via", "")) not in there.routes:
                     gone.append(f"route {words[2]} by {dev} was missing")
+                elif (to, dev, options.get("src", "")) not in there.sources:
+                    gone.append(f"route {words[2]} by {dev} had another source address")
+                elif (to, dev, int(options.get("mtu", 0))) not in there.route_mtus:
+                    gone.append(f"route {words[2]} by {dev} had another MTU")
     return gone
 
 
@@ -124,13 +131,16 @@ def here() -> Links:
             length, index = struct.unpack_from("=xBxxI", body)
             if local := attributes(body[8:]).get(_IFA_LOCAL):
                 addresses.add((f"{_ip(local)}/{length}", names.get(index, "")))
-        routes = set()
+        routes, sources, route_mtus = set(), set(), set()
         for body in _dump(link, _GETROUTE, struct.pack("=BBBBBBBBI", socket.AF_INET, *bytes(7), 0)):
             _, length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
             found = attributes(body[12:])
             if table == _MAIN and kind == _UNICAST and _RTA_OIF in found:
-                routes.add((f"{_ip(found.get(_RTA_DST, bytes(4)))}/{length}", names.get(_int(found[_RTA_OIF]), ""),
-                            _ip(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else ""))
+                route = f"{_ip(found.get(_RTA_DST, bytes(4)))}/{length}", names.get(_int(found[_RTA_OIF]), "")
+                routes.add((*route, _ip(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else ""))
+                sources.add((*route, _ip(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else ""))
+                metrics = attributes(found.get(_RTA_METRICS, b""))
+                route_mtus.add((*route, _int(metrics.get(_RTAX_MTU, b""))))
         neighbours = set()
         for body in _dump(link, _GETNEIGH, struct.pack("=BxxxiHBB", socket.AF_INET, 0, 0, 0, 0)):
             index, state = struct.unpack_from("=iH", body, 4)
@@ -140,7 +150,7 @@ def here() -> Links:
         rules = {_int(attributes(body[12:]).get(_FRA_PRIORITY, b""))
                  for body in _dump(link, _GETRULE, struct.pack("=BBBBBBBBI", socket.AF_INET, *bytes(7), 0))}
     return Links(frozenset(up), frozenset(down), frozenset(routes), frozenset(neighbours), frozenset(addresses),
-                 frozenset(mtus), frozenset(ends), frozenset(rules))
+                 frozenset(mtus), frozenset(ends), frozenset(rules), frozenset(sources), frozenset(route_mtus))
 
 
 def _dump(link: socket.socket, question: int, body: bytes) -> Iterator[bytes]:
