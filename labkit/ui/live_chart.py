@@ -27,6 +27,8 @@ __all__ = ["Live"]
 LOOK_SECONDS: Final = 1.0
 #: The chart is drawn at most this often, however fast samples come: a browser needs some 80 ms of CPU each time.
 REDRAW_SECONDS: Final = 3.0
+#: How many times the smallest median the largest may be before the axis becomes logarithmic.
+STEEP: Final = 10
 
 
 class Live(Watch):
@@ -123,10 +125,14 @@ class Live(Watch):
             mine = {case: samples for (of, case), samples in kinds.items() if of == arm}
             data += _traces(arm, index, mine, {case: known[arm, case][1] for case in mine}, self._metric, varied)
             rows += [[label(arm), case, len(mine[case]), *known[arm, case][1]] for case in mine]
-        made = layout(self._title, "number of services" if varied else "", axis(self._metric))
+        middles = [value[0] for _, value in known.values()]
+        # Cases that lie far apart, as TCP and UDP do, would be a flat line and a few dots.
+        steep = not varied and min(middles, default=0) > 0 and max(middles) > STEEP * min(middles)
+        made = layout(self._title, "number of services" if varied else "",
+                      f"{axis(self._metric)}; logarithmic" if steep else axis(self._metric))
         made |= {"scattermode": "group", "scattergap": 0.6}
         made["xaxis"] |= {"type": "linear" if varied else "category"}
-        made["yaxis"] |= {"rangemode": "tozero"}
+        made["yaxis"] |= {"rangemode": "tozero", "type": "log" if steep else "linear"}
         text = text_table(["data plane", "case", "samples", "median", "low", "high"], rows, self._title)
         return Chart("live", data, made, text)
 

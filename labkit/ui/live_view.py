@@ -96,8 +96,10 @@ class LiveView:
         if fresh_arms := spec["data"][len(self.figure.data):]:
             self.figure.add_traces(fresh_arms)
         with self.figure.batch_update():
-            if self.figure.layout.xaxis.type != spec["layout"]["xaxis"]["type"]:  # a second number of services
-                self.figure.update_layout(xaxis=spec["layout"]["xaxis"])
+            there, wanted = self.figure.layout, spec["layout"]
+            if (there.xaxis.type, there.yaxis.type) != (wanted["xaxis"]["type"], wanted["yaxis"]["type"]):
+                # a second number of services, or values that lie far apart
+                self.figure.update_layout(title=wanted["title"], xaxis=wanted["xaxis"], yaxis=wanted["yaxis"])
             for trace, fresh in zip(self.figure.data, spec["data"], strict=True):
                 if len(trace.y or ()) != len(fresh["y"]) or list(trace.y) != fresh["y"]:
                     trace.x, trace.y, trace.mode = fresh["x"], fresh["y"], fresh["mode"]

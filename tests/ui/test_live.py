@@ -205,3 +205,16 @@ def test_the_axis_turns_into_numbers_with_the_second_one(views: list[live_view.L
     figure = views[0].figure
     assert (figure.layout.xaxis.type, list(figure.data[1].x), figure.data[1].mode) == (
         "linear", [10.0, 1000.0], "lines+markers")
+
+
+def test_cases_that_lie_far_apart_have_a_logarithmic_axis(views: list[live_view.LiveView]) -> None:
+    live = ui.live("cores", "CPU")
+    for samples in (1, 2):
+        live.sample(Sample("ebpf", CASES[0], samples, {"cores": 12.0}))
+    view = live_view.LiveView(live)
+    view.update()
+    assert view.figure.layout.yaxis.type == "linear"
+    live.sample(Sample("ebpf", CASES[1], 1, {"cores": 500.0}))
+    view.update()
+    assert view.figure.layout.yaxis.type == "log"
+    assert "logarithmic" in view.figure.layout.title.text
