@@ -77,10 +77,10 @@ def test_a_write_that_changes_nothing_keeps_the_version(api: Api) -> None:
     assert (first["metadata"]["generation"], scaled["metadata"]["generation"]) == (1, 2)
     status = api.update("deployments.apps", {**scaled, "status": {"replicas": 3}, "spec": {}}, subresource="status")
     assert status["metadata"]["generation"] == 2
-    noted = api.patch("deployments.apps", "web", {"metadata": {"annotations": {"a": "b"}, "finalizers": ["a.b/c"]}},
+    noted = api.patch("deployments.apps", "web", {"metadata": {"annotations": {"a": "b"}, "labels": {"a": "b"}}},
                       "default", subresource="status")
     assert noted["metadata"]["annotations"] == {"a": "b"}, "a status may be written with a note"
-    assert "finalizers" not in noted["metadata"]
+    assert "labels" not in noted["metadata"], "a deployment's labels are no part of it"
     assert status["spec"]["replicas"] == 3
     again = api.update("deployments.apps", {**noted, "status": {"replicas": 99}})
     assert again["status"] == {"replicas": 3}
@@ -219,6 +219,11 @@ def test_selectors(api: Api) -> None:
     assert names(field="metadata.name=c") == "c"
     assert names(field="spec.hostNetwork=true") == ""
     assert names(field="spec.hostNetwork=false") == names(), "what is not written down is false"
+    for name, source in (("old", {"source": {"component": "kubelet"}}), ("new", {"reportingComponent": "kubelet"}),
+                         ("other", {"reportingComponent": "mine"})):
+        api.create("events", {"metadata": {"name": name, "namespace": "default"},
+                              "involvedObject": {"namespace": "default"}, **source}, "default")
+    assert {e["metadata"]["name"] for e in api.list("events", field_selector="source=kubelet")} == {"old", "new"}
     assert refusal(api.list, "pods", field_selector="spec.foo=1").message == "field label not supported: spec.foo"
     assert refusal(api.list, "pods", label_selector="a=b=c").reason == "BadRequest"
 

@@ -38,6 +38,7 @@ def pod(**spec: object) -> Obj:
     ("k8s.gcr.io/kube-proxy:v1.20.2", "kube-proxy"), ("mcr.microsoft.com/oss/kubernetes/coredns:1.6.6", "coredns"),
     ("registry.k8s.io/e2e-test-images/agnhost:2.47", "agnhost"), ("nginx", "nginx"), ("python:3-alpine", "python"),
     ("localhost:5000/library/busybox:1", "busybox"), ("nicolaka/netshoot", "nicolaka/netshoot"),
+    ("docker.io/library/httpd:2.4.38-alpine", "httpd"),
     ("infrabuilder/netbench:server-iperf3", "infrabuilder/netbench"), ("registry.k8s.io/pause:3.9", "pause"),
     ("quay.io/tigera/operator:v1.13.5", "tigera/operator"), ("curlimages/curl:8.8.0", "curlimages/curl"),
 ])
@@ -70,7 +71,9 @@ def test_every_image_has_an_nc_that_knows_udp() -> None:
 @pytest.mark.parametrize("options", ["-T {} -qO-", "-T{} -qO-", "-qT {} -O-", "--timeout={} -qO-", "--timeout {} -q"])
 def test_a_busybox_has_a_wget_that_gives_up_when_it_is_told_to(tmp_path: Path, options: str) -> None:
     script = tmp_path / "wget"
-    script.write_text(dict(catalogue.find("busybox").scripts())[f"{catalogue.TOOLS}/wget"])
+    text = dict(catalogue.find("busybox").scripts())[f"{catalogue.TOOLS}/wget"]
+    assert text == dict(catalogue.find("agnhost").scripts())[f"{catalogue.TOOLS}/wget"], "it is of Alpine"
+    script.write_text(text)
 
     def wget(limit: str) -> tuple[int, str]:
         done = subprocess.run(["sh", str(script), *options.format(limit).split(), url], capture_output=True, text=True)

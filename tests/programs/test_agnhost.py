@@ -123,3 +123,23 @@ def test_connect_names_what_went_wrong(address: str, word: str) -> None:
                            address.format(closed=free_port())], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(word)
+
+
+def test_mounttest_says_what_a_volumes_files_are_like(tmp_path: Path) -> None:
+    def ask(*options: str) -> tuple[list[str], int]:
+        done = subprocess.run([sys.executable, "-m", "labkit.local.programs.agnhost", "mounttest", *options],
+                              capture_output=True, text=True, check=False)
+        return done.stdout.splitlines(), done.returncode
+
+    new = tmp_path / "new"
+    tmp_path.chmod(0o3777)
+    assert ask("--fs_type=/dev/shm", f"--file_mode={tmp_path}", f"--new_file_0660={new}", f"--file_perm={new}") == ([
+        'mount type of "/dev/shm": tmpfs', f'content of file "{new}": mount-tester new file', "",
+        f'mode of file "{tmp_path}": dgtrwxrwxrwx', f'perms of file "{new}": -rw-rw----'], 0)
+    assert ask(f"--file_content={tmp_path}/none")[1] == 1
+
+
+def test_logs_generator_writes_its_number_of_lines() -> None:
+    done = subprocess.run([sys.executable, "-m", "labkit.local.programs.agnhost", "logs-generator",
+                           "-t", "3", "-d", "30ms"], capture_output=True, text=True, check=True)
+    assert [line.split("] ")[1].split()[0] for line in done.stdout.splitlines()] == ["0", "1", "2"]

@@ -66,7 +66,7 @@ def field_value(obj: Obj, path: tuple[str, ...]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if path == ("source",):
-        return str(obj.get("source", {}).get("component", ""))
+        return str(obj.get("source", {}).get("component") or obj.get("reportingComponent", ""))
     return str(value)
 
 

@@ -80,6 +80,12 @@ def strategy_errors(kind: Kind, spec: Obj) -> list[FieldError]:
     return []
 
 
+class DeploymentStrategy(WorkloadStrategy):
+    """Its labels are no part of its status."""
+
+    STATUS_METADATA = ("managedFields", "annotations")
+
+
 class ReplicationControllerStrategy(WorkloadStrategy):
     """A replica set whose selector is labels, and those of its template where it names none."""
 
@@ -254,7 +260,7 @@ def workload_strategies(machinery: Machinery) -> dict[str, Strategy]:
     endpoints, rbac, claims = EndpointsStrategy(machinery), RbacStrategy(machinery), ClaimStrategy(machinery)
     rbac_group = "rbac.authorization.k8s.io"
     return {
-        "deployments.apps": WorkloadStrategy(machinery, defaults.deployment),
+        "deployments.apps": DeploymentStrategy(machinery, defaults.deployment),
         "replicasets.apps": WorkloadStrategy(machinery, defaults.replica_set),
         "replicationcontrollers": ReplicationControllerStrategy(machinery, defaults.replica_set),
         "daemonsets.apps": WorkloadStrategy(machinery, lambda spec: defaults.daemon_set(spec, minor)),

@@ -1,4 +1,4 @@
-"""agnhost, the part of it that labs and Kubernetes' own network tests use.
+"""agnhost, the part of it that labs and Kubernetes' own tests use.
 
 The real one is Kubernetes' test image (registry.k8s.io/e2e-test-images/agnhost); commands, paths and
 their answers are the same, so a manifest written for it works here and on AKS.
@@ -17,7 +17,7 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler
 
-from labkit.local.programs import netexec
+from labkit.local.programs import agnhost_checks, netexec
 from labkit.local.programs.netexec import QuietServer, TextHandler
 
 VERSION = "2.47"
@@ -159,6 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--timeout", type=netexec.seconds, default=0.0)
     one.add_argument("--protocol", choices=("tcp", "sctp"), default="tcp")
     one.set_defaults(run=connect)
+    agnhost_checks.add_commands(commands)
     for name, run in (("pause", pause), ("dns-suffix", dns_suffix), ("dns-server-list", dns_server_list),
                       ("etc-hosts", etc_hosts)):  # fmt: skip
         commands.add_parser(name, help=str(run.__doc__).rstrip(".").lower()).set_defaults(run=run)
