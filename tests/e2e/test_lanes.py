@@ -208,12 +208,12 @@ def rules(cluster: TestCluster, *parts: str) -> list[str]:
 
 
 def versions(cluster: TestCluster) -> dict[str, str]:
-    """Every object with its resource version, but for what beats by itself."""
+    """Every object with its resource version, but for what beats by itself and what is measured when it is asked for."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     kept = [kind for kind in kinds if kind.split(".")[0] not in ("events", "leases", "nodes", "componentstatuses")]
     found = json.loads(cluster.kubectl("get", ",".join(kept), "-A", "-o", "json"))["items"]
     return {f"{o['kind']} {o['metadata'].get('namespace')}/{o['metadata']['name']}": o["metadata"]["resourceVersion"]
-            for o in found}
+            for o in found if "resourceVersion" in o["metadata"]}
 
 
 def printed(cluster: TestCluster, *words: str) -> str:
