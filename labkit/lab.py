@@ -281,7 +281,11 @@ class Lab:
 
         Raises:
             StepError: a step failed.
+            TargetError: it is no plan.
         """
+        if not isinstance(plan, Plan):
+            raise TargetError(f"{plan!r} is not a plan.", "a plan is what `lab.enable_ebpf()` and its like return.",
+                              'to get to a state name it to `lab.ensure`, such as `lab.ensure("ebpf")`.')
         result = plans.run(plan, reporter)
         if plan.id in ("clean-up",):
             self.forget()

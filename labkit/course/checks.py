@@ -4,10 +4,11 @@ A check is a function that looks at the lab and returns its evidence, or raises 
 found instead. It never changes anything. Its hint says where to look, not what to type.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from labkit.errors import LabError
 from labkit.markup import STATES, Fragment, badge, details, escape, prose
 
 if TYPE_CHECKING:
@@ -98,17 +99,20 @@ def check(id: str, title: str, *, hint: str) -> "Callable[[Callable[[Lab], str]]
     return register
 
 
-def select(ids: Iterable[str]) -> list[Check]:
+def select(ids: Sequence[str]) -> list[Check]:
     """Return the named checks; two digits stand for a whole lesson.
 
     Raises:
-        KeyError: an id that no check has.
+        LabError: an id that no check has, or none at all.
     """
+    if not ids:
+        raise LabError("Which checks?", "none was named.", 'name a lesson, such as `lab.course.check("02")`.')
     chosen: list[Check] = []
     for wanted in ids:
         found = [c for c in CHECKS.values() if c.id == wanted or c.id.startswith(f"{wanted}.")]
         if not found:
-            raise KeyError(f"no check {wanted!r}; there are {', '.join(sorted(CHECKS))}")
+            raise LabError(f"There is no check {wanted!r}.", "",
+                           f"name a lesson by its two digits, or one of {', '.join(sorted(CHECKS))}.")
         chosen += [c for c in found if c not in chosen]
     return chosen
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
+from labkit.errors import LabError
+
 __all__ = ["LESSONS", "Lesson", "lesson", "next_lesson"]
 
 
@@ -43,12 +45,13 @@ def lesson(number: str) -> Lesson:
     """Return the lesson with these two digits.
 
     Raises:
-        KeyError: there is none.
+        LabError: there is none.
     """
     for candidate in LESSONS:
         if candidate.number == number:
             return candidate
-    raise KeyError(f"no lesson {number!r}; there are {LESSONS[0].number} to {LESSONS[-1].number}")
+    raise LabError(f"There is no lesson {number!r}.", "",
+                   f'there are "{LESSONS[0].number}" to "{LESSONS[-1].number}", two digits in quotes.')
 
 
 def next_lesson(number: str) -> Lesson | None:

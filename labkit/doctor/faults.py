@@ -126,9 +126,10 @@ class Faults:
         wait_for(f"the namespace {NAMESPACE} is gone", gone)
 
     def _find(self, which: str | Fault) -> tuple[Fault, Maker]:
-        name = which if isinstance(which, str) else which.name
+        name = which.name if isinstance(which, Fault) else which
         if name not in FAULTS:
-            raise NotSupportedError(f"There is no fault {name!r}.", "", f"faults are {', '.join(self.names)}.")
+            raise NotSupportedError(f"There is no fault {name!r}.", "it is one of `lab.faults.possible()`, or a name.",
+                                    f"faults are {', '.join(self.names)}.")
         return FAULTS[name]
 
     def _plan(self, fault: Fault, make: Maker, facts: ClusterFacts) -> Plan:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from labkit.errors import LabError
 from labkit.markup import Fragment, output
 from labkit.ui.show import show
 
@@ -31,8 +32,17 @@ def sh(lab: "Lab", command: str, *, timeout: float = 60) -> None:
         lab: whose environment to use.
         command: such as ``kubectl get nodes``; no shell reads it.
         timeout: seconds.
+
+    Raises:
+        LabError: it is empty, or a quotation in it is not closed.
     """
-    text = f"$ {command}\n{_answer(shlex.split(command), lab.target.env, timeout)}"
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise LabError(f"This is not a command: {command}", f"{error}.".lower(), "close the quotation.") from error
+    if not argv:
+        raise LabError("There is no command.", "it is empty.", 'name one, such as "kubectl get nodes".')
+    text = f"$ {command}\n{_answer(argv, lab.target.env, timeout)}"
     show(Fragment(output(text), text))
 
 

@@ -3,6 +3,7 @@
 import re
 from importlib.resources import files
 
+from labkit.errors import LabError
 from labkit.markup import Fragment, code, escape
 
 __all__ = ["excerpt", "source"]
@@ -16,10 +17,14 @@ def source(file: str, function: str) -> Fragment:
         function: its name.
 
     Raises:
-        LookupError: the file has no such function.
+        LabError: there is no such file, or it has no such function.
     """
-    text = files("labkit").joinpath("local", "dataplane", "bpf", file).read_text(encoding="utf-8")
-    start, body = excerpt(text, function)
+    folder = files("labkit").joinpath("local", "dataplane", "bpf")
+    try:
+        start, body = excerpt(folder.joinpath(file).read_text(encoding="utf-8"), function)
+    except (OSError, LookupError) as error:
+        names = ", ".join(sorted(each.name for each in folder.iterdir() if each.name.endswith((".c", ".h"))))
+        raise LabError(f"There is no function {function!r} in {file!r}.", "", f"the files are {names}.") from error
     title = f"{file}, line {start}"
     return Fragment(f'<p class="muted">{escape(title)}</p>{code(body)}', f"{title}\n{body}")
 

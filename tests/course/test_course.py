@@ -7,7 +7,7 @@ from labkit import mode, ui
 from labkit.course import checks, predictions
 from labkit.course.checks import Check, CheckFailed
 from labkit.course.course import ChecksNotPassed, Course
-from labkit.course.lessons import LESSONS, next_lesson
+from labkit.course.lessons import LESSONS, lesson, next_lesson
 from labkit.course.parameters import ParameterError
 from labkit.course.progress import Progress
 from labkit.errors import LabError
@@ -66,8 +66,12 @@ def test_html_of_a_failure_is_escaped_and_folds_the_hint(registry: dict[str, Che
 
 
 def test_unknown_check_names_those_that_exist(registry: dict[str, Check]) -> None:
-    with pytest.raises(KeyError, match=r"90\.good"):
+    with pytest.raises(LabError, match=r"90\.good"):
         checks.select(["99"])
+    with pytest.raises(LabError, match="Which checks"):
+        checks.select([])
+    with pytest.raises(LabError, match='"00" to "10"'):
+        lesson("4")
 
 
 def test_a_prediction_meets_its_measurement(tmp_path: Path) -> None:

@@ -265,6 +265,23 @@ def test_c_excerpts_are_whole_functions_with_their_comment() -> None:
         excerpt(text, "nothing")
 
 
+def test_what_a_learner_mistypes_is_answered_in_words() -> None:
+    from labkit.lab import Lab
+    from labkit.ui import sh, source
+
+    with pytest.raises(LabError, match=r"nope.*\n.*nat\.h, .*tc\.c"):
+        source("nat.h", "nope")
+    with pytest.raises(LabError, match="nope"):
+        source("nope.c", "handle")
+    lab = SimpleNamespace(target=SimpleNamespace(env={}))
+    with pytest.raises(LabError, match="close the quotation"):
+        sh(lab, "kubectl get 'pods")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="no command"):
+        sh(lab, "  ")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match=r'`lab\.ensure\("ebpf"\)`'):
+        Lab.run(lab, "ebpf")  # type: ignore[arg-type]
+
+
 def test_the_excerpts_that_the_notebooks_show_exist() -> None:
     from labkit.ui import source
 
