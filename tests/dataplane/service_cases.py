@@ -124,6 +124,9 @@ CASES = (
     Case("alice", BOTH, "192.0.2.83", 80, error=SILENCE, why="no back end there"),
     Case("bob", BOTH, "public1", 30083, error=SILENCE),
     Case("bob", BOTH, "public2", 30083, ("b1",)),
+    Case("node1", BOTH, "node1", 30083, ("b1",), NODE, why="a node that asks itself is inside"),
+    Case("node2", BOTH, "node1", 30083, error=SILENCE, ebpf={"backends": ("b1",), "error": "", "seen": NODE},
+         why="for kube-proxy this is from outside; Calico chooses where it is asked, among all (nat_lookup.h)"),
     Case("a2", BOTH, "10.0.1.3", 80, ("b1",), why="inside every back end will do"),
     Case("a2", BOTH, "192.0.2.83", 80, ("b1",), why="a pod's way to the outside address is that inside"),
     # --- internalTrafficPolicy Local
