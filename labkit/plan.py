@@ -306,7 +306,7 @@ def _settle(step: Step, log: Log) -> Evidence:
             log(f"waiting: {evidence.text}")
             said = evidence.text
         time.sleep(pause)
-        pause = min(pause * 1.5, 2.0)
+        pause = min(pause * 1.5, 0.5)
 
 
 def _guarded(step: Step, reporter: Reporter | None,

@@ -18,7 +18,7 @@ def wait_for(what: str, look: Callable[[], Evidence], timeout: float = 120.0,
         what: what is waited for, for the message.
         look: looks once.
         timeout: seconds.
-        pause: seconds between the first two looks; later ones are rarer, up to two seconds.
+        pause: seconds between the first two looks; later ones are rarer, up to half a second.
 
     Raises:
         WaitError: it did not come.
@@ -35,7 +35,7 @@ def wait_for(what: str, look: Callable[[], Evidence], timeout: float = 120.0,
             raise WaitError(f"{what}: not so within {timeout:.0f} s.", f"last seen: {evidence.text}",
                             "look with `lab.diagnose()`.")
         time.sleep(pause)
-        pause = min(pause * 1.5, 2.0)
+        pause = min(pause * 1.5, 0.5)
 
 
 def rolled_out(obj: Obj) -> Evidence:
