@@ -8,6 +8,7 @@ from typing import Any
 
 from labkit.course.course import ChecksNotPassed
 from labkit.errors import LabError
+from labkit.ui import interrupts
 
 __all__ = ["install", "lines"]
 
@@ -16,6 +17,7 @@ def install() -> None:
     """Have the kernel show labkit's own errors without the library's frames; nothing without a kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None:
+        interrupts.install(shell)
         shell.set_custom_exc(
             (LabError, ChecksNotPassed, NameError, KeyboardInterrupt, asyncio.CancelledError), _show
         )

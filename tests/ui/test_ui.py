@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path as FilePath
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -386,3 +387,18 @@ def test_a_chart_in_a_notebook_says_its_words_once(monkeypatch: pytest.MonkeyPat
     assert len(shown) == 2
     assert shown[0]["text/plain"] == "CPU of flows; the same in words stands below"
     assert [text for bundle in shown for text in bundle.values() if "ebpf 4.2" in text] == list(shown[1].values())
+
+
+def test_an_interrupt_waits_until_the_import_under_way_is_done(tmp_path: FilePath) -> None:
+    library = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.1)\nwhole = True\n"
+    (tmp_path / "slow_library.py").write_text(library)
+    script = (
+        "import signal, sys, time\n"
+        "from labkit.ui import interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "interrupts._before_cell(None)\n"
+        "try:\n    import slow_library\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    print(vars(sys.modules['slow_library'])['whole'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
