@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -23,6 +24,7 @@ STATE = "(CLOSED|RESET|ESTABLISHED|SYN-SENT)"
 KEY = rf"ConntrackKey{{proto=\d+ {END} <-> {END}}}"
 LEG = "{Bytes:\\d+ Packets:\\d+ Seqno:0 " + "".join(rf"{name}:(?:true|false) " for name in (
     "SynSeen", "AckSeen", "FinSeen", "RstSeen", "Approved", "Opener", "Workload")) + r"Ifindex:\d+}"
+MAC = r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}"
 SETS = r"((not_)?(src|dst)_ip_set_ids:<0x[0-9a-f]+> )+"
 FRONT = rf"{IP} port \d+ proto \d+ id \d+ count"
 FORMS = {
@@ -55,6 +57,13 @@ FORMS = {
         r"\| (Accepted|Dropped |Other   | {8}) \| (?=.{30} \|)\w[^|]+ \| +\d+ \| +\d+ \| N/A \|",
         r"\| (Accepted|Dropped |Other   | {8}) \| (?=.{30} \|)\w[^|]+ \| N/A     \| N/A    \| N/A \|",
         r"dumped [\w.]+ counters\."),
+    "conntrack stats": (
+        r"Conntrack map size: \d+", r"Total (connections|entries): \d+", r"NAT connections: \d+", "",
+        r"(TCP|UDP|Others) : \d+", r"TCP (Established|Closed|Reset|Syn-sent): \d+"),
+    "nat dump --group-by-service": (
+        rf"{FRONT} \d+ local \d+( flags (external|internal)-local)?( src {NET})?", rf"{FRONT} -1 local 0",
+        rf"\t\d+:\d+\t {END}"),
+    "arp dump": (rf"dev (?=.{{4}}: ) *\d+: (?=.{{15}} : ) *{IP} : {MAC} -> {MAC}",),
     "ipsets dump": (r"IP set 0x[0-9a-f]+", f"   {NET}", ""),
     "policy dump a1 all": (
         r"IfaceName: azv\w{11}", "Hook: tc (ingress|egress)", "  Tier: default",
@@ -69,6 +78,24 @@ FORMS = {
         r'( (src|dst)_ip_set_ids:"s:\w+")?( not_src_ip_set_ids:"s:\w+")? rule_id:"\w+"',
         r"// End of rule \w+", "// End of tier default: deny"),
 }
+
+OBJECTS = {
+    "nat dump": "frontend backends",
+    "nat dump --group-by-service": "id frontends backends",
+    "nat aff": "client_ip proto addr port backend timestamp",
+    "conntrack dump": "type proto src dst orig_dst? tunnel_ip? orig_src_port? flags active_ago tcp_state?",
+    "conntrack dump --raw": "proto addr_a port_a addr_b port_b type flags active_ago tcp_state? rev_proto? rev_addr_a? "
+                            "rev_port_a? rev_addr_b? rev_port_b?",
+    "conntrack stats": "map_size total_connections total_entries nat_connections tcp udp others tcp_established "
+                       "tcp_closed tcp_reset tcp_syn_sent",
+    "counters dump --iface=eth0": "interface counters",
+    "arp dump": "ifindex ip src_mac dst_mac",
+    "routes dump": "dest flags ifindex? next_hop?",
+    "ifstate dump": "ifindex name flags ingress_policy_v4 egress_policy_v4 xdp_policy_v4 ingress_policy_v6 "
+                    "egress_policy_v6 xdp_policy_v6 tc_ingress_filter tc_egress_filter",
+    "ipsets dump": "set_id members",
+}
+"""The fields of Calico's structures in their order; those with a question mark are left out where they are empty."""
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +137,47 @@ def test_every_line_has_calicos_form(lab: EbpfLab, command: str, capsys: pytest.
     for form in FORMS[command]:
         assert any(re.fullmatch(form, line) for line in lines), form
     assert [line for line in lines if not any(re.fullmatch(form, line) for form in FORMS[command])] == []
+
+
+@pytest.mark.parametrize("command", OBJECTS)
+def test_json_has_calicos_fields(lab: EbpfLab, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = json.loads(dump(lab, f"--json {command}", capsys))
+    for each in said if isinstance(said, list) else [said]:
+        known = OBJECTS[command].split()
+        assert list(each) == [word.rstrip("?") for word in known if word.rstrip("?") in each or word[-1] != "?"]
+    assert said
+
+
+def test_json_says_what_the_lines_say(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> None:
+    def look(command: str) -> list[dict]:
+        return json.loads(dump(lab, f"{command} -j", capsys))
+
+    fronts = [each for each in look("nat dump") if each["frontend"]["addr"] == "192.0.2.77"
+              and each["frontend"]["proto"] == 6]
+    assert [(each["frontend"]["count"], each["frontend"].get("src_cidr"), each["backends"]) for each in fronts] == [
+        (1, "203.0.113.10/32", [{"addr": "10.224.0.5", "port": 8080}]), (-1, None, None)]
+    [group] = look("nat dump --group-by-service 192.0.2.77 80 tcp")
+    assert {each["addr"] for each in group["frontends"]} == {"192.0.2.77", CLUSTER_IP, "255.255.255.255"}
+    found = look("conntrack dump")
+    asked = next(each for each in found if each.get("orig_dst") == "192.0.2.77:80" and each["proto"] == "TCP")
+    assert (asked["type"], asked["dst"], asked["flags"], asked["tcp_state"]) == (
+        "nat", "10.224.0.5:8080", ["B-A"], "CLOSED")
+    raw = look("conntrack dump --raw")
+    there = next(each for each in raw if each["type"] == "nat-forward" and each["addr_b"] == "192.0.2.77")
+    back = {name.removeprefix("rev_"): value for name, value in there.items() if name.startswith("rev_")}
+    assert any(back.items() <= each.items() and each["type"] == "nat-reverse" for each in raw)
+    counted = look("conntrack stats")
+    assert (counted["total_connections"], counted["total_entries"], counted["map_size"]) == (
+        len(found), len(raw), 65536)
+    assert counted["udp"] == sum(each["proto"] == "UDP" for each in found)
+    assert [each["ip"] for each in look("arp dump")] == [lab.nodes["node2"].ip]
+
+
+def test_json_came_with_v3_31_5(lab: EbpfLab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unrecognized arguments: --json" in dump(lab, "v3.31.2 nat dump --json", capsys, code=2)
+    assert "received 1" in dump(lab, "nat dump 10.0.7.7", capsys, code=2)
+    assert "frontend 10.9.9.9:1 proto 6 not found" in dump(lab, "nat dump 10.9.9.9 1 tcp", capsys, code=1)
+    assert json.loads(dump(lab, "v3.31.5 nat dump --json", capsys))
 
 
 @pytest.mark.parametrize(("command", "shown"), [

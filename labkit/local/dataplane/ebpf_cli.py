@@ -1,14 +1,16 @@
 """`calico-node -bpf …`: what is in the eBPF maps, line by line as felix/cmd/calico-bpf/commands of Calico prints it.
 
 The forms are those of the Calico that the lab says it is, by CALICO_VERSION: before v3.32 a policy is a list of
-remarks, and frontends do not show whom they are for. v3.17 showed no affinity, counters, interfaces or policies, and of
-connections only raw entries; there the lab shows what v3.31 does.
+remarks, and frontends do not show whom they are for; JSON, and services by themselves, are since v3.31.5. v3.17 showed
+no affinity, counters, interfaces or policies, and of connections only raw entries; there the lab shows what v3.31 does.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
+import json
 import os
 import re
 import socket
@@ -19,7 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from socket import inet_ntoa
 
+from labkit.local.client import Obj
 from labkit.local.dataplane import ebpf_cli_conntrack as conntrack
+from labkit.local.dataplane import ebpf_cli_nat as nat
 from labkit.local.dataplane import ebpf_cli_policy as rules_form
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane import policy_names
@@ -34,6 +38,14 @@ class Pins:
     def __init__(self, bpffs: Path) -> None:
         self.bpffs, self._folder = bpffs, bpffs / "maps"
 
+    def size(self, name: str) -> int:
+        """How many entries a map can have."""
+        kernel = Map(self._folder / name)
+        try:
+            return int(kernel.max_entries)
+        finally:
+            kernel.close()
+
     def entries(self, name: str) -> list[tuple[bytes, bytes]]:
         """All of a map."""
         kernel = Map(self._folder / name)
@@ -43,84 +55,117 @@ class Pins:
             kernel.close()
 
 
-def nat_dump(pins: Pins, *, release: str = "") -> _Lines:
-    """Frontends, each with its backends. One with source ranges is there for each of them, and for nobody else."""
-    sets = _ip_sets(pins)
-    backends = {struct.unpack("=II", key): value for key, value in pins.entries("cali_v4_nat_be")}
-    for key, value in sorted(pins.entries("cali_v4_nat_fe")):
-        service, count, local, _, flags, ranges = struct.unpack("=IHHIII", value)
-        # A cluster's address has one policy, whoever asks: Calico calls it the internal one.
-        suffix = (" flags internal-local" if flags & maps.FE_INTERNAL_LOCAL else
-                  " flags external-local" if flags & maps.FE_EXTERNAL_LOCAL else "")
-        front = f"{_address(key)} port {_port(key[4:6])} proto {key[6]} id {service}"
-        for net in sets.get(ranges) or [""]:
-            source = f" src {net}" if net and _is_at_least(release, _TREE) else ""
-            yield f"{front} count {count} local {local}{suffix}{source}"
-            for index in range(count):
-                backend = backends.get((service, index))
-                yield f"\t{service}:{index}\t {_end(backend) if backend else 'is missing'}"
-        if flags & maps.FE_SOURCE_RANGES:
-            yield f"{front} count -1 local 0"
+def nat_dump(pins: Pins, *, release: str = "", grouped: bool = False, where: Sequence[str] = (),
+             as_json: bool = False) -> _Lines:
+    """Frontends, each with its backends; `where`, those of one service.
+
+    Raises:
+        LookupError: nothing is served there.
+    """
+    found = list(nat.frontends(pins.entries("cali_v4_nat_fe"), pins.entries("cali_v4_nat_be"), _ip_sets(pins)))
+    if where:
+        found = nat.of_service(found, *where)
+    if as_json:
+        return _json(nat.objects(found, grouped=grouped))
+    return nat.lines(found, grouped=grouped, with_source=_is_at_least(release, _TREE))
 
 
-def nat_aff(pins: Pins, *, release: str = "") -> _Lines:
+def nat_aff(pins: Pins, *, release: str = "", as_json: bool = False) -> _Lines:
     """Which client stays with which backend. Since when is in the time since boot."""
-    frontends = {value[:4]: key for key, value in pins.entries("cali_v4_nat_fe")}
-    for key, value in pins.entries("cali_v4_nat_aff"):
-        client = struct.unpack_from("=Q", key)[0]
-        name = (f"netns {client & ~(1 << 63)}" if client >> 63 else
-                f"socket {client & ~(1 << 62)}" if client >> 62 else inet_ntoa(key[:4]))
-        front = frontends.get(key[8:12], bytes(8))
-        since, backend = struct.unpack_from("=Q", value)[0], value[12:]
-        if _is_at_least(release, _TREE):
-            yield (f"client {name} svc proto {front[6]} {_end(front)} -> {_end(backend)} "
-                   f"ts {conntrack.duration(since)}")
-        else:
-            affinity = f"FrontEndAffinityKey{{Proto:{front[6]} Addr:{_address(front)} Port:{_port(front[4:6])}}}"
-            kept = f"NATBackendValue{{Addr:{_address(backend)} Port:{_port(backend[4:6])}}}"
-            yield (f"{f'AffinityKey{{ClientIP:{name} {affinity}}}':<40} "
-                   f"AffinityValue{{Timestamp:{since},Backend:{kept}}}")
+    found = nat.affinities(pins.entries("cali_v4_nat_aff"), pins.entries("cali_v4_nat_fe"))
+    if as_json:
+        yield from _json([each.obj() for each in found])
+        return
+    yield from (each.line() if _is_at_least(release, _TREE) else each.old_line() for each in found)
     yield ""
 
 
-def conntrack_dump(pins: Pins, *, raw: bool = False) -> _Lines:
+def conntrack_dump(pins: Pins, *, raw: bool = False, as_json: bool = False) -> _Lines:
     """Connections; `raw`, the entries that they are."""
-    entries = {maps.Flow.read(key): maps.Connection.read(value) for key, value in pins.entries("cali_v4_ct")}
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    for tracked in conntrack.connections(entries):
+    found, now = _connections(pins), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    if as_json:
+        yield from _json([obj for tracked in found for obj in conntrack.raw_objects(tracked, now)] if raw else
+                         sorted((conntrack.obj(tracked, now) for tracked in found), key=lambda o: o["type"] == "nat"))
+        return
+    for tracked in found:
         yield from conntrack.raw_lines(tracked, now) if raw else conntrack.lines(tracked, now)
 
 
-def routes_dump(pins: Pins) -> _Lines:
+def conntrack_stats(pins: Pins, *, as_json: bool = False) -> _Lines:
+    """How many connections there are, by protocol and state."""
+    counts = conntrack.stats(_connections(pins), pins.size("cali_v4_ct"))
+    return _json(counts) if as_json else conntrack.stats_lines(counts)
+
+
+def _connections(pins: Pins) -> list[conntrack.Tracked]:
+    return conntrack.connections({maps.Flow.read(key): maps.Connection.read(value)
+                                  for key, value in pins.entries("cali_v4_ct")})
+
+
+def arp_dump(pins: Pins, *, as_json: bool = False) -> _Lines:
+    """By which link addresses nodes are answered that pass packets on: Calico notes them, here the kernel does."""
+    _, uplink = struct.unpack_from("=4sI", _config(pins))
+    name, net = socket.if_indextoname(uplink), Path("/proc/thread-self/net")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        own = fcntl.ioctl(sock, _SIOCGIFHWADDR, name.encode().ljust(40, b"\0"))[18:24].hex(":")
+    routes = [row for row in map(str.split, (net / "route").read_text().splitlines()[1:]) if row[0] == name]
+    macs = {row[0]: row[3] for row in map(str.split, (net / "arp").read_text().splitlines()[1:]) if row[5] == name}
+    found = []
+    for peer in sorted({tracked.tunnel for tracked in _connections(pins)} - {conntrack.NOTHING}, key=socket.inet_aton):
+        number = int.from_bytes(socket.inet_aton(peer), "little")
+        ways = [row for row in routes if number & int(row[7], 16) == int(row[1], 16)]
+        best = max(ways, key=lambda row: int(row[7], 16).bit_count(), default=None)
+        hop = inet_ntoa(int(best[2], 16).to_bytes(4, "little")) if best else conntrack.NOTHING
+        if mac := macs.get(peer if hop == conntrack.NOTHING else hop):
+            found.append((peer, mac))
+    if as_json:
+        return _json([{"ifindex": uplink, "ip": peer, "src_mac": own, "dst_mac": mac} for peer, mac in found])
+    return iter([f"dev {uplink:4}: {peer:>15} : {own} -> {mac}" for peer, mac in found])
+
+
+def routes_dump(pins: Pins, *, as_json: bool = False) -> _Lines:
     """Who has which address."""
+    found = []
     for key, value in sorted(pins.entries("cali_v4_routes"), key=lambda entry: entry[0][4:]):
-        flags = int.from_bytes(value[:4], "little")
+        flags, way = int.from_bytes(value[:4], "little"), Obj()
         words = ["local" if flags & maps.RT_LOCAL else "remote",
                  "host" if flags & maps.RT_HOST else "workload"]
         if flags & maps.RT_WORKLOAD:
-            words += (["idx", str(int.from_bytes(value[4:], "little"))] if flags & maps.RT_LOCAL
-                      else ["nh", inet_ntoa(value[4:])])
-        yield f"{inet_ntoa(key[4:]) + '/' + str(key[0]):>15}: {' '.join(words)}"
+            way = ({"ifindex": int.from_bytes(value[4:], "little")} if flags & maps.RT_LOCAL
+                   else {"next_hop": inet_ntoa(value[4:])})
+        found.append({"dest": f"{inet_ntoa(key[4:])}/{key[0]}", "flags": words, **way})
+    if as_json:
+        yield from _json(found)
+        return
+    for route in found:
+        ways = [f" {word} {route[name]}" for word, name in (("idx", "ifindex"), ("nh", "next_hop")) if name in route]
+        yield f"{route['dest']:>15}: {' '.join(route['flags'])}{''.join(ways)}"
 
 
-def ifstate_dump(pins: Pins) -> _Lines:
+def ifstate_dump(pins: Pins, *, as_json: bool = False) -> _Lines:
     """The interfaces and the ids of their policies; 0 allows everything, and -1 is of a kind not used here.
 
     The policy at an interface's ingress hook is about what comes in there: the pod's egress.
     """
-    _, uplink, vxlan = struct.unpack_from("=4sII", dict(pins.entries("cali_config"))[bytes(4)])
+    _, uplink, vxlan = struct.unpack_from("=4sII", _config(pins))
     states = {uplink: ("host", -1, -1), vxlan: ("vxlan", -1, -1)}
     for key, value in pins.entries("cali_iface"):
         states[int.from_bytes(key, "little")] = ("workload", *struct.unpack("=II", value))
-    for ifindex, name in socket.if_nameindex():
-        if ifindex in states:
-            kind, ingress, egress = states[ifindex]
-            yield (f"{ifindex:>5} : {{flags: {kind},v4Ready, XDPPolicyV4: -1, IngressPolicyV4: {egress}, "
-                   f"EgressPolicyV4: {ingress}, XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, "
-                   f"IngressFilter: -1, EgressFilter: -1, name: {name}}}")
+    found = [(ifindex, name, *states[ifindex]) for ifindex, name in socket.if_nameindex() if ifindex in states]
+    if as_json:
+        yield from _json([{
+            "ifindex": ifindex, "name": name, "flags": [kind, "v4Ready"], "ingress_policy_v4": egress,
+            "egress_policy_v4": ingress, "xdp_policy_v4": -1, "ingress_policy_v6": -1, "egress_policy_v6": -1,
+            "xdp_policy_v6": -1, "tc_ingress_filter": -1, "tc_egress_filter": -1}
+            for ifindex, name, kind, ingress, egress in found])
+        return
+    for ifindex, name, kind, ingress, egress in found:
+        yield (f"{ifindex:>5} : {{flags: {kind},v4Ready, XDPPolicyV4: -1, IngressPolicyV4: {egress}, "
+               f"EgressPolicyV4: {ingress}, XDPPolicyV6: -1, IngressPolicyV6: -1, EgressPolicyV6: -1, "
+               f"IngressFilter: -1, EgressFilter: -1, name: {name}}}")
 
 
-def counters_dump(pins: Pins, interface: str = "") -> _Lines:
+def counters_dump(pins: Pins, interface: str = "", *, as_json: bool = False) -> _Lines:
     """What became of packets, by interface: all but those of established connections, which are not counted.
 
     Raises:
@@ -132,13 +177,21 @@ def counters_dump(pins: Pins, interface: str = "") -> _Lines:
     found = [(ifindex, name) for ifindex, name in socket.if_nameindex() if interface in ("", name)]
     if not found:
         raise LookupError(f"No such interface: {interface}")
+    numbered = sorted(zip(maps.COUNTERS, range(len(maps.COUNTERS)), strict=True))
     for ifindex, name in found:
+        hooks = [counts.get((ifindex, hook)) for hook in (0, 1)]
+        if as_json:
+            yield from _json({"interface": name, "counters": [{
+                "category": category, "type": caption, **dict(zip(("ingress", "egress"), (
+                    each and each[number] for each in hooks), strict=True)), "xdp": None}
+                for (category, caption), number in numbered]})
+            continue
         yield line
         yield f"| CATEGORY | {'TYPE':^{_CAPTION}} | INGRESS | EGRESS | XDP |"
         yield line
         above = ""
-        for (category, caption), number in sorted(zip(maps.COUNTERS, range(len(maps.COUNTERS)), strict=True)):
-            there, back = (counts[ifindex, hook][number] if (ifindex, hook) in counts else "N/A" for hook in (0, 1))
+        for (category, caption), number in numbered:
+            there, back = (each[number] if each else "N/A" for each in hooks)
             first, above = "" if category == above else category, category
             yield f"| {first:<8} | {caption:<{_CAPTION}} | {_cell(there, 7)} | {_cell(back, 6)} | N/A |"
         yield line
@@ -180,9 +233,12 @@ def policy_dump(pins: Pins, interface: str, direction: str, *, asm: bool = False
             yield from rules_form.as_remarks(rules, end, everything=asm)
 
 
-def ipsets_dump(pins: Pins) -> _Lines:
+def ipsets_dump(pins: Pins, *, as_json: bool = False) -> _Lines:
     """The sets of addresses that rules and source ranges name."""
     sets = _ip_sets(pins)
+    if as_json:
+        yield from _json([{"set_id": f"{ip_set:#x}", "members": sorted(nets)} for ip_set, nets in sorted(sets.items())])
+        return
     for ip_set, nets in sorted(sets.items()):
         yield f"IP set {ip_set:#x}"
         yield from (f"   {net}" for net in sorted(nets))
@@ -199,6 +255,15 @@ def _ip_sets(pins: Pins) -> dict[int, list[str]]:
     return sets
 
 
+def _config(pins: Pins) -> bytes:
+    return dict(pins.entries("cali_config"))[bytes(4)]
+
+
+def _json(value: object) -> _Lines:
+    """As Go's encoder writes it: what is empty was never made."""
+    yield json.dumps(value or None, indent=2)
+
+
 def _sum(value: bytes, fields: int) -> list[int]:
     """A per-CPU map's value over all CPUs, field by field."""
     per_cpu = struct.unpack(f"={possible_cpus() * fields}Q", value)
@@ -212,27 +277,23 @@ def _cell(value: object, width: int) -> str:
 def _is_at_least(release: str, minor: tuple[int, ...]) -> bool:
     """Whether Calico is of this version, or newer; what does not say is the newest."""
     numbers = re.findall(r"\d+", release)
-    return not numbers or tuple(map(int, numbers[:2])) >= minor
+    return not numbers or tuple(map(int, numbers[:3])) >= minor
 
 
-def _port(raw: bytes) -> int:
-    return int.from_bytes(raw, "big")
-
-
-def _address(raw: bytes) -> str:
-    return inet_ntoa(raw[:4])
-
-
-def _end(raw: bytes) -> str:
-    return f"{_address(raw)}:{_port(raw[4:6])}"
-
-
+_JSON = 3, 31, 5        # since when there are --json, --group-by-service and one service by its address
 _TREE = 3, 32           # since when policies are shown as a tree, and frontends with their sources
+_SIOCGIFHWADDR = 0x8927
 _CAPTION = 30           # characters, as wide as Calico's longest captions make it
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(release: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="calico-node -bpf", description="tool for interrogating Calico BPF state")
+    has_json = _is_at_least(release, _JSON)
+    anywhere = argparse.ArgumentParser(add_help=False)
+    if has_json:
+        for one in (parser, anywhere):
+            one.add_argument("-j", "--json", dest="as_json", action="store_true", default=argparse.SUPPRESS,
+                             help="output in JSON format")
     groups = parser.add_subparsers(required=True, metavar="command")
 
     def add(group: str, commands: dict[str, Callable[..., _Lines]]) -> argparse.ArgumentParser:
@@ -240,14 +301,20 @@ def _parser() -> argparse.ArgumentParser:
         words = groups.add_parser(group, help=" ".join(shorts.values())).add_subparsers(
             required=True, metavar="command")
         for word, function in commands.items():
-            command = words.add_parser(word, help=shorts[word])
+            command = words.add_parser(word, help=shorts[word], parents=[anywhere])
             command.set_defaults(function=function)
         return command
 
-    add("nat", {"aff": nat_aff, "dump": nat_dump})
-    add("conntrack", {"dump": conntrack_dump}).add_argument("--raw", action="store_true", help="entry by entry")
+    command = add("nat", {"aff": nat_aff, "dump": nat_dump})
+    if has_json:
+        command.add_argument("where", nargs="*", metavar="ip port proto", help="one service, by an address of it")
+        command.add_argument("--group-by-service", dest="grouped", action="store_true",
+                             help="group frontends that share the same service ID")
+    command = add("conntrack", {"stats": conntrack_stats, "dump": conntrack_dump})
+    command.add_argument("--raw", action="store_true", help="entry by entry")
     add("counters", {"dump": counters_dump}).add_argument("--iface", dest="interface", default="", help="only this one")
-    for group, function in (("ifstate", ifstate_dump), ("ipsets", ipsets_dump), ("routes", routes_dump)):
+    for group, function in (("arp", arp_dump), ("ifstate", ifstate_dump), ("ipsets", ipsets_dump),
+                            ("routes", routes_dump)):
         add(group, {"dump": function})
     policy = add("policy", {"dump": policy_dump})
     policy.add_argument("interface")
@@ -262,10 +329,16 @@ def main(arguments: Sequence[str], bpffs: Path | None = None) -> int:
     """Run what comes after `calico-node -bpf`. Returns the exit code."""
     pins = Pins(bpffs or Path(os.environ.get("LABKIT_BPFFS", "/sys/fs/bpf/tc/globals")))
     try:
-        options = vars(_parser().parse_args(arguments))
+        release = os.environ.get("CALICO_VERSION", "")
+        parser = _parser(release)
+        options = vars(parser.parse_args(arguments))
         function = options.pop("function")
+        if len(options.get("where", ())) not in (0, 3):
+            parser.error(f"accepts 0 or 3 args (<ip> <port> <proto>), received {len(options['where'])}")
         if function in (nat_dump, nat_aff, policy_dump):
-            options["release"] = os.environ.get("CALICO_VERSION", "")
+            options["release"] = release
+        if function is policy_dump:
+            options.pop("as_json", None)                 # which Calico takes, and does not heed
         for line in function(pins, **options):
             print(line)
     except SystemExit as error:                          # of argparse, which has said why

@@ -7,18 +7,21 @@ are not kept here, and are 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from socket import inet_aton, inet_ntoa
 
+from labkit.local.client import Obj
 from labkit.local.dataplane import ebpf_maps as maps
 from labkit.local.dataplane.ebpf_maps import Connection, Flow
 
 _NP_FORWARD, _B_TO_A, _OTHER_PORT = 0x4, 0x100, 0x200           # Calico's flags of an entry
 _NAMES = {_NP_FORWARD: "np-fwd", _B_TO_A: "B-A", _OTHER_PORT: "host-psnat"}
 _NORMAL, _NAT_FORWARD, _NAT_REVERSE = range(3)  # Calico's types of entries
-_NOTHING = "0.0.0.0"
+NOTHING = "0.0.0.0"
+"""No node, and no address."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Tracked:
     def tunnel(self) -> str:
         """The node that it comes from, or goes to, by VXLAN; "0.0.0.0" for none."""
         return next((inet_ntoa(side.target) for side in (self.entry, self.replies)
-                     if side and side.path == maps.PATH_TUNNEL), _NOTHING)
+                     if side and side.path == maps.PATH_TUNNEL), NOTHING)
 
     @property
     def seen(self) -> int:
@@ -69,7 +72,7 @@ def lines(tracked: Tracked, now: int) -> Iterator[str]:
         text += f"-> {to.daddr}:{to.dport} "
     if to.sport != flow.sport:
         text += f"source port changed from {flow.sport} "
-    if tracked.tunnel != _NOTHING:
+    if tracked.tunnel != NOTHING:
         text += f"external client, service forwarded to/from {tracked.tunnel} "
     yield f"{text} Active ago {duration(now - tracked.seen)}{' ' * bool(tracked.state)}{tracked.state}"
 
@@ -77,21 +80,82 @@ def lines(tracked: Tracked, now: int) -> Iterator[str]:
 def raw_lines(tracked: Tracked, now: int) -> Iterator[str]:
     """A connection as `conntrack dump --raw` prints its entries. Pure."""
     flow, entry, replies = tracked.flow, tracked.entry, tracked.replies
-    to = Flow(flow.saddr, entry.to.daddr, entry.to.sport, entry.to.dport, flow.protocol)
-    translated, asked_from = to != flow, 0 if to.sport == flow.sport else flow.sport
+    to, translated, asked_from, flags = _reached(tracked)
     if translated:
         yield (f"{_key(flow)} -> Entry{{Type:{_NAT_FORWARD}, LastSeen:{entry.seen}, Flags: <none> REVKey: {_key(to)} "
                f"NATSPort: {to.sport if asked_from else 0}}} Active ago {duration(now - entry.seen)}")
-    flags = ((0 if _in_order(to) else _B_TO_A) | (_NP_FORWARD if entry.path == maps.PATH_TUNNEL else 0)
-             | (_OTHER_PORT if asked_from else 0))
     named = " ".join([f"{flags:#x}", *(name for bit, name in _NAMES.items() if flags & bit)]) if flags else "<none>"
     legs = [_leg(entry, replies, opener=True), _leg(replies, entry, opener=False)]
     there, back = legs if _in_order(to) else legs[::-1]
-    asked = (flow.daddr, flow.dport) if translated else (_NOTHING, 0)
+    asked = (flow.daddr, flow.dport) if translated else (NOTHING, 0)
     yield (f"{_key(to)} -> Entry{{Type:{_NAT_REVERSE if translated else _NORMAL}, LastSeen:{tracked.seen}, "
-           f"Flags: {named} Data: {{A2B:{there} B2A:{back} OrigDst:{asked[0]} OrigSrc:{_NOTHING} OrigPort:{asked[1]} "
+           f"Flags: {named} Data: {{A2B:{there} B2A:{back} OrigDst:{asked[0]} OrigSrc:{NOTHING} OrigPort:{asked[1]} "
            f"OrigSPort:{asked_from} TunIP:{tracked.tunnel}}}}} Active ago {duration(now - tracked.seen)}"
            f"{' ' * bool(tracked.state)}{tracked.state}")
+
+
+def _reached(tracked: Tracked) -> tuple[Flow, bool, int, int]:
+    """Calico's key of the connection, whether a second entry leads to it, the port that was changed, and flags."""
+    flow, entry = tracked.flow, tracked.entry
+    to = Flow(flow.saddr, entry.to.daddr, entry.to.sport, entry.to.dport, flow.protocol)
+    asked_from = 0 if to.sport == flow.sport else flow.sport
+    flags = ((0 if _in_order(to) else _B_TO_A) | (_NP_FORWARD if entry.path == maps.PATH_TUNNEL else 0)
+             | (_OTHER_PORT if asked_from else 0))
+    return to, to != flow, asked_from, flags
+
+
+def obj(tracked: Tracked, now: int) -> Obj:
+    """A connection as `conntrack dump --json` prints it. Pure."""
+    flow, (to, translated, asked_from, flags) = tracked.flow, _reached(tracked)
+    return {"type": "nat" if translated else "normal", "proto": _protocol(flow.protocol),
+            "src": f"{to.saddr}:{to.sport}", "dst": f"{to.daddr}:{to.dport}",
+            **({"orig_dst": f"{flow.daddr}:{flow.dport}"} if translated else {}),
+            **({"tunnel_ip": tracked.tunnel} if translated and tracked.tunnel != NOTHING else {}),
+            **({"orig_src_port": asked_from} if translated and asked_from else {}),
+            **_common(tracked, flags, now - tracked.seen)}
+
+
+def raw_objects(tracked: Tracked, now: int) -> Iterator[Obj]:
+    """A connection as `conntrack dump --raw --json` prints its entries. Pure."""
+    to, translated, _, flags = _reached(tracked)
+    if translated:
+        # What Calico says of this one's state is read from where the other one has its counts.
+        yield {**_ends(tracked.flow), "type": "nat-forward", **_common(tracked, 0, now - tracked.entry.seen),
+               **({"tcp_state": "SYN-SENT"} if tracked.state else {}),
+               **{f"rev_{name}": value for name, value in _ends(to).items()}}
+    yield {**_ends(to), "type": "nat-reverse" if translated else "normal",
+           **_common(tracked, flags, now - tracked.seen)}
+
+
+def _common(tracked: Tracked, flags: int, ago: int) -> Obj:
+    return {"flags": [name for bit, name in _NAMES.items() if flags & bit] or None, "active_ago": duration(ago),
+            **({"tcp_state": tracked.state} if tracked.state else {})}
+
+
+def _ends(flow: Flow) -> Obj:
+    a, b = (flow.saddr, flow.sport), (flow.daddr, flow.dport)
+    a, b = (a, b) if _in_order(flow) else (b, a)
+    return {"proto": _protocol(flow.protocol), "addr_a": a[0], "port_a": a[1], "addr_b": b[0], "port_b": b[1]}
+
+
+def stats(found: Sequence[Tracked], size: int) -> Obj:
+    """What `conntrack stats` counts: what it calls NAT are the entries that lead to another one. Pure."""
+    protocols = Counter(tracked.flow.protocol for tracked in found)
+    states = Counter(tracked.state for tracked in found)
+    translated = sum(_reached(tracked)[1] for tracked in found)
+    return {"map_size": size, "total_connections": len(found), "total_entries": len(found) + translated,
+            "nat_connections": translated, "tcp": protocols[6], "udp": protocols[17],
+            "others": len(found) - protocols[6] - protocols[17], "tcp_established": states["ESTABLISHED"],
+            "tcp_closed": states["CLOSED"], "tcp_reset": states["RESET"], "tcp_syn_sent": states["SYN-SENT"]}
+
+
+def stats_lines(counts: Obj) -> Iterator[str]:
+    """As `conntrack stats` prints them. Pure."""
+    for form in ("Conntrack map size: {map_size}", "Total connections: {total_connections}",
+                 "Total entries: {total_entries}", "NAT connections: {nat_connections}", "", "TCP : {tcp}",
+                 "UDP : {udp}", "Others : {others}", "", "TCP Established: {tcp_established}",
+                 "TCP Closed: {tcp_closed}", "TCP Reset: {tcp_reset}", "TCP Syn-sent: {tcp_syn_sent}"):
+        yield form.format_map(counts)
 
 
 def duration(nanoseconds: int) -> str:
