@@ -208,7 +208,7 @@ def rules(cluster: TestCluster, *parts: str) -> list[str]:
 
 
 def versions(cluster: TestCluster) -> dict[str, str]:
-    """Every object with its resource version, but for what beats by itself and what is measured when it is asked for."""
+    """Every object with its resource version, but for what beats by itself and what is measured on request."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     kept = [kind for kind in kinds if kind.split(".")[0] not in ("events", "leases", "nodes", "componentstatuses")]
     found = json.loads(cluster.kubectl("get", ",".join(kept), "-A", "-o", "json"))["items"]
