@@ -75,7 +75,7 @@ def _calico(lab: "Lab") -> str:
     need(facts.calico_node, "there is no DaemonSet calico-node")
     node = facts.calico_node
     said = f"calico-node {facts.calico_version}: {node.ready if node else 0} of {len(facts.nodes)} ready"
-    need(node and node.ready == len(facts.nodes), said)
+    need(node and facts.nodes and node.ready == len(facts.nodes), said)
     return said
 
 
@@ -133,6 +133,7 @@ def _bpf(lab: "Lab") -> str:
     need(facts.bpf_enabled, "FelixConfiguration does not say bpfEnabled: true")
     tables = service_tables(lab.kube)
     empty = [node for node, table in tables.items() if not table]
+    need(facts.nodes, "the cluster has no nodes")
     need(len(tables) == len(facts.nodes) and not empty, f"no service map on {', '.join(empty) or 'some node'}")
     return f"service maps on {len(tables)} of {len(facts.nodes)} nodes"
 

@@ -29,6 +29,8 @@ LOOK_SECONDS: Final = 1.0
 REDRAW_SECONDS: Final = 3.0
 #: How many times the smallest median the largest may be before the axis becomes logarithmic.
 STEEP: Final = 10
+_MARKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)]
+_TICKS: Final = {"tickvals": _MARKS, "ticktext": [f"{mark:,.10g}" for mark in _MARKS]}
 
 
 class Live(Watch):
@@ -132,7 +134,7 @@ class Live(Watch):
                       f"{axis(self._metric)}; logarithmic" if steep else axis(self._metric))
         made |= {"scattermode": "group", "scattergap": 0.6}
         made["xaxis"] |= {"type": "linear" if varied else "category"}
-        made["yaxis"] |= {"rangemode": "tozero", "type": "log" if steep else "linear"}
+        made["yaxis"] |= {"type": "log", **_TICKS} if steep else {"type": "linear", "rangemode": "tozero"}
         text = text_table(["data plane", "case", "samples", "median", "low", "high"], rows, self._title)
         return Chart("live", data, made, text)
 

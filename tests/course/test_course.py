@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,6 +135,20 @@ def test_every_check_of_the_course_belongs_to_a_lesson() -> None:
     assert {id[:2] for id in checks.CHECKS} <= numbers
     for check in checks.CHECKS.values():
         assert check.hint.endswith((".", "?")), check.id
+
+
+def test_on_a_cluster_without_nodes_nothing_runs_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    import labkit.course.library  # noqa: F401
+    from labkit.calico import facts
+
+    monkeypatch.setattr(facts, "service_tables", lambda kube: {})
+    stopped = SimpleNamespace(
+        bpf_enabled=True, nodes=(), calico_version="v3.17.2", calico_node=SimpleNamespace(ready=0)
+    )
+    kube = SimpleNamespace(list=lambda *_, **__: [])
+    lab = SimpleNamespace(facts=lambda: stopped, kube=kube)
+    report = checks.run(lab, checks.select(["01.nodes", "01.calico", "03.bpf"]))  # type: ignore[arg-type]
+    assert not any(result.passed for result in report.results)
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5, "3", True, None, ["10", "500"], [10], [10, 10], []])
