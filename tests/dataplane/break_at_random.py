@@ -2,8 +2,9 @@
 
     unshare -n python -m tests.dataplane.break_at_random ROUNDS SEED [long]
 
-With "long" the table counts as one that is too long to be remembered, where only the number and the length of rules
-tell of a change: then one hand breaks things, for a rule that went and one that came are as many as before.
+With "long" the table counts as one that is too long to be remembered, where until the next look only the number and the
+length of rules tell of a change: then one hand breaks things, for a rule that went and one that came are as many as
+before. After a look a rule is replaced by one of the same length.
 
 A round changes one service, so that a partial write touches a few chains, and deletes, changes or reorders rules at
 the same time. Two looks later the namespace must hold what a full write puts there. Prints how many breaks were made.
@@ -12,6 +13,8 @@ the same time. Two looks later the namespace must hold what a full write puts th
 from __future__ import annotations
 
 import random
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -58,7 +61,7 @@ def break_one(dice: random.Random, long: bool) -> bool:
 def main(rounds: int, seed: int, *, long: bool) -> int:
     dice = random.Random(seed)
     if long:
-        iptables_guard.LONG, iptables_stamp.DEEP = 1, 0
+        iptables_guard.LONG, iptables_stamp.DEEP, iptables_guard.SHARE = 1, 0, 1e9    # each look reads all
     iptables, broken = Iptables("legacy"), 0
     proxier = Proxier(ProxyConfig("n1", "10.224.0.4"), iptables, partial=True)
     for number in range(SERVICES):
@@ -92,6 +95,13 @@ def main(rounds: int, seed: int, *, long: bool) -> int:
         assert found == right, (turn, {chain: (right.get(chain), found.get(chain)) for chain in {*right, *found}
                                        if right.get(chain) != found.get(chain)})
         proxier.look_after()
+    if long:
+        chain, rule = next((chain, rules[1]) for chain, rules in right.items() if chain.startswith("KUBE-SEP"))
+        assert call("-R", chain, "2", *shlex.split(re.sub(r"to-destination 10\.224", "to-destination 10.225", rule)))
+        proxier.look_after()
+        assert proxier.dirty
+        proxier.sync()
+        assert ours(iptables.save("nat"), "KUBE-") == right
     return broken
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from labkit.local.dataplane import iptables_guard, iptables_stamp
+from labkit.local.dataplane.iptables import Iptables
 from labkit.local.dataplane.iptables_guard import Guard, count, differences, gist, ours
 from labkit.local.dataplane.kubeproxy import CANARY, named, only
 from labkit.local.dataplane.repaired import message
@@ -153,8 +154,31 @@ def test_packets_do_not_change_a_stamp():
 
     quiet, busy = (entry(n, b"one", 152) + entry(n, b"two", 144) for n in (0, 77))
     assert quiet != busy
-    assert iptables_stamp.without_counters(quiet) == iptables_stamp.without_counters(busy)
-    assert iptables_stamp.without_counters(busy) != iptables_stamp.without_counters(busy.replace(b"two", b"too"))
+
+    def cleared(rules: bytes) -> bytes:
+        iptables_stamp.clear_counters(memoryview(there := bytearray(rules)))
+        return bytes(there)
+
+    assert cleared(quiet) == cleared(busy)
+    assert cleared(busy) != cleared(busy.replace(b"two", b"too"))
+
+
+def test_with_nft_all_tables_are_read_once(monkeypatch):
+    iptables, stamps, calls = Iptables("nft"), [b"1"], []
+    tables = {"nat": "*nat\n:A - [0:0]\n-A A -m comment --comment COMMIT\nCOMMIT\n", "filter": "*filter\n:B - [0:0]\nCOMMIT\n"}
+
+    def call(argv):
+        calls.append(argv)
+        return subprocess.CompletedProcess(argv, 0, "# by nft\n" + "# and\n".join(tables.values()))
+    monkeypatch.setitem(iptables.__dict__, "variant", "nft")
+    monkeypatch.setattr(iptables, "stamp", lambda _: stamps[-1])
+    monkeypatch.setattr(iptables, "_call", call)
+    assert [iptables.save(table) for table in ("filter", "nat")] == [tables["filter"], tables["nat"]]
+    assert calls == [["iptables-nft-save"]]
+    assert iptables.save("nat") == tables["nat"]
+    stamps.append(b"2")
+    assert iptables.save("filter") == tables["filter"]
+    assert len(calls) == 3
 
 
 @pytest.mark.kernel

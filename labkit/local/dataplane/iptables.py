@@ -41,6 +41,7 @@ class Iptables:
         # Every namespace has tables of its own, so a lock file that the whole machine shares would only make
         # nodes wait for one another. `_lock` keeps the programs of one node apart.
         self._env = {**os.environ, "XTABLES_LOCKFILE": f"/tmp/xtables-{os.getpid()}.lock"}
+        self._saved: tuple[bytes, dict[str, str]] = b"", {}     # tables printed with another, and when that was
 
     @cached_property
     def variant(self) -> str:
@@ -67,8 +68,20 @@ class Iptables:
             raise IptablesError(f"iptables-restore failed: {done.stderr.strip() or done.returncode}")
 
     def save(self, table: str) -> str:
-        """What iptables-save prints of a table."""
-        done = self._call([f"iptables-{self.variant}-save", "-t", table])
+        """What iptables-save prints of a table.
+
+        With the nft back end it reads all tables for one, so the others are kept until somebody asks for them.
+        """
+        if self._prefix or self.variant == "legacy":
+            return self._save("-t", table)
+        stamp = self.stamp(table)
+        if self._saved[0] != stamp or table not in self._saved[1]:
+            parts = [part.rpartition("\n*")[2] for part in f"\n{self._save()}".split("\nCOMMIT\n")[:-1]]
+            self._saved = stamp, {part[:part.index("\n")]: f"*{part}\nCOMMIT\n" for part in parts}
+        return self._saved[1].pop(table, "")
+
+    def _save(self, *which: str) -> str:
+        done = self._call([f"iptables-{self.variant}-save", *which])
         if done.returncode:
             raise IptablesError(f"iptables-save failed: {done.stderr.strip()}")
         return done.stdout
@@ -83,6 +96,17 @@ class Iptables:
             return self.save(table).encode()
         try:
             return iptables_stamp.of_table(self.variant, table)
+        except OSError as error:
+            raise IptablesError(str(error)) from error
+
+    def contents(self, table: str) -> bytes:
+        """What differs after somebody replaced a rule of a long legacy table by one of the same length, too.
+
+        Raises:
+            IptablesError: the kernel refuses to say.
+        """
+        try:
+            return iptables_stamp.of_contents(table)
         except OSError as error:
             raise IptablesError(str(error)) from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from labkit.local.dataplane import iptables_stamp
 from labkit.local.dataplane.iptables import IpsetError, Iptables
 from labkit.local.dataplane.repaired import count
 
+SHARE = 0.03         # of a processor, for reading a long table's rules again and again
 LONG = 1 << 20       # characters of a table, some 8,000 rules, beyond which nothing is remembered of it
 _Chains = Mapping[str, tuple[str, ...]]
 _Written = dict[str, tuple[str, ...] | None]       # None: the chain was deleted
@@ -47,6 +49,8 @@ class Guard:
         for chain, rule in jumps:
             self._jumps[chain] = (*self._jumps.get(chain, ()), " ".join(rule))
         self._stamp: bytes | None = None           # of the whole table, when we wrote it or found it right last
+        self._contents: bytes | None = None        # of a long one, since the first look after that
+        self._next_reading = 0.0                   # time.monotonic() from which a long table's rules may be read again
         self._right: _Chains = {}                  # our part of it then, in the kernel's words
         self._written: _Written = {}               # what we wrote since
         self._unseen = False                       # whether we wrote anything since
@@ -71,7 +75,9 @@ class Guard:
         stamp = self._iptables.stamp(self.table)
         if self._found and self._found[0] == stamp:
             return True
-        if stamp == self._stamp and (not compare or not self._unseen or self._as_long_as_written(stamp)):
+        replaced = compare and self._was_replaced(stamp)
+        if (stamp == self._stamp and not replaced
+                and (not compare or not self._unseen or self._as_long_as_written(stamp))):
             return False
         there = ours(self._iptables.save(self.table), self._prefix, self._comment)
         want, have = self._compare(there)
@@ -108,6 +114,7 @@ class Guard:
             self._theirs = {chain for chain in found[1] if chain in broken | self._theirs
                             and chain.startswith(self._prefix)} - touched
         self._stamp, self._unseen = self._iptables.stamp(self.table), self._unseen or bool(text)
+        self._contents, self._next_reading = None, 0.0
         return said
 
     def _compare(self, there: _Chains) -> tuple[_Chains, _Chains]:
@@ -129,6 +136,15 @@ class Guard:
             want |= {} if wanted is None else {chain: wanted}
             have |= {} if found is None else {chain: found}
         return want, have
+
+    def _was_replaced(self, stamp: bytes) -> bool:
+        """Whether a long table has other rules, of the same number and length, than at the last look."""
+        if iptables_stamp.entries(stamp) is None or time.monotonic() < self._next_reading:
+            return False
+        before, began = self._contents, time.thread_time()
+        self._contents = self._iptables.contents(self.table)
+        self._next_reading = time.monotonic() + (time.thread_time() - began) / SHARE
+        return before not in (None, self._contents)
 
     def _as_long_as_written(self, stamp: bytes) -> bool:
         """Whether a long table has as many rules as we wrote and others have: then it need not be printed."""

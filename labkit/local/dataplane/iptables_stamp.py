@@ -14,8 +14,8 @@ import socket
 import struct
 
 DEEP = 1 << 19
-"""Bytes up to which a legacy table's rules are compared too, not only how many and how long they are: some 1,500
-rules, a few milliseconds. In a longer one a rule that was replaced by one of the same length is not noticed."""
+"""Bytes up to which a legacy table's rules are compared each time, not only how many and how long they are: some 1,500
+rules, a few milliseconds. Those of a longer one are `of_contents`."""
 
 _GET_INFO, _GET_ENTRIES = 64, 65               # linux/netfilter_ipv4/ip_tables.h: IPT_SO_GET_…
 _INFO, _ENTRIES_HEAD = 84, 40                  # sizes of struct ipt_getinfo, and of ipt_get_entries before its rules
@@ -43,10 +43,27 @@ def of_table(variant: str, table: str) -> bytes:
         name = table.encode()
         info = _get(control, _GET_INFO, struct.pack("32s", name), _INFO)
         size = struct.unpack_from("=I", info, 80)[0]
-        if size > DEEP:
-            return info
-        entries = _get(control, _GET_ENTRIES, struct.pack("=32sI", name, size), _ENTRIES_HEAD + size)
-    return hashlib.blake2b(without_counters(entries[_ENTRIES_HEAD:]), digest_size=16).digest()
+        return bytes(info) if size > DEEP else _contents(control, name, size)
+
+
+def of_contents(table: str) -> bytes:
+    """Of a long legacy table, what differs after a rule was replaced, too.
+
+    Some 150 milliseconds of a processor for 10,000 services.
+
+    Raises:
+        OSError: the kernel refuses to say.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as control:
+        name = table.encode()
+        info = _get(control, _GET_INFO, struct.pack("32s", name), _INFO)
+        return _contents(control, name, struct.unpack_from("=I", info, 80)[0])
+
+
+def _contents(control: socket.socket, table: bytes, size: int) -> bytes:
+    rules = _get(control, _GET_ENTRIES, struct.pack("=32sI", table, size), _ENTRIES_HEAD + size)[_ENTRIES_HEAD:]
+    clear_counters(rules)
+    return hashlib.blake2b(rules, digest_size=16).digest()
 
 
 def entries(stamp: bytes) -> int | None:
@@ -54,25 +71,25 @@ def entries(stamp: bytes) -> int | None:
     return int(struct.unpack_from("=I", stamp, 76)[0]) if len(stamp) == _INFO else None
 
 
-def without_counters(entries: bytes) -> bytes:
-    """The kernel's rules of a table, with what packets change in them set to zero. Pure."""
-    cleared, at = bytearray(entries), 0
-    while at + 112 <= len(cleared):
-        cleared[at + _VOLATILE.start:at + _VOLATILE.stop] = bytes(_VOLATILE.stop - _VOLATILE.start)
-        step = struct.unpack_from("=H", cleared, at + _NEXT_OFFSET)[0]
+def clear_counters(rules: memoryview) -> None:
+    """Set to zero what packets change in the kernel's rules of a table, in place: they may be many megabytes."""
+    at, end, zero = 0, len(rules) - 112, bytes(_VOLATILE.stop - _VOLATILE.start)
+    next_offset = struct.Struct("=H").unpack_from
+    while at <= end:
+        rules[at + _VOLATILE.start:at + _VOLATILE.stop] = zero
+        step = next_offset(rules, at + _NEXT_OFFSET)[0]
         if step < 112:
             break
         at += step
-    return bytes(cleared)
 
 
-def _get(control: socket.socket, option: int, ask: bytes, size: int) -> bytes:
+def _get(control: socket.socket, option: int, ask: bytes, size: int) -> memoryview:
     # socket.getsockopt gives at most 1,024 bytes, and cannot pass the table's name.
     buffer, length = ctypes.create_string_buffer(ask, size), ctypes.c_uint32(size)
     if _libc.getsockopt(control.fileno(), socket.IPPROTO_IP, option, buffer, ctypes.byref(length)):
         number = ctypes.get_errno()
         raise OSError(number, f"reading an iptables table: {os.strerror(number)}")
-    return buffer.raw[:length.value]
+    return memoryview(buffer).cast("B")[:length.value]
 
 
 def _generation() -> bytes:
