@@ -117,6 +117,50 @@ def test_chains_out_of_use_are_deleted_and_a_partial_sync_writes_only_changes():
     assert len([line for line in rules_of(text, "KUBE-SERVICES") if "cluster IP" in line]) == 4
 
 
+def test_a_partial_sync_writes_a_service_whose_chains_are_gone_too_and_empties_what_it_deletes():
+    first = build([port(ONE), port(TWO, name="cart")], CONFIG)
+    svc, lost = (chain_name("KUBE-SVC-", f"shop/{name}:http", "tcp") for name in ("web", "cart"))
+    second = build([port(ONE), port(TWO, name="cart")], CONFIG, first.chains - {lost}, ())
+    assert f":{lost} - [0:0]" in second.text.splitlines()
+    assert f":{svc} - [0:0]" not in second.text.splitlines()
+    text = build([port(TWO, name="cart")], CONFIG, first.chains, ()).text.splitlines()
+    assert text.index(f":{svc} - [0:0]") < text.index(f"-X {svc}"), "only an empty chain can be deleted"
+
+
+def test_external_ips_are_masqueraded_under_cluster_alone_and_refused_without_endpoints():
+    def marked(**fields):
+        rules = rules_of(lines(port(ONE, external_ips=("192.0.2.7",), **fields)), "KUBE-SERVICES")
+        return [rule.rpartition(" ")[2] for rule in rules if "192.0.2.7" in rule]
+
+    svc, xlb = (chain_name(kind, "shop/web:http", "tcp") for kind in ("KUBE-SVC-", "KUBE-XLB-"))
+    assert marked() == ["KUBE-MARK-MASQ", svc, svc]
+    assert marked(external_policy="Local") == [xlb, xlb]
+    (refused,) = rules_of(lines(port(external_ips=("192.0.2.7",))), "KUBE-EXTERNAL-SERVICES")
+    assert refused.endswith("-m tcp -p tcp -d 192.0.2.7/32 --dport 80 -j REJECT")
+
+
+def test_local_without_a_way_in_from_outside_is_nothing_of_its_own():
+    assert lines(port(ONE, external_policy="Local")) == lines(port(ONE))
+
+
+@pytest.mark.parametrize("policy", ["external_policy", "internal_policy"])
+def test_what_shuts_down_as_the_last_of_its_node_has_a_chain_for_the_policy_local(policy):
+    last = Endpoint("10.224.0.6", 8080, "n1", ready=False, serving=True, terminating=True)
+    sep = chain_name("KUBE-SEP-", "shop/web:http", "tcp", "10.224.0.6:8080")
+    text = lines(port(last, TWO, node_port=30080, **{policy: "Local"}))
+    assert text.count(f":{sep} - [0:0]") == 1
+    assert len(rules_of(text, sep)) == 2
+    assert f":{sep} - [0:0]" not in lines(port(last, TWO, node_port=30080))
+    both = lines(port(ONE, TWO, node_port=30080, **{policy: "Local"}))
+    assert both.count(f":{chain_name('KUBE-SEP-', 'shop/web:http', 'tcp', '10.224.0.5:8080')} - [0:0]") == 1
+
+
+@pytest.mark.parametrize(("node", "ranges", "held"), [
+    ("10.224.0.4", "10.224.3.9/16", True), ("10.224.0.4", "10.225.0.0/16", False), ("", "0.0.0.0/0", False)])
+def test_a_range_holds_the_node_as_kube_proxy_reads_it(node, ranges, held):
+    assert ProxyConfig("n1", node).is_node_in(ranges) is held
+
+
 @pytest.mark.parametrize(("endpoints", "said"), [(1000, True), (1001, False)])
 def test_with_more_than_a_thousand_endpoints_the_chains_of_services_have_no_comments(endpoints, said):
     """kube-proxy's own limit; what leads to the chains keeps them, so that the doctor and people find a service."""

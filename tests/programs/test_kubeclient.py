@@ -32,6 +32,9 @@ class ScriptedApi(ThreadingHTTPServer):
         self.events: list[list[dict[str, Any]]] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.peers: list[Any] = []
+        self.silent = 0         # so many writes more are taken and not answered
+        self.tired = False      # a connection ends after a write, without a word about it
+        self.closing = False    # or with one
         self.stop = threading.Event()
         self.clients: list[HttpClient] = []
 
@@ -56,6 +59,8 @@ class Answer(BaseHTTPRequestHandler):
         data = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
+        if self.server.closing:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data)
 
@@ -87,8 +92,20 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_PATCH(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(("PATCH", self.path, (self.headers["Content-Type"], body)))
+        self.server.requests.append((self.command, self.path, (self.headers["Content-Type"], body)))
+        self.server.peers.append(self.client_address)
+        if self.server.silent:
+            self.server.silent -= 1
+            self.close_connection = True
+            return
         self.answer(service("a", 3))
+        self.close_connection = self.server.tired
+
+    def do_POST(self) -> None:
+        self.do_PATCH()
+
+    def do_DELETE(self) -> None:
+        self.do_PATCH()
 
 
 @pytest.fixture
@@ -135,6 +152,78 @@ def test_patch_types(api: ScriptedApi) -> None:
     _, path, (content_type, body) = api.requests[-1]
     assert path == "/api/v1/namespaces/default/services/a/status?fieldManager=felix&force=true"
     assert (content_type, body) == ("application/apply-patch+yaml", {"spec": {}})
+
+
+def test_what_is_written_where(api: ScriptedApi) -> None:
+    client = api.client()
+    client.create("services", service("a", 1))
+    client.create("namespaces", {"metadata": {"name": "shop", "namespace": "of no meaning"}})
+    client.delete("pods", "a", "default", grace_period=0, propagation="Orphan", uid="u1")
+    client.delete("pods", "a", "default")
+    options = {"kind": "DeleteOptions", "apiVersion": "v1"}
+    assert [(verb, path) for verb, path, _ in api.requests] == [
+        ("POST", "/api/v1/namespaces/default/services"), ("POST", "/api/v1/namespaces"),
+        *[("DELETE", "/api/v1/namespaces/default/pods/a")] * 2]
+    assert [body for _, _, (_, body) in api.requests[2:]] == [
+        {**options, "gracePeriodSeconds": 0, "propagationPolicy": "Orphan", "preconditions": {"uid": "u1"}}, options]
+
+
+def test_a_lists_items_keep_the_kind_that_they_name(api: ScriptedApi) -> None:
+    api.listed = [{"kind": "Other", "apiVersion": "v9", "metadata": {"name": "a"}}, service("b", 1)]
+    found = api.client().list("services")
+    assert [(item["kind"], item["apiVersion"]) for item in found] == [("Other", "v9"), ("Service", "v1")]
+
+
+def test_a_connection_that_the_api_has_closed_is_begun_anew_once(api: ScriptedApi) -> None:
+    client = api.client()
+    api.tired = True
+    client.patch("services", "a", {}, "default")
+    client.patch("services", "a", {}, "default")
+    assert len(set(api.peers)) == 2
+
+
+@pytest.mark.parametrize(("earlier", "closing", "asked"), [(0, False, 1), (1, False, 3), (1, True, 2)])
+def test_a_write_that_nobody_answers_is_repeated_on_a_new_connection_only(
+        api: ScriptedApi, earlier: int, closing: bool, asked: int) -> None:
+    """On a new connection the API may have taken it; an old one may have been closed while nobody used it."""
+    client, api.closing = api.client(), closing
+    for _ in range(earlier):
+        client.patch("services", "a", {}, "default")
+    api.silent = 2
+    with pytest.raises(Unreachable):
+        client.patch("services", "a", {}, "default")
+    assert len(api.requests) == asked
+
+
+def test_what_is_no_hangup_is_not_tried_again(api: ScriptedApi, monkeypatch) -> None:
+    client, tries = api.client(), []
+    client.version()
+
+    def slow(*_: Any, **__: Any) -> None:
+        tries.append(1)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(client._local.connection, "request", slow)
+    monkeypatch.setattr(client, "connect", lambda timeout: pytest.fail("it was tried again"))
+    with pytest.raises(Unreachable):
+        client.version()
+    assert tries == [1]
+
+
+def test_a_token_is_read_again_and_an_old_one_outlives_its_file(api: ScriptedApi, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("labkit.local.programs.kubeclient._TOKEN_LIFE", -1.0)
+    file = tmp_path / "token"
+    client = api.client(token=file)
+    for step in (lambda: file.write_text("one\n"), lambda: file.write_text("two"), file.unlink):
+        step()
+        client.version()
+    assert [said for _, _, said in api.requests] == ["Bearer one", "Bearer two", "Bearer two"]
+
+
+@pytest.mark.parametrize(("url", "port"), [
+    ("http://10.0.0.1", 80), ("https://10.0.0.1", 443), ("https://10.0.0.1:6443/", 6443)])
+def test_a_scheme_has_its_port(url: str, port: int) -> None:
+    assert HttpClient(url).connect(1.0).port == port
 
 
 def test_no_listener_is_said_in_words() -> None:
