@@ -27,14 +27,8 @@ class Azure(Subscription):
     """One subscription, to read and to change.
 
     Args:
-        url: Azure Resource Manager.
-        subscription: its id.
-        credential: makes a credential.
-        ca_bundle: certificates to trust; None means the system's.
-        poll_seconds: how often to ask about operations, where the server does not say.
-        scope: what tokens are for; None means the URL's own.
-        journal: the folder where operations under way are written down; None means the usual one.
-        patience: how long to wait for answers; None means the usual.
+        journal: the folder where operations under way are written down; None means the usual one. The other
+            arguments are those of `Subscription`.
     """
 
     def __init__(self, url: str, subscription: str, credential: Callable[[], Any],
@@ -109,10 +103,6 @@ class Azure(Subscription):
             self._delete(operation, self._aks.managed_clusters.begin_delete, (group, name),
                          lambda: self.cluster(group, name), log)
             self._forget(group, name)
-
-    def stop_cluster(self, group: str, name: str, log: Log) -> None:
-        """Stop a cluster: its objects are kept, its machines are not paid for."""
-        self._simple(Operation("stop", group, name), self._aks.managed_clusters.begin_stop, log)
 
     def start_cluster(self, group: str, name: str, log: Log) -> None:
         """Start a cluster that was stopped."""

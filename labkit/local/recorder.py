@@ -1,4 +1,4 @@
-"""Events that a node's agents record, counted as Kubernetes counts repeated ones."""
+"""Events; those that a node's agents record, counted as Kubernetes counts repeated ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ import time
 from labkit.local.client import ApiError, Client, Obj, timestamp
 
 log = logging.getLogger(__name__)
+
+
+def event_of(about: Obj, name: str, reason: str, message: str, *, component: str, host: str = "", field: str = "",
+             normal: bool = True) -> Obj:
+    """A new event about an object, which says its kind; a component of the control plane has no host."""
+    meta, now = about["metadata"], timestamp()
+    involved: Obj = {"kind": about["kind"], "apiVersion": about["apiVersion"], "name": meta["name"],
+                     "uid": meta.get("uid", ""), "resourceVersion": meta.get("resourceVersion", "")}
+    if "namespace" in meta:
+        involved["namespace"] = meta["namespace"]
+    if field:
+        involved["fieldPath"] = field
+    return {
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"name": name, "namespace": meta.get("namespace") or "default"},
+        "involvedObject": involved, "reason": reason, "message": message, "eventTime": None,
+        "type": "Normal" if normal else "Warning", "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+        "source": {"component": component, **({"host": host} if host else {})},
+        "reportingComponent": component, "reportingInstance": host,
+    }
 
 
 class Recorder:
@@ -30,7 +50,8 @@ class Recorder:
         facts = f"{meta.get('uid')}/{reason}/{message}/{field}/{self._component}/{self._host}"
         name = f"{meta['name']}.{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
         for attempt in range(1, self._patience + 1):
-            event = self._event(about, kind, name, namespace, reason, message, field, timestamp(), normal=normal)
+            event = event_of({"apiVersion": "v1", "kind": kind, "metadata": meta}, name, reason, message, field=field,
+                             normal=normal, component=self._component, host=self._host)
             try:
                 self._write(event, name, namespace)
                 return
@@ -53,19 +74,3 @@ class Recorder:
                 raise
             self._client.create("events", event, namespace)
 
-    def _event(self, about: Obj, kind: str, name: str, namespace: str, reason: str, message: str, field: str,
-               now: str, *, normal: bool) -> Obj:
-        meta = about["metadata"]
-        involved: Obj = {"kind": kind, "apiVersion": "v1", "name": meta["name"], "uid": meta.get("uid", ""),
-                         "resourceVersion": meta.get("resourceVersion", "")}
-        if "namespace" in meta:
-            involved["namespace"] = namespace
-        if field:
-            involved["fieldPath"] = field
-        return {
-            "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": namespace},
-            "involvedObject": involved, "reason": reason, "message": message,
-            "type": "Normal" if normal else "Warning", "count": 1, "firstTimestamp": now, "lastTimestamp": now,
-            "source": {"component": self._component, "host": self._host},
-            "reportingComponent": self._component, "reportingInstance": self._host,
-        }

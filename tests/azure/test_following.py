@@ -17,7 +17,7 @@ from tests.arm.conftest import SUBSCRIPTION
 from tests.arm.wire import error
 from tests.azure.conftest import CLUSTER, OPERATION
 
-STOP = r"/MyCalicoCluster/stop$"
+START = r"/MyCalicoCluster/start$"
 CREATE = Operation("create", "CalicoDemoRG", "MyCalicoCluster")
 
 
@@ -302,13 +302,15 @@ def test_what_an_earlier_operation_left_written_down_is_not_taken_for_a_new_one(
     azures.arm.make_group()
     azure = azures.open()
     azure.create_cluster(settings, azures.say)
+    clusters = azures.arm.aks().managed_clusters                                     # somebody else
+    clusters.begin_stop("CalicoDemoRG", "MyCalicoCluster").result(60)
     with interrupted(monkeypatch):
-        azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
-    assert azure._rest("CalicoDemoRG", "MyCalicoCluster", azures.say)["properties"]["powerState"]["code"] == "Stopped"
-    azures.arm.aks().managed_clusters.begin_start("CalicoDemoRG", "MyCalicoCluster").result(60)  # by somebody else
-    azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
-    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster")["properties"]["powerState"]["code"] == "Stopped"
-    assert len(azures.wire.asked("POST", STOP)) == 2
+        azure.start_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure._rest("CalicoDemoRG", "MyCalicoCluster", azures.say)["properties"]["powerState"]["code"] == "Running"
+    clusters.begin_stop("CalicoDemoRG", "MyCalicoCluster").result(60)
+    azure.start_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    assert azure.cluster("CalicoDemoRG", "MyCalicoCluster")["properties"]["powerState"]["code"] == "Running"
+    assert len(azures.wire.asked("POST", START)) == 2
 
 
 def test_a_creation_is_aborted_and_deleted(azures, settings, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_life_of_a_cluster_holds(azures, settings):
     azure.create_group(group, "canadaeast", tags())
     azure.create_cluster(replace(settings, network_plugin="none", network_policy="none"), azures.say)
     azure.switch_kube_proxy(group, name, False, azures.say)
-    azure.stop_cluster(group, name, azures.say)
+    azures.arm.aks().managed_clusters.begin_stop(group, name).result(60)
     azure.start_cluster(group, name, azures.say)
     azure.credentials(group, name)
     azure.credentials(group, name, admin=False)

@@ -164,7 +164,7 @@ def test_a_creation_that_fails_names_what_is_there_all_the_same(azures, settings
 
 def test_a_stopped_cluster_is_started_not_made(azures, settings):
     azure = create(azures, settings)
-    azure.stop_cluster("CalicoDemoRG", "MyCalicoCluster", azures.say)
+    azures.arm.aks().managed_clusters.begin_stop("CalicoDemoRG", "MyCalicoCluster").result(60)
     run(steps.create(azure, settings)).raise_for_failure()
     assert azures.puts() == 1
     assert azures.arm.clusters.calls[-1] == ("start", "c1")

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from labkit.local.client import ApiError, Client, Obj, timestamp, tolerating
+from labkit.local.recorder import event_of
 
 log = logging.getLogger(__name__)
 
@@ -83,37 +84,9 @@ class Recorder:
         return False
 
     def _create(self, obj: Obj, kind: str, reason: str, message: str) -> _Seen:
-        meta, when = obj["metadata"], timestamp()
-        name = f"{meta['name']}.{time.time_ns():x}"
-        involved = {
-            "kind": obj["kind"],
-            "apiVersion": obj["apiVersion"],
-            "name": meta["name"],
-            "uid": meta["uid"],
-            "resourceVersion": meta.get("resourceVersion", ""),
-        }
-        if "namespace" in meta:
-            involved["namespace"] = meta["namespace"]
-        self._client.create(
-            "events",
-            {
-                "apiVersion": "v1",
-                "kind": "Event",
-                "metadata": {"name": name, "namespace": _namespace(obj)},
-                "involvedObject": involved,
-                "type": kind,
-                "reason": reason,
-                "message": message,
-                "source": {"component": self._component},
-                "firstTimestamp": when,
-                "lastTimestamp": when,
-                "count": 1,
-                "eventTime": None,
-                "reportingComponent": "",
-                "reportingInstance": "",
-            },
-            _namespace(obj),
-        )
+        name = f"{obj['metadata']['name']}.{time.time_ns():x}"
+        self._client.create("events", event_of(obj, name, reason, message, component=self._component,
+                                               normal=kind == "Normal"), _namespace(obj))
         return _Seen(name, 1)
 
 

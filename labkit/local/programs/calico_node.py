@@ -7,7 +7,6 @@ import http.client
 import logging
 import os
 import re
-import signal
 import socket
 import struct
 import sys
@@ -64,15 +63,9 @@ def run() -> int:
     """Run Felix until stopped."""
     logs.set_up(logs.Felix(), getattr(logging, os.environ.get("FELIX_LOGSEVERITYSCREEN", "INFO").upper(),
                                       logging.INFO))
-    stop = threading.Event()
     client = _client(os.environ)
     events = Events(client)
-
-    def terminate(*_: object) -> None:
-        stop.set()
-        events.wake()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, terminate)
+    stop = events.stop_on_signals()
 
     log.info("Felix starting up: version %s", os.environ.get("CALICO_VERSION", "v3.17.2"))
     health = HealthServers()

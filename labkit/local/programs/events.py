@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +30,16 @@ class Events:
             self._queue.put((handler, event, obj))
         self._watches.append((self._client.watch(resource, put, **selectors), optional))
 
-    def wake(self) -> None:
-        """Let `handle` return early."""
-        self._queue.put(None)
+    def stop_on_signals(self) -> threading.Event:
+        """What SIGTERM and SIGINT set; `handle` returns early then."""
+        stop = threading.Event()
+
+        def terminate(*_: object) -> None:
+            stop.set()
+            self._queue.put(None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, terminate)
+        return stop
 
     def handle(self, timeout: float) -> bool:
         """Wait for events, hand over all that are there, and say whether there was any."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import uuid
 
 from labkit.local.client import ApiError, Client, Obj, find
@@ -92,13 +90,8 @@ def main() -> int:
     version = os.environ.get("CALICO_VERSION", "v3.17.2")
     log.info("Loaded configuration from environment: %s", os.environ.get("ENABLED_CONTROLLERS", "node"))
     client = HttpClient.in_cluster(user_agent="kube-controllers")
-    events, stop = Events(client), threading.Event()
-
-    def terminate(*_: object) -> None:
-        stop.set()
-        events.wake()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, terminate)
+    events = Events(client)
+    stop = events.stop_on_signals()
     controllers = Controllers(client, version)
     _serve(events, controllers)
     events.watch("nodes", controllers.on_node)

@@ -12,7 +12,6 @@ import argparse
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -204,16 +203,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.cleanup:
         log.info("Removed %d chains", cleanup(iptables))
         return 0
-    stop = threading.Event()
     client = (HttpClient(options.master, user_agent="kube-proxy") if options.master
               else HttpClient.in_cluster(user_agent="kube-proxy"))
     events = Events(client)
-
-    def terminate(*_: object) -> None:
-        stop.set()
-        events.wake()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, terminate)
+    stop = events.stop_on_signals()
     if options.proxy_mode not in ("", "iptables"):
         log.warning('Proxy mode "%s" is not available, using iptables', options.proxy_mode)
     minor = _api_minor(client, stop)

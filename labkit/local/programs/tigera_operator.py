@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -63,13 +62,8 @@ def main(argv: list[str] | None = None) -> int:
                         os.environ.get("KUBERNETES_SERVICE_PORT", ""))
     log.info("Active operator: proceeding", extra={"fields": {"api": f"{endpoint.host}:{endpoint.port}"}})
     client = HttpClient.in_cluster(user_agent="tigera-operator")
-    events, stop = Events(client), threading.Event()
-
-    def terminate(*_: object) -> None:
-        stop.set()
-        events.wake()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, terminate)
+    events = Events(client)
+    stop = events.stop_on_signals()
     _watch(events)
     log.info("starting manager")
     _run(Reconciler(client, release, endpoint), events, stop)
