@@ -87,6 +87,11 @@ def test_a_write_that_changes_nothing_keeps_the_version(api: Api) -> None:
 
 
 def test_immutable_fields(api: Api) -> None:
+    for kind, value in (("configmaps", "1"), ("secrets", "MQ==")):
+        api.create(kind, {"metadata": {"name": "c"}, "data": {"a": value}, "immutable": True}, "default")
+        for change, field in (({"immutable": False}, "immutable"), ({"data": {"b": value}}, "data")):
+            error = refusal(api.patch, kind, "c", change, "default")
+            assert error.message.endswith(f"{field}: Forbidden: field is immutable when `immutable` is set")
     made = api.create("deployments.apps", deployment(), "default")
     error = refusal(api.patch, "deployments.apps", "web", {"spec": {
         "selector": {"matchLabels": {"app": "web", "x": "y"}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,3 +79,39 @@ def test_neither_does_one_on_the_node_s_disk_nor_in_a_projection(tmp_path: Path)
     made = make({"configMap": {"name": "page"}})
     assert (Path(made["page"]) / "index.html").read_text() == "ours"
     assert (outside / "index.html").read_text() == "the machine's own"
+
+
+def test_who_is_not_root_in_the_container_reads_its_files(tmp_path: Path) -> None:
+    around = volumes.Surroundings(tmp_path, tmp_path, lambda kind, name: {"data": {"a": "1"}}, {}, "")
+    before = os.umask(0o077)        # the daemon's
+    try:
+        volumes.materialise({"spec": {"volumes": [{"name": "v", "configMap": {"name": "c", "items": [
+            {"key": "a", "path": "deep/er/a"}]}}]}}, None, around)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("v", "v/deep", "v/deep/er", "v/deep/er/a")] == [
+        0o755, 0o755, 0o755, 0o644]
+
+
+def test_a_running_pod_s_files_follow_what_they_are_made_from(tmp_path: Path) -> None:
+    token, page = {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "page", "optional": True}}
+    made = [{"name": "plain", **page}, {"name": "mixed", "projected": {"sources": [token, page]}},
+            {"name": "account", "projected": {"sources": [token, {"configMap": {"name": "kube-root-ca.crt"}}]}}]
+    maps = {"page": {"data": {"a": "1", "b": "1"}}}
+
+    def around(tokens: dict[str, str]) -> volumes.Surroundings:
+        return volumes.Surroundings(tmp_path, tmp_path, lambda kind, name: maps.get(name), tokens, "")
+
+    def files(name: str) -> dict[str, str]:
+        return {path.name: path.read_text() for path in (tmp_path / name).iterdir()}
+
+    pod = {"spec": {"volumes": made}}
+    volumes.materialise(pod, None, around({"": "t"}))
+    maps["page"] = {"data": {"b": "2"}}
+    volumes.refresh(pod, None, around({}))
+    assert files("plain") == {"b": "2"}
+    assert files("mixed").items() >= {"b": "2", "token": "t"}.items()
+    del maps["page"]
+    volumes.refresh(pod, None, around({}))
+    assert files("plain") == {}
+    assert [volumes.changes(volume) for volume in made] == [True, True, False], "each look costs"

@@ -118,11 +118,19 @@ class SecretStrategy(Strategy):
                                          f" data in data[{key}]") from None
         if old and new.get("type") != old.get("type"):
             return [errors.bad_value("type", new.get("type"), "field is immutable")]
-        if old and old.get("immutable") and new.get("data") != old.get("data"):
-            return [errors.denied("data", "field is immutable when `immutable` is set")]
+        if fixed := _fixed_errors(new, old):
+            return fixed
         if new["type"] == ACCOUNT_TOKEN and not (new["metadata"].get("annotations") or {}).get(_ACCOUNT):
             return [errors.required(f"metadata.annotations[{_ACCOUNT}]")]
         return key_rules(new)
+
+
+def _fixed_errors(new: Obj, old: Obj | None) -> list[FieldError]:
+    """An immutable ConfigMap or Secret stays one, and stays as it is."""
+    if not old or not old.get("immutable"):
+        return []
+    return [errors.denied(field, "field is immutable when `immutable` is set")
+            for field in ("immutable", "data", "binaryData") if new.get(field) != old.get(field)]
 
 
 class ConfigMapStrategy(Strategy):
@@ -135,6 +143,4 @@ class ConfigMapStrategy(Strategy):
                 raise errors.bad_request(
                     f"ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal"
                     f" {errors.go_type(value)} into Go struct field ConfigMap.data of type string (data.{key})")
-        if old and old.get("immutable") and new.get("data") != old.get("data"):
-            return [errors.denied("data", "field is immutable when `immutable` is set")]
-        return key_rules(new)
+        return _fixed_errors(new, old) or key_rules(new)

@@ -96,11 +96,10 @@ class PodSandbox:
 
     async def refresh(self) -> None:
         """Bring ConfigMaps and Secrets that changed, and tokens that grow old, into the running pod's files."""
-        kinds = {key for volume in self._pod["spec"].get("volumes") or () for key in volume}
         if self._renew_after and time.time() > self._renew_after:
             around = self._surroundings(self._tokens())
             self._record()
-        elif kinds & {"configMap", "secret"}:
+        elif any(map(volumes.changes, self._pod["spec"].get("volumes") or ())):
             around = self._surroundings({})
         else:
             return

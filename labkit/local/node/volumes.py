@@ -21,6 +21,7 @@ from labkit.local.node.environment import (
 from labkit.local.node.sandbox import ETC, Mount, node_links
 
 _READABLE_HOST_PATHS = ("/usr", "/lib/modules", *(f"/etc/{name}" for name in ETC))
+_CA_MAP = "kube-root-ca.crt"
 _DISK = ("dev", "home", "mnt", "opt", "proc", "root", "run", "sys", "tmp", "usr", "var/lib", "var/log", "var/tmp")
 
 
@@ -78,20 +79,32 @@ def _make(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> str:
     if "emptyDir" in volume:
         folder.chmod(0o1777)
         return str(folder)
-    for path, (data, mode) in _files(volume, pod, place, around).items():
+    folder.chmod(0o755)  # the daemon's umask is strict, and who runs in the pod need not be root
+    files = _files(volume, pod, place, around)
+    for path, (data, mode) in files.items():
         _write(folder, path, data, mode)
+    if "configMap" in volume or "secret" in volume:
+        known = {posixpath.normpath(path) for path in files}
+        for left in folder.rglob("*"):
+            if not left.is_dir() and str(left.relative_to(folder)) not in known:
+                left.unlink(missing_ok=True)
     return str(folder)
 
 
 def refresh(pod: Obj, place: Place, around: Surroundings) -> None:
     """Bring the files of a running pod up to date with ConfigMaps and Secrets that changed."""
     for volume in pod["spec"].get("volumes") or ():
-        renewed = "projected" in volume and around.token
-        if "configMap" in volume or "secret" in volume or renewed:
+        if changes(volume) or ("projected" in volume and around.token):
             try:
                 _make(volume, pod, place, around)
             except ConfigError:
                 continue  # what it was made from is gone: a running pod keeps its files
+
+
+def changes(volume: Obj) -> bool:
+    """Whether a volume is made from what somebody may change, beside a service account's token and its CA."""
+    sources = (volume.get("projected") or {}).get("sources") or [volume]
+    return any("secret" in source or source.get("configMap", {}).get("name", _CA_MAP) != _CA_MAP for source in sources)
 
 
 _Files = dict[str, tuple[bytes, int]]
@@ -114,7 +127,7 @@ def _files(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> _Files:
 
 def _projection(kind: str, source: Obj, mode: int, pod: Obj, place: Place, around: Surroundings) -> _Files:
     if kind == "serviceAccountToken":
-        return {source["path"]: (around.token[source.get("audience", "")].encode(), 0o644)}
+        return {} if not around.token else {source["path"]: (around.token[source.get("audience", "")].encode(), 0o644)}
     if kind == "downwardAPI":
         return {item["path"]: (_downward(item, pod, place).encode(), item.get("mode", mode))
                 for item in source.get("items") or ()}
@@ -124,7 +137,7 @@ def _projection(kind: str, source: Obj, mode: int, pod: Obj, place: Place, aroun
     if obj is None:
         if source.get("optional"):
             return {}
-        if name == "kube-root-ca.crt":  # every namespace has it, also before a controller wrote it
+        if name == _CA_MAP:  # every namespace has it, also before a controller wrote it
             obj = {"data": {"ca.crt": around.ca_pem}}
         else:
             raise ConfigError(f'{resource.removesuffix("s")} "{name}" not found')
@@ -154,6 +167,10 @@ def _write(folder: Path, path: str, data: bytes, mode: int) -> None:
     place = posixpath.normpath("/" + path)
     target = within(folder, posixpath.dirname(place)) / posixpath.basename(place)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for between in target.parents:
+        if between == folder.resolve():
+            break
+        between.chmod(0o755)
     if target.is_file() and not target.is_symlink() and target.read_bytes() == data:
         return
     temporary = target.with_name(f".{target.name}.new")
