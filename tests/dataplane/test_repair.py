@@ -60,12 +60,16 @@ class Table:
     """Stands for iptables: what `save` prints is what the test says is there."""
 
     def __init__(self, *lines: str) -> None:
-        self.lines = list(lines)
+        self.lines, self.printed = list(lines), 0
 
     def stamp(self, table: str) -> bytes:
-        return self.save(table).encode()
+        return "\n".join(self.lines).encode()
+
+    def contents(self, table: str) -> bytes:
+        return self.stamp(table)
 
     def save(self, table: str) -> str:
+        self.printed += 1
         return "\n".join(self.lines)
 
 
@@ -118,7 +122,7 @@ def test_what_is_not_for_us_to_remove_is_no_reason_to_write_for_ever():
 
 
 def test_of_a_long_table_only_what_is_broken_is_written_again(monkeypatch):
-    monkeypatch.setattr(iptables_guard, "LONG", 1)
+    monkeypatch.setattr(iptables_guard, "LONG", 80)
     every = ("*nat\n:KUBE-A - [0:0]\n:KUBE-B - [0:0]\n-A KUBE-A -d 10.0.0.1/32 -j KUBE-B\n-A KUBE-B -j ACCEPT\nCOMMIT\n"
              "*filter\n:KUBE-A - [0:0]\n-A KUBE-A -j DROP\nCOMMIT\n")
     table = Table(*RIGHT)
@@ -130,10 +134,94 @@ def test_of_a_long_table_only_what_is_broken_is_written_again(monkeypatch):
     text = only(every, {"nat": guard.broken})
     assert text == "*nat\n:KUBE-B - [0:0]\n-A KUBE-B -j ACCEPT\nCOMMIT\n"
     assert guard.wrote(text) == ("chain KUBE-B (nat): 1 rule missing",)
+    assert guard.broken == set()
     assert guard.changed(), "somebody deletes it while it is written"
     table.lines = list(RIGHT)
     assert not guard.changed()
     assert named(every) == {"nat": {"KUBE-A", "KUBE-B"}, "filter": {"KUBE-A"}, "": set()}
+
+
+def restored(*lines: str) -> str:
+    """What iptables-restore is given for these lines."""
+    return "".join(f"{line}\n" for line in ("*nat", *lines, "COMMIT"))
+
+
+def test_a_table_is_printed_only_where_somebody_may_have_changed_it():
+    table, guard = guarded(*RIGHT)
+    printed = table.printed
+    assert not guard.changed()
+    table.lines = list(WITH_NEW_B)
+    guard.wrote(NEW_B)
+    assert not guard.changed(compare=False)
+    guard.wrote("")
+    assert table.printed == printed
+    assert not guard.changed()
+    assert table.printed == printed + 1, "what was written before has not been seen yet"
+    guard.wrote("")
+    assert not guard.changed()
+    assert table.printed == printed + 1
+
+
+def test_a_long_table_is_not_printed_while_it_is_as_long_as_what_was_written(monkeypatch):
+    monkeypatch.setattr(iptables_guard, "LONG", 80)
+    monkeypatch.setattr(iptables_stamp, "entries", lambda stamp: 2 * stamp.count(b":KUBE") + stamp.count(b"-A "))
+    jump, every = RIGHT[2], [*RIGHT[:2], *RIGHT[3:]]
+    table = Table(*every, jump)
+    guard = Guard(table, "nat", "KUBE-", [("PREROUTING", ("-j", "KUBE-A"))], everything=lambda: restored(*every))
+    guard.wrote(restored(*every))
+    assert not guard.changed()
+    printed = table.printed
+    for name in ("KUBE-C", "KUBE-D"):
+        more = [f":{name} - [0:0]", f"-A {name} -j ACCEPT"]
+        every += more
+        table.lines = [*every, jump]
+        guard.wrote(restored(*more))
+        assert not guard.changed()
+    assert table.printed == printed
+    every += [":KUBE-E - [0:0]"]
+    table.lines = [line for line in (*every, jump) if line != "-A KUBE-B -j ACCEPT"]     # at once with our writing
+    guard.wrote(restored(":KUBE-E - [0:0]"))
+    assert (guard.changed(), guard.broken) == (True, {"KUBE-B"})
+
+
+def test_a_jump_that_is_taken_away_again_while_it_is_written_is_missed():
+    jumps = [("PREROUTING", ("-j", "KUBE-A")), ("PREROUTING", ("-j", "KUBE-B"))]
+    table = Table(*RIGHT[:2], "-A PREROUTING -j KUBE-A", "-A PREROUTING -j KUBE-B")
+    guard = Guard(table, "nat", "KUBE-", jumps)
+    guard.wrote(restored(*RIGHT[:2]))
+    assert not guard.changed()
+    table.lines.pop()
+    for put_back in (False, True):
+        assert guard.changed()
+        if put_back:
+            table.lines.append("-A PREROUTING -j KUBE-B")
+        assert guard.wrote(restored(*RIGHT[:2])) == ("chain PREROUTING (nat): 1 rule missing",)
+    assert not guard.changed()
+
+
+def test_sets_are_compared_whatever_the_order_and_not_read_without_any(monkeypatch):
+    there = ["create cali40a hash:ip", "add cali40a 10.0.0.1", "add cali40a 10.0.0.2",
+             "create others hash:ip", "add others 10.0.0.3"]
+    asked = []
+
+    def run(words, **_):
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 0, "\n".join(there), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    guard = iptables_guard.SetGuard("cali40", ("nsenter",))
+    assert guard.wrote(any_set=False) == ()
+    assert not guard.changed()
+    assert asked == []
+    assert guard.wrote(any_set=True) == ()
+    there[1:3], there[4] = there[2:0:-1], "add others 10.0.0.9"
+    assert not guard.changed()
+    gone = there.pop(1)
+    assert guard.changed()
+    there.append(gone)
+    assert guard.wrote(any_set=True) == ("set cali40a (ipset): 1 member missing",)
+    assert not guard.changed()
+    assert {tuple(words) for words in asked} == {("nsenter", "ipset", "save")}
 
 
 def test_of_a_rule_the_words_that_the_kernel_uses_too_are_compared():
@@ -165,7 +253,8 @@ def test_packets_do_not_change_a_stamp():
 
 def test_with_nft_all_tables_are_read_once(monkeypatch):
     iptables, stamps, calls = Iptables("nft"), [b"1"], []
-    tables = {"nat": "*nat\n:A - [0:0]\n-A A -m comment --comment COMMIT\nCOMMIT\n", "filter": "*filter\n:B - [0:0]\nCOMMIT\n"}
+    tables = {"nat": "*nat\n:A - [0:0]\n-A A -m comment --comment COMMIT\nCOMMIT\n",
+              "filter": "*filter\n:B - [0:0]\nCOMMIT\n"}
 
     def call(argv):
         calls.append(argv)
