@@ -82,12 +82,12 @@ def _make(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> str:
     folder.chmod(0o755)  # the daemon's umask is strict, and who runs in the pod need not be root
     files = _files(volume, pod, place, around)
     for path, (data, mode) in files.items():
-        _write(folder, path, data, mode)
-    if "configMap" in volume or "secret" in volume:
-        known = {posixpath.normpath(path) for path in files}
-        for left in folder.rglob("*"):
-            if not left.is_dir() and str(left.relative_to(folder)) not in known:
-                left.unlink(missing_ok=True)
+        if data is not None:
+            _write(folder, path, data, mode)
+    known = {posixpath.normpath(path) for path in files}
+    for left in folder.rglob("*"):
+        if not left.is_dir() and str(left.relative_to(folder)) not in known:
+            left.unlink(missing_ok=True)
     return str(folder)
 
 
@@ -107,7 +107,8 @@ def changes(volume: Obj) -> bool:
     return any("secret" in source or source.get("configMap", {}).get("name", _CA_MAP) != _CA_MAP for source in sources)
 
 
-_Files = dict[str, tuple[bytes, int]]
+_Files = dict[str, tuple[bytes | None, int]]
+"""What each file holds, None for what it has already; and its mode."""
 
 
 def _files(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> _Files:
@@ -127,7 +128,8 @@ def _files(volume: Obj, pod: Obj, place: Place, around: Surroundings) -> _Files:
 
 def _projection(kind: str, source: Obj, mode: int, pod: Obj, place: Place, around: Surroundings) -> _Files:
     if kind == "serviceAccountToken":
-        return {} if not around.token else {source["path"]: (around.token[source.get("audience", "")].encode(), 0o644)}
+        token = around.token[source.get("audience", "")].encode() if around.token else None
+        return {source["path"]: (token, 0o644)}
     if kind == "downwardAPI":
         return {item["path"]: (_downward(item, pod, place).encode(), item.get("mode", mode))
                 for item in source.get("items") or ()}
