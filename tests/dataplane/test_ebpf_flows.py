@@ -115,11 +115,17 @@ def test_a_node_reaches_itself_by_a_service(lab: EbpfLab, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
 def test_a_node_reaches_its_own_node_ports_without_connect_time_load_balancing(lab: EbpfLab, kind: str) -> None:
+    """And another node, which has the back end itself: what is longer than a pod's link takes is cut for it."""
     node, config = lab.nodes["node1"], FelixConfig(bpf_connect_time_load_balancing="Disabled")
     for backend in ("a1", "b1"):
         lab.up(lab.service(backend, protocol=kind.upper()), config=config)
-        answer = lab.from_node("node1", kind, node.ip, NODE_PORT, payload="x" * (100_000 if kind == "tcp" else 1000))
-        assert (answer["server"], answer["client"], answer["peer"]) == (backend, node.ip, [node.ip, NODE_PORT])
+        for asker in ("node1", "node2"):
+            sizes = (100_000,) if kind == "tcp" else (5000, 1480, 1200)
+            for size in sizes:
+                answer = lab.from_node(asker, kind, node.ip, NODE_PORT, payload="x" * size)
+                assert (answer["server"], answer["client"]) == (backend, lab.nodes[asker].ip)
+                assert answer["peer"] == [node.ip, NODE_PORT]
+                assert kind == "tcp" or answer["size"] == size
     lab.up(lab.service(protocol=kind.upper()), config=config)
     assert lab.from_node("node1", kind, node.ip, NODE_PORT) == {"error": "ConnectionRefusedError"}
 

@@ -5,6 +5,7 @@
 #include "report.h"
 
 #define AF_INET 2       /* <sys/socket.h> is none of BPF's */
+#define FITS_ANYWHERE 1280      /* bytes of an IP packet that no link of the lab has to cut */
 
 static __always_inline int encapsulate(struct __sk_buff *skb, struct config *config, enum hook hook, __be32 node)
 {
@@ -36,7 +37,9 @@ static __always_inline int leave(struct config *config)
 			       : bpf_redirect_neigh(config->uplink, NULL, 0, 0);
 }
 
-/* Where a host process and its backend are on one host, what it sends to the network comes back in by the same device. */
+/* What the host sends comes back in by the same device, and is the host's to deal with: where the backend is a process of
+ * its own, and where a packet may have to be cut, which no program can do.
+ */
 static __always_inline int come_back(struct __sk_buff *skb, enum hook hook)
 {
 	__u8 own[ETH_ALEN];     /* the device's hardware address: the sender's is the receiver's now */
@@ -44,6 +47,29 @@ static __always_inline int come_back(struct __sk_buff *skb, enum hook hook)
 	if (bpf_skb_load_bytes(skb, ETH_ALEN, own, sizeof(own)) || bpf_skb_store_bytes(skb, 0, own, sizeof(own), 0))
 		return drop(skb, hook, DROP_ERROR);
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+/* Whether the links on the way may be too narrow for what the host has sized for another one: loopback takes 64 KiB, and
+ * what is for another node's address has room for a tunnel. All fragments of a datagram go the same way. TCP has agreed
+ * on a size with the pod.
+ */
+static __always_inline bool may_be_cut(struct __sk_buff *skb, struct packet *packet)
+{
+	if (packet->flow.proto == IPPROTO_TCP || packet->quoted || skb->gso_size)
+		return false;
+	return !packet->whole || skb->len > FITS_ANYWHERE + ETH_HLEN;
+}
+
+/* Without "don't fragment", as netfilter leaves it to what it translates: few processes mean it. */
+static __always_inline int leave_to_stack(struct __sk_buff *skb, enum hook hook, struct packet *packet)
+{
+	__be16 no = 0;
+
+	if (packet->dont_fragment &&
+	    (bpf_l3_csum_replace(skb, IP_OFFSET + offsetof(struct iphdr, check), bpf_htons(IP_DONT_FRAGMENT), no, 2) ||
+	     bpf_skb_store_bytes(skb, IP_OFFSET + offsetof(struct iphdr, frag_off), &no, sizeof(no), 0)))
+		return drop(skb, hook, DROP_ERROR);
+	return come_back(skb, hook);
 }
 
 static __always_inline int send(struct __sk_buff *skb, struct config *config, enum hook hook, struct packet *packet,
@@ -60,8 +86,12 @@ static __always_inline int send(struct __sk_buff *skb, struct config *config, en
 			return TC_ACT_OK;               /* it is there */
 		if (arriving)
 			return bpf_redirect_peer(way.target, 0);        /* into the pod, past the host's stack */
+		if (may_be_cut(skb, packet))
+			return leave_to_stack(skb, hook, packet);
 		return bpf_redirect_neigh(way.target, NULL, 0, 0);
 	case PATH_OUT:
+		if (hook == TO_LOOPBACK && may_be_cut(skb, packet))
+			return leave_to_stack(skb, hook, packet);
 		return arriving || hook == TO_LOOPBACK ? leave(config) : TC_ACT_OK;
 	case PATH_TUNNEL:
 		return encapsulate(skb, config, hook, way.target);
