@@ -52,3 +52,32 @@ def test_the_time_that_services_take_to_be_created_is_not_waited_for_rest(monkey
     block = SimpleNamespace(arm=None, round=0, count=10_000,
                             begin=lambda: setattr(clock, "now", clock.now + 2 * noise.PATIENCE_SECONDS))
     assert scale.at_rest(block, strict=True).detail["busy_before"] == [88]
+
+
+@pytest.mark.parametrize(("percent", "said"), [
+    (noise.STEAL_PERCENT, ""), (noise.STEAL_PERCENT + 2, "12 % of the CPU time was stolen by the hypervisor")])
+def test_much_is_more_than_a_tenth(percent, said):
+    assert noise.stolen(percent) == said
+
+
+def test_a_disturbed_sample_keeps_what_it_said_before():
+    sample = Sample("ebpf", "quiet", 0, {"steal_percent": 15.0}, detail={"proof": "proven"})
+    marked = noise.marked(sample).detail
+    assert marked == {"proof": "proven", "noisy": noise.stolen(15.0)}
+    assert noise.marked(Sample("ebpf", "quiet", 0, {"steal_percent": 1.0})).detail == {}
+
+
+def test_work_of_low_priority_is_work_too():
+    sample = idle(25)
+    sample.metrics["server_nice_percent"] = 25.0
+    assert noise.loud(sample) == "a node is 50 % busy while nothing is measured"
+
+
+def test_a_fifth_of_the_samples_may_be_disturbed_and_of_more_the_last_is_named():
+    disturbed = [Sample("ebpf", "quiet", 0, {}, detail={"noisy": f"it was loud at {hour}"}) for hour in (1, 2, 3)]
+    quiet = [Sample("ebpf", "quiet", 0, {})] * 12
+    noise.check([*disturbed, *quiet])
+    noise.check(disturbed[:2])
+    with pytest.raises(MeasurementError, match="it was loud at 3") as error:
+        noise.check([*disturbed, *quiet[:11]])
+    assert "3 of 14 samples" in error.value.why

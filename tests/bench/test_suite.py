@@ -1,10 +1,11 @@
 """Samples in their order: alternation, switching, stopping, budgets, going on; no cluster is needed for it."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
-from labkit.bench import exchange, flows, scale, suite
+from labkit.bench import exchange, flows, scale, services, suite
 from labkit.bench.budget import outliers
 from labkit.bench.recording import Recording
 from labkit.bench.results import Run, Sample
@@ -208,4 +209,39 @@ def test_clusters_alternate_at_each_number_of_services():
     turns = (("v", 0), ("e", 0), ("e", 1), ("v", 1))
     assert [(t.arm.name[0], t.case, t.round) for t in found] == [
         (a, f"{what}, {n} services", r) for n in ("10", "1,000") for a, r in turns for what in ("idle", "first packet")]
-    assert found[8].seconds > found[10].seconds, "the first task at a number creates the services"
+    assert [t.seconds for t in found[8:]] == [pytest.approx(found[10].seconds + 5), *[t.seconds for t in found[1:8]]], (
+        "the first task at a number creates the services")
+
+
+def test_services_are_created_once_for_a_number_and_asked_at_both_ends_and_in_the_middle(monkeypatch):
+    two, made, said = [arm("vanilla"), arm("ebpf")], [], []
+
+    def scaled(of, count):
+        made.append((of.name, count))
+        return {services.name(i): f"10.1.0.{i}" for i in range(count)}
+
+    monkeypatch.setattr(scale, "_scaled", scaled)
+    stage = scale.Stage(two, said.append)
+    at = [scale.Block(each, stage, count, 0).addresses() for count in (9, 1) for each in two]
+    assert at == [["10.1.0.0", "10.1.0.4", "10.1.0.8"]] * 2 + [["10.1.0.0"]] * 2
+    assert sorted(made) == [("ebpf", 1), ("ebpf", 9), ("vanilla", 1), ("vanilla", 9)]
+    assert said == [f"{count} services are being created in 2 clusters at once" for count in (9, 1)]
+
+
+def test_each_service_is_asked_at_least_once_and_every_failure_counts(monkeypatch):
+    asked, window = [], SimpleNamespace(metrics=lambda _: {"steal_percent": 0.0})
+
+    def spend(kube, at, argv, *_, **__):
+        asked.append(argv[3:])
+        found = {"microseconds": [10.0], "ports": [1], "failed": 2}
+        window.output = json.dumps(dict.fromkeys(argv[5:], found))
+        return window
+
+    monkeypatch.setattr(scale, "spend", spend)
+    block = scale.Block(SimpleNamespace(name="ebpf", kube=None, workload=None), None, 9, 0)
+    for name, answer in (("begin", None), ("addresses", ["a", "b", "c"]), ("proven", {})):
+        monkeypatch.setattr(block, name, lambda *_, answer=answer: answer)
+    metrics = scale.first_packet(block, 2).metrics
+    scale.first_packet(block, 9)
+    assert [words[:2] for words in asked] == [["80", "1"], ["80", "3"]]
+    assert (metrics["connects"], metrics["failed"]) == (3.0, 6.0)
