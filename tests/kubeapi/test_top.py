@@ -89,7 +89,8 @@ def metrics(served: Served):
     served.run(create, "services", {"metadata": {"name": "metrics-server", "namespace": "kube-system"}, "spec": {
         "ports": [{"name": "https", "port": 443}]}})
     client = HttpClient(served.url, token=TOKEN, ca_file=served.ca)
-    with QuietServer(("127.0.0.1", 0), type("Behind", (Handler,), {
+    server_class = type("Joined", (QuietServer,), {"daemon_threads": False})    # they end before the test does
+    with server_class(("127.0.0.1", 0), type("Behind", (Handler,), {
             "metrics": Metrics(client, Meter(lambda: read_kubelets(client), sleep=lambda _: None))})) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

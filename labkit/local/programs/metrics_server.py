@@ -97,8 +97,7 @@ def measure(first: Mapping[Key, Point], last: Mapping[Key, Point]) -> Measuremen
 
 
 def _usage(before: Point | None, now: Point) -> Usage | None:
-    if before is None or now.at <= before.at or now.cpu < before.cpu or now.started > before.at \
-            or now.at - now.started < YOUNGEST:
+    if before is None or now.at <= before.at or now.cpu < before.cpu or now.at - now.started < YOUNGEST:
         return None
     window = now.at - before.at
     return Usage(now.at, window, (now.cpu - before.cpu) / window, now.memory)
