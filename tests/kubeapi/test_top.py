@@ -120,6 +120,7 @@ def test_kubectl_and_the_python_client_see_what_was_measured(metrics):
     base = f"/apis/{GROUP}/{VERSION}"
     assert call(served, f"{base}/namespaces/default/pods/nobody")[1]["message"] == 'pods "nobody" not found'
     assert call(served, f"{base}/pods?watch=1")[0] == 405
+    assert call(served, f"/openapi/v3{base}")[1]["paths"] == {}, "not what other kinds may be asked"
     assert rows(kubectl(served, "get", "podmetrics").stdout) == [
         ["NAME", "CPU", "MEMORY", "WINDOW"], ["busy", "500m", "25Mi", "2s"]]
     assert [(r["name"], r["namespaced"], r["kind"], r["verbs"]) for r in call(served, base)[1]["resources"]] == [
