@@ -207,7 +207,12 @@ def changes() -> int:
 
 
 def run(plan: Plan, reporter: Reporter | None = None) -> PlanResult:
-    """Run a plan's steps in order; stop at the first that fails."""
+    """Run a plan's steps in order; stop at the first that fails.
+
+    Args:
+        plan: what to do.
+        reporter: hears of progress.
+    """
     results: list[StepResult] = []
     for step in plan.steps:
         results.append(run_step(step, reporter))
@@ -217,7 +222,12 @@ def run(plan: Plan, reporter: Reporter | None = None) -> PlanResult:
 
 
 def revert(plan: Plan, reporter: Reporter | None = None) -> PlanResult:
-    """Undo a plan's steps, the last one first; stop at the first that fails."""
+    """Undo a plan's steps, the last one first; stop at the first that fails.
+
+    Args:
+        plan: what to undo.
+        reporter: hears of progress.
+    """
     results: list[StepResult] = []
     for step in reversed(plan.steps):
         results.append(revert_step(step, reporter))
@@ -227,7 +237,12 @@ def revert(plan: Plan, reporter: Reporter | None = None) -> PlanResult:
 
 
 def run_step(step: Step, reporter: Reporter | None = None) -> StepResult:
-    """Do one step, unless its effect is already there, and wait until it is."""
+    """Do one step, unless its effect is already there, and wait until it is.
+
+    Args:
+        step: what to do.
+        reporter: hears of progress.
+    """
     def work(log: Log) -> tuple[State, Evidence]:
         evidence = step.verify()
         if evidence:
@@ -239,7 +254,11 @@ def run_step(step: Step, reporter: Reporter | None = None) -> StepResult:
 
 
 def check_step(step: Step) -> Evidence:
-    """Look whether a step's effect is there; an error is evidence that it is not."""
+    """Look whether a step's effect is there; an error is evidence that it is not.
+
+    Args:
+        step: what to look at.
+    """
     try:
         return step.verify()
     except LabError as error:
@@ -247,7 +266,12 @@ def check_step(step: Step) -> Evidence:
 
 
 def revert_step(step: Step, reporter: Reporter | None = None) -> StepResult:
-    """Undo one step."""
+    """Undo one step.
+
+    Args:
+        step: what to undo.
+        reporter: hears of progress.
+    """
     def work(log: Log) -> tuple[State, Evidence | None]:
         if step.revert is None:
             return State.NOTHING_TO_REVERT, None

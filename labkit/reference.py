@@ -53,7 +53,11 @@ class Reference:
 
 
 def data_file(name: str) -> Path:
-    """Where a file of `data/` is: beside the package, unless LABKIT_DATA names another folder."""
+    """Where a file of `data/` is: beside the package, unless LABKIT_DATA names another folder.
+
+    Args:
+        name: of the file.
+    """
     folder = os.environ.get("LABKIT_DATA")
     return (Path(folder) if folder else Path(__file__).resolve().parent.parent / "data") / name
 

@@ -111,6 +111,12 @@ class Azure(Subscription):
     def switch_kube_proxy(self, group: str, name: str, enabled: bool, log: Log) -> None:
         """Switch kube-proxy on or off, on a cluster that brings its own network; nothing else of it changes.
 
+        Args:
+            group: the cluster's resource group.
+            name: the cluster.
+            enabled: whether kube-proxy shall run.
+            log: hears how the operation stands.
+
         Raises:
             AzureError: Azure refuses, such as with KubeProxyConfigDisabledBYOCNIOnly.
         """

@@ -56,7 +56,11 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self, say: Callable[[str], None]) -> None:
-        """Return when it is one's turn."""
+        """Return when it is one's turn.
+
+        Args:
+            say: hears how long that takes.
+        """
         with self._lock:
             now = time.monotonic()
             self._left = min(float(self._burst), self._left + (now - self._then) / self._every)

@@ -99,7 +99,11 @@ class Meter:
 
 
 def estimate(settings: ClusterSettings) -> Cost:
-    """What a cluster of these settings costs while it runs, with one service that has a public address."""
+    """What a cluster of these settings costs while it runs, with one service that has a public address.
+
+    Args:
+        settings: the cluster.
+    """
     return _cost([{"count": settings.node_count, "vmSize": settings.node_vm_size}])
 
 

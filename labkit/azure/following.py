@@ -129,7 +129,12 @@ def _said(operation: Operation, entry: Entry, log: Log, look: Callable[[], str] 
 
 @contextlib.contextmanager
 def interruptible(operation: Operation, what_stays: str) -> Iterator[None]:
-    """Turn an interrupt of the kernel into words: Azure goes on whether anybody waits or not."""
+    """Turn an interrupt of the kernel into words: Azure goes on whether anybody waits or not.
+
+    Args:
+        operation: which.
+        what_stays: what exists, or may exist, and costs money.
+    """
     begin = time.monotonic()
     try:
         yield

@@ -30,7 +30,13 @@ def find(azure: Azure, owner: str | None = None, now: datetime | None = None) ->
 
 
 def plan(azure: Azure, verdicts: list[Verdict], owner: str | None = None) -> Plan:
-    """The plan that deletes what `find` has found to be ours and expired."""
+    """The plan that deletes what `find` has found to be ours and expired.
+
+    Args:
+        azure: the subscription.
+        verdicts: what was found.
+        owner: whose may go; None means ours.
+    """
     return Plan("gc", "Delete forgotten labs", tuple(_step(azure, v, owner) for v in verdicts if v.delete))
 
 
@@ -56,7 +62,12 @@ def _step(azure: Azure, verdict: Verdict, owner: str | None) -> Step:
 
 
 def gone(azure: Azure, group: str) -> Evidence:
-    """Whether a group is gone, and with it the groups of the machines of its clusters."""
+    """Whether a group is gone, and with it the groups of the machines of its clusters.
+
+    Args:
+        azure: the subscription.
+        group: its name.
+    """
     inside = f"/resourcegroups/{group}/providers/".lower()
     left = [str(g["name"]) for g in azure.groups()
             if str(g["name"]).lower() == group.lower() or inside in str(g.get("managedBy") or "").lower()]

@@ -102,5 +102,9 @@ def credential(kind: str, where: Cloud) -> Callable[[], Any]:
 
 
 def kubelogin(kind: str) -> str:
-    """How kubelogin gets its tokens, to match: a notebook has no terminal to type a code in but yours."""
+    """How kubelogin gets its tokens, to match: a notebook has no terminal to type a code in but yours.
+
+    Args:
+        kind: as `kind_of` gives it.
+    """
     return "devicecode" if kind == "devicecode" else "azurecli"

@@ -26,7 +26,13 @@ _READ_ONLY = frozenset({"provisioningState", "powerState", "fqdn", "privateFQDN"
 
 @dataclass(frozen=True)
 class KubeProxySwitch:
-    """kube-proxy of one cluster."""
+    """kube-proxy of one cluster.
+
+    Args:
+        azure: the subscription.
+        group: the cluster's resource group.
+        name: the cluster.
+    """
 
     azure: Azure
     group: str
@@ -34,6 +40,10 @@ class KubeProxySwitch:
 
     def set(self, enabled: bool, log: Log) -> None:
         """Switch it, and wait until that is done.
+
+        Args:
+            enabled: whether kube-proxy shall run.
+            log: hears how the operation stands.
 
         Raises:
             AzureError: Azure refuses, such as with KubeProxyConfigDisabledBYOCNIOnly.
@@ -49,6 +59,11 @@ def command(group: str, name: str, enabled: bool) -> str:
     """The switch by `az`; it takes the extension aks-preview, of 0.5.117 or later.
 
     The file and the option are as learn.microsoft.com/azure/aks/configure-kube-proxy has them.
+
+    Args:
+        group: the cluster's resource group.
+        name: the cluster.
+        enabled: whether kube-proxy shall run.
     """
     return ("az extension add --upgrade --name aks-preview\n"
             f"echo '{json.dumps({'enabled': enabled})}' > kube-proxy.json\n"
@@ -56,7 +71,12 @@ def command(group: str, name: str, enabled: bool) -> str:
 
 
 def body(cluster: Resource, *, enabled: bool) -> Resource:
-    """The request that changes kube-proxy and nothing else."""
+    """The request that changes kube-proxy and nothing else.
+
+    Args:
+        cluster: as Azure returned it.
+        enabled: whether kube-proxy shall run.
+    """
     kept: Resource = _writable({k: cluster[k] for k in ("location", "tags", "sku", "identity", "properties")
                                 if k in cluster})
     kept["properties"].setdefault("networkProfile", {})["kubeProxyConfig"] = {"enabled": enabled}

@@ -31,5 +31,9 @@ def for_student(settings: ClusterSettings, student: str) -> ClusterSettings:
 
 
 def node_group(settings: ClusterSettings) -> str:
-    """What Azure calls the group that holds a cluster's machines."""
+    """What Azure calls the group that holds a cluster's machines.
+
+    Args:
+        settings: the cluster.
+    """
     return f"MC_{settings.resource_group}_{settings.name}_{settings.location}"

@@ -164,6 +164,11 @@ def known(code: str, message: str, status: int | None = None) -> Refusal | None:
     """The row that explains an error; None where the table has none.
 
     A message that names the thing beats the code: AKS says much under BadRequest.
+
+    Args:
+        code: Azure's code.
+        message: Azure's message.
+        status: the HTTP status, where it is known.
     """
     for refusal in REFUSALS:
         if refusal.words and re.search(refusal.words, message):
@@ -176,7 +181,11 @@ def known(code: str, message: str, status: int | None = None) -> Refusal | None:
 
 
 def local_accounts_disabled(error: AzureError) -> bool:
-    """Whether a cluster gives no administrator's credentials because it has no local accounts."""
+    """Whether a cluster gives no administrator's credentials because it has no local accounts.
+
+    Args:
+        error: the refusal.
+    """
     refusal = known(error.code, error.why, error.status)
     return refusal is not None and refusal.id == "az-local"
 

@@ -36,7 +36,11 @@ class Patience:
 
 @contextlib.contextmanager
 def telling(log: Log) -> Iterator[None]:
-    """While this lasts, say when the SDK waits before it asks again."""
+    """While this lasts, say when the SDK waits before it asks again.
+
+    Args:
+        log: where to say it.
+    """
     before = _log.set(log)
     try:
         yield

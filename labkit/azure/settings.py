@@ -65,7 +65,12 @@ class ClusterSettings:
         return replace(self, name=f"{self.name}-vanilla", network_policy="none")
 
     def body(self, version: str, vm_size: str) -> dict[str, Any]:
-        """The request that creates it."""
+        """The request that creates it.
+
+        Args:
+            version: the Kubernetes version that was chosen.
+            vm_size: the size that was chosen.
+        """
         profile: dict[str, Any] = {"networkPlugin": self.network_plugin, "loadBalancerSku": "standard"}
         if self.network_policy != "none":
             profile["networkPolicy"] = self.network_policy
@@ -109,7 +114,12 @@ class ClusterSettings:
 
 
 def dns_prefix(name: str, group: str) -> str:
-    """The prefix of the API's name: some letters of each name, as `az` takes them, and digits of the cluster's own."""
+    """The prefix of the API's name: some letters of each name, as `az` takes them, and digits that differ by cluster.
+
+    Args:
+        name: the cluster.
+        group: its resource group.
+    """
     def letters(text: str) -> str:
         return re.sub(r"[^A-Za-z0-9-]", "", text)
 

@@ -27,6 +27,9 @@ def refused(error: AzureError) -> bool:
     """Whether Azure refused because of the size: not for this subscription, or no quota for its family.
 
     A quota that all families share is none: another size would be refused like this one.
+
+    Args:
+        error: the refusal.
     """
     return ("VMSizeNotSupported" in error.code or "SkuNotAvailable" in error.code
             or "not allowed in your subscription" in error.why or bool(_FAMILY_QUOTA.search(error.why)))

@@ -14,20 +14,32 @@ BUSY = frozenset({"Creating", "Updating", "Upgrading", "Starting", "Stopping", "
 
 
 def of(resource: Mapping[str, Any] | None) -> str | None:
-    """The provisioning state of a cluster or a group; None where there is none."""
+    """The provisioning state of a cluster or a group; None where there is none.
+
+    Args:
+        resource: what Azure says of it.
+    """
     if resource is None:
         return None
     return str((resource.get("properties") or {}).get("provisioningState") or "Succeeded")
 
 
 def power(cluster: Mapping[str, Any] | None) -> str:
-    """"Running" or "Stopped"."""
+    """"Running" or "Stopped".
+
+    Args:
+        cluster: what Azure says of it.
+    """
     properties = (cluster or {}).get("properties") or {}
     return str((properties.get("powerState") or {}).get("code") or "Running")
 
 
 def describe(cluster: Mapping[str, Any] | None) -> str:
-    """How far a cluster is: its own state, and its pools'."""
+    """How far a cluster is: its own state, and its pools'.
+
+    Args:
+        cluster: what Azure says of it.
+    """
     if cluster is None:
         return "the cluster is not listed"
     pools = (cluster.get("properties") or {}).get("agentPoolProfiles") or []
@@ -36,7 +48,11 @@ def describe(cluster: Mapping[str, Any] | None) -> str:
 
 
 def deleted_meanwhile(name: str) -> AzureError:
-    """The error about a cluster that went away while its operation was followed."""
+    """The error about a cluster that went away while its operation was followed.
+
+    Args:
+        name: the cluster.
+    """
     return AzureNotFoundError(
         f"The cluster {name} is gone: somebody deleted it while it was being made.",
         "Azure does not find it any more; the activity log says who it was: `az monitor activity-log list`.",
@@ -44,7 +60,11 @@ def deleted_meanwhile(name: str) -> AzureError:
 
 
 def failed(cluster: Mapping[str, Any]) -> AzureError:
-    """The error about a cluster that came to rest in another state than Succeeded."""
+    """The error about a cluster that came to rest in another state than Succeeded.
+
+    Args:
+        cluster: what Azure says of it.
+    """
     name = cluster.get("name")
     return AzureError(
         f"The cluster {name} is {of(cluster)}.",

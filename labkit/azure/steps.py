@@ -133,7 +133,13 @@ def credentials(azure: Azure, settings: ClusterSettings, *, admin: bool = True,
 
 
 def delete(azure: Azure, settings: tuple[ClusterSettings, ...], path: Path | None) -> Plan:
-    """The plan that deletes clusters, their group and their contexts."""
+    """The plan that deletes clusters, their group and their contexts.
+
+    Args:
+        azure: the subscription.
+        settings: the clusters, all of one resource group.
+        path: the kubeconfig file, or None.
+    """
     group = settings[0].resource_group
     steps = [Step(
         id=f"cluster-{s.name}", title=f"Delete the cluster {s.name}",
@@ -173,7 +179,12 @@ def _forget(path: Path, contexts: list[str], log: Log) -> None:
 
 
 def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Evidence:
-    """Whether a cluster is there, running, and has the network that was asked for."""
+    """Whether a cluster is there, running, and has the network that was asked for.
+
+    Args:
+        cluster: what Azure says of it.
+        settings: what was asked for.
+    """
     if cluster is None:
         return Evidence(False, f"there is no cluster {settings.name} in {settings.resource_group}")
     properties, state, power = cluster.get("properties") or {}, states.of(cluster), states.power(cluster)
@@ -186,7 +197,12 @@ def cluster_is_up(cluster: Resource | None, settings: ClusterSettings) -> Eviden
 
 
 def abort(azure: Azure, settings: ClusterSettings) -> Plan:
-    """The plan that aborts what is under way on a cluster."""
+    """The plan that aborts what is under way on a cluster.
+
+    Args:
+        azure: the subscription.
+        settings: the cluster.
+    """
     group, name = settings.resource_group, settings.name
 
     def verify() -> Evidence:
@@ -204,7 +220,12 @@ def abort(azure: Azure, settings: ClusterSettings) -> Plan:
 
 
 def left_running(azure: Azure, group: str) -> str:
-    """What is in a group, and in the groups of its machines, and costs money; in words."""
+    """What is in a group, and in the groups of its machines, and costs money; in words.
+
+    Args:
+        azure: the subscription.
+        group: the resource group.
+    """
     try:
         clusters = azure.clusters(group) if azure.group(group) is not None else []
         inside = f"/resourcegroups/{group}/".lower()
@@ -219,7 +240,12 @@ def left_running(azure: Azure, group: str) -> str:
 
 @contextlib.contextmanager
 def naming_what_stays(azure: Azure, group: str) -> Iterator[None]:
-    """An error on the way says what is still there and costs money."""
+    """An error on the way says what is still there and costs money.
+
+    Args:
+        azure: the subscription.
+        group: the resource group.
+    """
     try:
         yield
     except OperationInterruptedError:

@@ -48,7 +48,13 @@ class Contents:
 
 
 def by_tags(group: Mapping[str, Any], now: datetime, owner: str) -> Verdict | None:
-    """What a group's own tags say of it; None where it has nothing to do with labkit."""
+    """What a group's own tags say of it; None where it has nothing to do with labkit.
+
+    Args:
+        group: as Azure lists it.
+        now: the time.
+        owner: whose groups may go.
+    """
     name, mark = str(group.get("name")), tags.read(group.get("tags"))
     if mark is None:
         return None
@@ -67,7 +73,14 @@ def by_tags(group: Mapping[str, Any], now: datetime, owner: str) -> Verdict | No
 
 
 def by_contents(verdict: Verdict, contents: Contents, now: datetime, owner: str) -> Verdict:
-    """The same once it is known what is in the group."""
+    """The same once it is known what is in the group.
+
+    Args:
+        verdict: what its tags say.
+        contents: what is in it.
+        now: the time.
+        owner: whose resources may go.
+    """
     def keep(why: str) -> Verdict:
         return Verdict(verdict.group, False, f"{verdict.why}, but {why}", clusters)
 
@@ -95,7 +108,12 @@ def by_contents(verdict: Verdict, contents: Contents, now: datetime, owner: str)
 
 
 def strays(groups: Iterable[Mapping[str, Any]], clusters: Iterable[Mapping[str, Any]]) -> list[Verdict]:
-    """Clusters that carry our mark in groups that do not: they are named, and kept."""
+    """Clusters that carry our mark in groups that do not: they are named, and kept.
+
+    Args:
+        groups: the subscription's groups.
+        clusters: the subscription's clusters.
+    """
     marked = {str(g.get("name")).lower() for g in groups if tags.read(g.get("tags")) is not None}
     found = []
     for cluster in clusters:
@@ -107,7 +125,12 @@ def strays(groups: Iterable[Mapping[str, Any]], clusters: Iterable[Mapping[str, 
 
 
 def orphans(groups: Iterable[Mapping[str, Any]], clusters: Iterable[Mapping[str, Any]]) -> list[Verdict]:
-    """Groups of machines that carry our mark and whose cluster is gone: they are named, and kept."""
+    """Groups of machines that carry our mark and whose cluster is gone: they are named, and kept.
+
+    Args:
+        groups: the subscription's groups.
+        clusters: the subscription's clusters.
+    """
     there = {str(cluster.get("id")).lower() for cluster in clusters}
     found = []
     for group in groups:

@@ -83,7 +83,11 @@ def read(given: Mapping[str, str] | None) -> Mark | str | None:
 
 
 def made_at(given: Mapping[str, str] | None) -> datetime | None:
-    """When the run began that made a resource, by its run tag; None where it does not say."""
+    """When the run began that made a resource, by its run tag; None where it does not say.
+
+    Args:
+        given: the tags.
+    """
     try:
         return datetime.strptime((given or {}).get(RUN_TAG, ""), _RUN).replace(tzinfo=UTC)
     except ValueError:

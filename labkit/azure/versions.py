@@ -65,6 +65,11 @@ def choose(offered: Sequence[Version], wanted: str | None, location: str) -> str
 def choices(offered: Sequence[Version], wanted: str | None, location: str) -> tuple[str, ...]:
     """The versions to try, the best first: one where one was asked for.
 
+    Args:
+        offered: what the location offers.
+        wanted: as in `choose`.
+        location: for the message.
+
     Raises:
         AzureError: the location does not offer it.
     """
@@ -88,6 +93,11 @@ def after_refusal(error: AzureError, tried_in_order: Sequence[str], version: str
     """The version to try next; None where the error is about something else, or nothing is left.
 
     A list of versions may be ahead of what a subscription may create: long-term support only, or just retired.
+
+    Args:
+        error: the refusal.
+        tried_in_order: what `choices` gave.
+        version: what was refused.
     """
     if "K8sVersionNotSupported" not in error.code:
         return None

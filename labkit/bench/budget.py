@@ -88,7 +88,12 @@ def spread_of(run: Run, metrics: Sequence[str] = CLAIMED) -> float | None:
 
 
 def outliers(run: Run, metrics: Sequence[str]) -> list[str]:
-    """A sentence for each sample that lies far from the others of its arm and case."""
+    """A sentence for each sample that lies far from the others of its arm and case.
+
+    Args:
+        run: what was measured.
+        metrics: what to look at.
+    """
     found = []
     for metric in metrics:
         for case in run.cases:

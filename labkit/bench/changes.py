@@ -52,6 +52,9 @@ def time_to_answer(kube: Kube) -> Answer:
     The pod tries its address every few milliseconds while the service is created. The pod's clock is compared with
     ours beforehand: see `clock_offset`.
 
+    Args:
+        kube: the cluster.
+
     Raises:
         MeasurementError: it never answered.
     """
@@ -126,6 +129,10 @@ def forget(kube: Kube) -> None:
 
 def settle(kube: Kube, address: str) -> None:
     """Delete the service that changes, and wait until that is programmed: what comes next begins at rest.
+
+    Args:
+        kube: the cluster.
+        address: of the service.
 
     Raises:
         WaitError: it goes on answering.

@@ -74,6 +74,9 @@ class Usage:
 def parse(text: str) -> Reading:
     """Read /proc/stat.
 
+    Args:
+        text: its content, or its lines that start with "cpu".
+
     Raises:
         MeasurementError: there is no line of totals in it.
     """
@@ -86,7 +89,12 @@ def parse(text: str) -> Reading:
 
 
 def between(before: Reading, after: Reading) -> Usage:
-    """What was spent between two readings of one machine."""
+    """What was spent between two readings of one machine.
+
+    Args:
+        before: the first.
+        after: the second.
+    """
     def seconds(*names: str) -> float:
         ticks: int = sum(getattr(after, n) - getattr(before, n) for n in names)
         return ticks / TICKS_PER_SECOND

@@ -49,6 +49,12 @@ def _take(arm: Arm, case: str, number: int, seconds: float) -> Callable[[], Samp
 def measure(arm: Arm, case: str, round_: int, seconds: float) -> Sample:
     """One kind of exchange, once.
 
+    Args:
+        arm: where.
+        case: of CASES.
+        round_: its number.
+        seconds: how long.
+
     Raises:
         MeasurementError: the server did not answer, or the packets took another path.
     """
@@ -70,6 +76,10 @@ def measure(arm: Arm, case: str, round_: int, seconds: float) -> Sample:
 def metrics(kind: str, window: Window) -> dict[str, float]:
     """What the client wrote and what was spent, as numbers.
 
+    Args:
+        kind: "requests" or "connections".
+        window: the client's output and the CPU.
+
     Raises:
         MeasurementError: it wrote no numbers.
     """
@@ -87,7 +97,11 @@ def metrics(kind: str, window: Window) -> dict[str, float]:
 
 
 def serve(arm: Arm) -> tuple[str, str]:
-    """Run the server, unless it runs; the addresses of its service and of its pod."""
+    """Run the server, unless it runs; the addresses of its service and of its pod.
+
+    Args:
+        arm: where.
+    """
     kube = arm.kube
     fresh = workload.ensure_object(kube, workload.metered_pod(
         "exchange", arm.workload.server_node, ["python3", "-c", workload.script(echo), "serve", str(PORT)]))

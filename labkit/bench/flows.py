@@ -60,7 +60,11 @@ IDLE = "idle"
 
 
 class Block:
-    """What samples of one arm in one round share: the counters' last state, and the idle background."""
+    """What samples of one arm in one round share: the counters' last state, and the idle background.
+
+    Args:
+        arm: whose.
+    """
 
     def __init__(self, arm: Arm) -> None:
         self._arm = arm

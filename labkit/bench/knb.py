@@ -180,6 +180,10 @@ def _metrics(name: str, test: Test) -> dict[str, float]:
 def number(text: str, what: str) -> float:
     """A figure in one of knb's files.
 
+    Args:
+        text: the figure.
+        what: which one, for people.
+
     Raises:
         ResultsError: it is missing, as after a test of knb's that failed.
     """

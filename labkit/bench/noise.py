@@ -19,18 +19,30 @@ PATIENCE_SECONDS = 30.0
 
 
 def stolen(percent: float) -> str:
-    """What to say of a sample's steal; "" where it is little."""
+    """What to say of a sample's steal; "" where it is little.
+
+    Args:
+        percent: of the time.
+    """
     return f"{percent:.0f} % of the CPU time was stolen by the hypervisor" if percent > STEAL_PERCENT else ""
 
 
 def marked(sample: Sample) -> Sample:
-    """A sample that says of itself when the hypervisor took much of its time."""
+    """A sample that says of itself when the hypervisor took much of its time.
+
+    Args:
+        sample: any.
+    """
     said = stolen(sample.metrics.get("steal_percent", 0.0))
     return replace(sample, detail={"noisy": said, **sample.detail}) if said else sample
 
 
 def loud(sample: Sample) -> str:
-    """What is wrong with an idle window; "" where nothing is."""
+    """What is wrong with an idle window; "" where nothing is.
+
+    Args:
+        sample: what nodes spent while nothing was measured.
+    """
     ends = [sum(sample.metrics[f"{end}_{kind}_percent"] for kind in ("user", "nice", "system"))
             for end in ("client", "server")]
     machine = max(ends)
@@ -42,6 +54,9 @@ def loud(sample: Sample) -> str:
 def check(samples: Sequence[Sample]) -> None:
     """Look at what has been measured so far: steal shows only while a machine has work.
 
+    Args:
+        samples: of a run that is to support a claim.
+
     Raises:
         MeasurementError: too many were disturbed.
     """
@@ -51,7 +66,12 @@ def check(samples: Sequence[Sample]) -> None:
 
 
 def too_noisy(wrong: str, seen: str) -> MeasurementError:
-    """The error that ends a run."""
+    """The error that ends a run.
+
+    Args:
+        wrong: what is wrong with the machine.
+        seen: how often it was.
+    """
     return MeasurementError(
         f"The machine is too noisy to measure on: {wrong}.", f"{seen}; a claim from it would be luck",
         "stop what else runs there and run it again; or with fewer than five rounds, which claim nothing.")

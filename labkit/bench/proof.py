@@ -237,7 +237,14 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def serves(plane: str, look: Look, service: str, port: int) -> bool:
-    """Whether a data plane has a service in its tables; True where it does not show them."""
+    """Whether a data plane has a service in its tables; True where it does not show them.
+
+    Args:
+        plane: which is claimed.
+        look: what its agents show.
+        service: the service's address.
+        port: its port, over TCP.
+    """
     if plane == "ebpf":
         return look.frontends is None or f"{service} port {port} proto 6" in look.frontends
     return look.rules is None or not look.rules.services or f"{service} tcp {port}" in look.rules.services
@@ -270,6 +277,10 @@ class Witness:
     def await_service(self, service: str, port: int) -> None:
         """Wait until the data plane has a service in its tables; what it carries from now on can be judged.
 
+        Args:
+            service: the service's address.
+            port: its port, over TCP.
+
         Raises:
             WaitError: it does not take it up.
         """
@@ -289,7 +300,11 @@ class Witness:
         return all_of([judge(self._plane, each, before, self._last) for each in traffic])
 
     def look(self, traffic: Sequence[Traffic] = ()) -> Look:
-        """What there is to see now."""
+        """What there is to see now.
+
+        Args:
+            traffic: whose connections are looked for, too.
+        """
         rules = self._rules()
         if self._plane == "ebpf":
             return Look(rules, self._bpf("conntrack") if traffic else None, self._bpf("nat"), self._why)

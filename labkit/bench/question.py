@@ -66,6 +66,10 @@ def budget(count: float | None) -> float | None:
 def counts(numbers: Sequence[int], most: int) -> list[int]:
     """Numbers of services, in ascending order.
 
+    Args:
+        numbers: what was asked for.
+        most: how many there can be.
+
     Raises:
         MeasurementError: there is none, or one that cannot be.
     """

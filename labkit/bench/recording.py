@@ -62,7 +62,13 @@ class Recording:
         return self._run
 
     def has(self, arm: str, case: str, round_: int) -> bool:
-        """Whether a sample need not be taken again."""
+        """Whether a sample need not be taken again.
+
+        Args:
+            arm: of the sample.
+            case: of the sample.
+            round_: of the sample, from 0.
+        """
         return (arm, case, round_) in self._taken
 
     def add(self, sample: Sample) -> None:
@@ -87,6 +93,10 @@ class Recording:
 
     def describe(self, arm: str, facts: dict[str, Any]) -> None:
         """Keep what is known of an arm only when its turn comes, such as the version of its data plane.
+
+        Args:
+            arm: which.
+            facts: as in provenance.
 
         Raises:
             ResultsError: the run has samples of this arm that were taken on something else.

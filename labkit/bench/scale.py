@@ -85,7 +85,12 @@ def case(measure: str, count: int) -> str:
 
 
 class Stage:
-    """How many services there are now, in all clusters alike."""
+    """How many services there are now, in all clusters alike.
+
+    Args:
+        arms: whose clusters.
+        say: hears that services are created.
+    """
 
     def __init__(self, arms: Sequence[Arm], say: Callable[[str], None]) -> None:
         self._clusters = {id(arm.kube): arm for arm in arms}
@@ -95,6 +100,9 @@ class Stage:
 
     def at(self, count: int) -> dict[str, dict[str, str]]:
         """Have exactly so many services; their addresses by name, by arm.
+
+        Args:
+            count: how many.
 
         Raises:
             WaitError: they are not programmed.
@@ -115,7 +123,14 @@ def _scaled(arm: Arm, count: int) -> dict[str, str]:
 
 
 class Block:
-    """What samples of one arm, round and number of services share: the services, and who watches their path."""
+    """What samples of one arm in one round at one number of services share: the services, and who watches their path.
+
+    Args:
+        arm: where.
+        stage: has the services.
+        count: how many.
+        round_: its number.
+    """
 
     def __init__(self, arm: Arm, stage: Stage, count: int, round_: int) -> None:
         self.arm, self.count, self.round = arm, count, round_
@@ -141,6 +156,10 @@ class Block:
 
     def proven(self, kind: str, ports: dict[str, list[int]]) -> dict[str, Any]:
         """What a sample keeps of the proof that its connections took the path which the arm is named after.
+
+        Args:
+            kind: what was measured.
+            ports: the client's, of the connections to each address.
 
         Raises:
             MeasurementError: they took another one.
@@ -192,6 +211,10 @@ def at_rest(block: Block, *, strict: bool) -> Sample:
 def first_packet(block: Block, connects: int) -> Sample:
     """How long a fresh connection takes among N services: the first, the middle and the last one are asked in turn.
 
+    Args:
+        block: where.
+        connects: fresh connections.
+
     Raises:
         MeasurementError: none succeeded, or they took another path.
     """
@@ -217,6 +240,9 @@ def first_packet(block: Block, connects: int) -> Sample:
 
 def change(block: Block) -> Sample:
     """How long it takes from creating one more service until it answers.
+
+    Args:
+        block: where.
 
     Raises:
         MeasurementError: it never answered, or its connection took another path.
@@ -300,7 +326,11 @@ def programs(arm: Arm) -> dict[str, int]:
 
 
 def process_ticks(text: str) -> int:
-    """CPU ticks of all processes in /proc/<pid>/stat lines, with their children that have ended."""
+    """CPU ticks of all processes in /proc/<pid>/stat lines, with their children that have ended.
+
+    Args:
+        text: the lines.
+    """
     total = 0
     for line in text.splitlines():
         fields = line.rpartition(")")[2].split()

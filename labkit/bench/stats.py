@@ -19,7 +19,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """A bootstrap interval of the median."""
+    """A bootstrap interval of the median.
+
+    Args:
+        values: samples.
+        level: the interval's probability.
+    """
     medians = _resampled_medians(values, np.random.default_rng(_SEED))
     low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -43,7 +48,14 @@ def ratio_interval(base: Sequence[float], other: Sequence[float],
 
 
 def verdict(ratio: float, low: float, high: float, n: int) -> str:
-    """A comparison in words; a difference is claimed only where the interval excludes 1."""
+    """A comparison in words; a difference is claimed only where the interval excludes 1.
+
+    Args:
+        ratio: of medians.
+        low: lower end of the interval.
+        high: upper end.
+        n: rounds in each arm.
+    """
     if n < CLAIM_ROUNDS:
         return f"too few rounds for a claim ({n}; it takes {CLAIM_ROUNDS})"
     if low <= 1 <= high:
@@ -84,7 +96,12 @@ def spread(values: Sequence[float]) -> float:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """A least-squares line's slope and its R²: how a cost grows with the number of services."""
+    """A least-squares line's slope and its R²: how a cost grows with the number of services.
+
+    Args:
+        x: what was varied.
+        y: what was measured.
+    """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     gradient, offset = np.polyfit(xs, ys, 1)
     spread = float(np.sum((ys - ys.mean()) ** 2))

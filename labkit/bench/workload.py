@@ -91,6 +91,11 @@ def place(kube: Kube, client_node: str | None = None, server_node: str | None = 
 def ensure(kube: Kube, client_node: str | None = None, server_node: str | None = None) -> Workload:
     """Run the measuring pods, unless they run, and find out where they are.
 
+    Args:
+        kube: the cluster.
+        client_node: as for `place`.
+        server_node: likewise.
+
     Raises:
         MeasurementError: the nodes are not there.
         WaitError: the pods do not start.

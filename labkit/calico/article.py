@@ -21,7 +21,12 @@ CAN_REACH = "8.8.8.8"
 
 
 def steps(facts: ClusterFacts, kube: Kube) -> tuple[Step, ...]:
-    """Node address detection, API endpoint, operator restart, kube-proxy, eBPF mode."""
+    """Node address detection, API endpoint, operator restart, kube-proxy, eBPF mode.
+
+    Args:
+        facts: what was observed of the cluster.
+        kube: the cluster.
+    """
     return (_node_address(facts, kube), effects.endpoint_step(facts, kube, also_wait=False),
             _operator(facts, kube), _kube_proxy(facts, kube), _bpf(facts, kube))
 

@@ -23,7 +23,13 @@ class ProxySwitch(Protocol):
 
 
 def steps(facts: ClusterFacts, kube: Kube, switch: ProxySwitch) -> tuple[Step, ...]:
-    """kube-proxy off, and then Felix does all that kube-proxy did."""
+    """kube-proxy off, and then Felix does all that kube-proxy did.
+
+    Args:
+        facts: what was observed of the cluster.
+        kube: the cluster.
+        switch: switches kube-proxy.
+    """
     return _proxy_off(kube, switch), _take_over(facts, kube)
 
 

@@ -275,12 +275,21 @@ def dataplane(kube: Kube) -> DataPlane:
 
 
 def service_tables(kube: Kube) -> dict[str, str]:
-    """What each node's calico-node shows of its eBPF service table, by node; "" where it has none."""
+    """What each node's calico-node shows of its eBPF service table, by node; "" where it has none.
+
+    Args:
+        kube: the cluster.
+    """
     return ask_nodes(kube, "calico-node", "-bpf", "nat", "dump")
 
 
 def ask_nodes(kube: Kube, *argv: str) -> dict[str, str]:
-    """What a command prints in each node's calico-node, by node; "" where it fails."""
+    """What a command prints in each node's calico-node, by node; "" where it fails.
+
+    Args:
+        kube: the cluster.
+        argv: the command.
+    """
     pods = kube.list("pods", CALICO_NAMESPACE, label_selector="k8s-app=calico-node")
     running = [p for p in pods if p.get("status", {}).get("phase") == "Running"
                and not p["metadata"].get("deletionTimestamp")]

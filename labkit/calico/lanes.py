@@ -41,6 +41,9 @@ class Lane:
 def choose_lane(facts: ClusterFacts) -> Lane:
     """The lane for a cluster.
 
+    Args:
+        facts: what was observed of it.
+
     Raises:
         NotSupportedError: no lane fits; the error says why and what to do.
     """

@@ -20,7 +20,12 @@ DNS = ("deployments.apps", "coredns", "kube-system")
 
 
 def steps(facts: ClusterFacts, kube: Kube) -> tuple[Step, ...]:
-    """Out of the operator's way, API endpoint, peace with kube-proxy, eBPF mode, new connections."""
+    """Out of the operator's way, API endpoint, peace with kube-proxy, eBPF mode, new connections.
+
+    Args:
+        facts: what was observed of the cluster.
+        kube: the cluster.
+    """
     return (*in_the_way(facts, kube), effects.endpoint_step(facts, kube, also_wait=True), _peace(facts, kube),
             _bpf(facts, kube), _connections(kube))
 

@@ -16,7 +16,11 @@ _CURE = ("install it with `az aks install-cli`, then `kubelogin convert-kubeconf
 
 
 def programs(config: Config) -> tuple[str, ...]:
-    """The programs that a kubeconfig's users call; pure."""
+    """The programs that a kubeconfig's users call; pure.
+
+    Args:
+        config: the kubeconfig.
+    """
     users = (entry.get("user") or {} for entry in config.get("users") or [])
     found = {str(user["exec"]["command"]): None for user in users if (user.get("exec") or {}).get("command")}
     return tuple(found)
@@ -45,6 +49,9 @@ def with_login(config: Config, login: str) -> Config:
 
 def check(config: Config) -> None:
     """See that the programs of a kubeconfig are there, and are what their names say.
+
+    Args:
+        config: the kubeconfig.
 
     Raises:
         KubeconfigError: one is missing, or another program has its name.

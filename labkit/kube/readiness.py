@@ -37,7 +37,12 @@ def ready_step(kube: Callable[[], Kube], *, calico: bool) -> Step:
 
 
 def cluster_ready(kube: Kube, *, calico: bool) -> Evidence:
-    """Whether nodes, cluster DNS and Calico are ready."""
+    """Whether nodes, cluster DNS and Calico are ready.
+
+    Args:
+        kube: the cluster.
+        calico: whether Calico is expected.
+    """
     nodes = kube.list("nodes")
     ready = sum(1 for node in nodes if is_ready(node))
     if not nodes or ready < len(nodes):

@@ -43,7 +43,12 @@ def error_of(code: int, body: bytes) -> errors.KubeError:
 
 
 def unreachable(host: str, error: Exception) -> errors.UnreachableError:
-    """The error for no answer at all."""
+    """The error for no answer at all.
+
+    Args:
+        host: the API server's URL.
+        error: what the HTTP library said.
+    """
     return errors.UnreachableError(
         f"The API server {host} does not answer.", _innermost(error),
         "see whether the lab runs (`labkit status`), whether the cluster is started, and whether a proxy or "
@@ -51,7 +56,11 @@ def unreachable(host: str, error: Exception) -> errors.UnreachableError:
 
 
 def handshake(error: Exception) -> str:
-    """Why a WebSocket did not open: the message of the Status in the server's answer, where there is one."""
+    """Why a WebSocket did not open: the message of the Status in the server's answer, where there is one.
+
+    Args:
+        error: what the WebSocket library raised.
+    """
     body = getattr(error, "resp_body", None)
     return error_of(getattr(error, "status_code", 0), body).what if body else str(error)[:300]
 

@@ -39,7 +39,11 @@ def wait_for(what: str, look: Callable[[], Evidence], timeout: float = 120.0,
 
 
 def rolled_out(obj: Obj) -> Evidence:
-    """Whether a deployment's or daemon set's pods are all new and ready, as `kubectl rollout status` judges."""
+    """Whether a deployment's or daemon set's pods are all new and ready, as `kubectl rollout status` judges.
+
+    Args:
+        obj: the deployment or daemon set.
+    """
     status = obj.get("status", {})
     name = obj["metadata"]["name"]
     if status.get("observedGeneration", 0) < obj["metadata"].get("generation", 0):

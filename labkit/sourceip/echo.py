@@ -79,7 +79,12 @@ class Refused:
 
 
 class SourceIp:
-    """The echo service and its clients outside."""
+    """The echo service and its clients outside.
+
+    Args:
+        kube: the cluster.
+        target: knows the clients.
+    """
 
     def __init__(self, kube: Kube, target: Target) -> None:
         self._kube, self._target = kube, target
@@ -248,7 +253,11 @@ class SourceIp:
 
     @staticmethod
     def whose(answers: Sequence[Answer | Refused]) -> str:
-        """Whose address the pod saw, in the words that a prediction uses."""
+        """Whose address the pod saw, in the words that a prediction uses.
+
+        Args:
+            answers: of `ask`.
+        """
         if not all(answer.ok for answer in answers):
             return "some got no answer" if any(answer.ok for answer in answers) else "nobody got an answer"
         kept = sum(answer.preserved for answer in answers)

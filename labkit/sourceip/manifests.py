@@ -57,7 +57,11 @@ def deployment(replicas: int, *, capture: bool = False) -> Obj:
 
 
 def service(policy: TrafficPolicy = "Cluster") -> Obj:
-    """The load balancer in front of them."""
+    """The load balancer in front of them.
+
+    Args:
+        policy: externalTrafficPolicy.
+    """
     return {
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": SELECTOR},
@@ -73,6 +77,10 @@ def only_from(name: str, cidrs: tuple[str, ...]) -> Obj:
 
     The load balancer's probes are let in, too: with policy Cluster they ask a node's node port, so a pod, from an
     address that is no node's, and a load balancer whose probes nobody answers sends nothing to anybody.
+
+    Args:
+        name: the policy's name.
+        cidrs: whom to let in.
     """
     peers = [{"ipBlock": {"cidr": cidr}} for cidr in (*cidrs, PROBES)]
     return {

@@ -17,7 +17,12 @@ _RESOURCE = "networkpolicies.networking.k8s.io"
 
 
 class Policies:
-    """Network policies on the echo service."""
+    """Network policies on the echo service.
+
+    Args:
+        kube: the cluster.
+        source_ip: knows the clients.
+    """
 
     def __init__(self, kube: Kube, source_ip: SourceIp) -> None:
         self._kube, self._source_ip = kube, source_ip

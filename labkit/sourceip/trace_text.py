@@ -6,7 +6,12 @@ from labkit.sourceip.trace_model import MEANINGS, Hop, Trace
 
 
 def text(trace: Trace, *, evidence: bool = True) -> str:
-    """The trace as lines."""
+    """The trace as lines.
+
+    Args:
+        trace: what was found.
+        evidence: whether each hop is followed by what proves it.
+    """
     lines = [trace.title]
     for name, hops in (("Request", trace.request), ("Reply", trace.reply)):
         lines += ["", f"{name} (its first packet)"]

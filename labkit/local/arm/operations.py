@@ -23,7 +23,12 @@ GROUP_TYPE = "Microsoft.Resources/resourceGroups"
 
 
 class Operations:
-    """Runs operations against the books and the clusters."""
+    """Runs operations against the books and the clusters.
+
+    Args:
+        store: where resources and operations are written down.
+        clusters: who does the work.
+    """
 
     def __init__(self, store: ArmStore, clusters: Clusters) -> None:
         self._store, self._clusters = store, clusters

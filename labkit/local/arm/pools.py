@@ -34,7 +34,13 @@ def pool_spec(profile: Json) -> PoolSpec:
 
 
 def profile(asked: Json, version: str, location: str) -> Json:
-    """The profile of a pool as it is stored, from what was asked for."""
+    """The profile of a pool as it is stored, from what was asked for.
+
+    Args:
+        asked: its name, and what else was given.
+        version: the cluster's.
+        location: for the refusals.
+    """
     asked = given(asked)
     name = str(asked.get("name") or "")
     if not _POOL_NAME.match(name):

@@ -23,6 +23,11 @@ class NetworkNotReadyError(OSError):
 def addresses(client: Client, node: str, count: int) -> tuple[str, ...]:
     """The addresses for a node's pods; the first of the block is the node's own, in the overlay.
 
+    Args:
+        client: the cluster's API.
+        node: the node's name.
+        count: how many at most.
+
     Raises:
         NetworkNotReadyError: there is no pool, or no block of it is left.
     """

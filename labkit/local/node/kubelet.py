@@ -73,7 +73,16 @@ class PodFeed:
 
 
 class Kubelet:
-    """One node's agent. Its pods outlive it: another kubelet of the same node adopts them."""
+    """One node's agent. Its pods outlive it: another kubelet of the same node adopts them.
+
+    Args:
+        client: its cluster's API.
+        node: its place in the network.
+        vnet: where its pods are connected.
+        paths: the lab's.
+        cluster: the cluster's key.
+        settings: what kind of node it is.
+    """
 
     def __init__(self, client: Client, node: NodeNet, vnet: Vnet, paths: LabPaths, cluster: str,
                  settings: NodeSettings) -> None:

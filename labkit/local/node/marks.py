@@ -23,6 +23,11 @@ def changes(node: Obj, old: tuple[Mapping[str, str], Iterable[str]],
     """The merge patch that brings a node from its pool's old labels and taints to the new ones.
 
     What others have put on the node stays.
+
+    Args:
+        node: the node as it is.
+        old: the labels and taints that its pool had.
+        new: those that it shall have.
     """
     labels: dict[str, str | None] = {key: None for key in old[0] if key not in new[0]}
     labels |= new[0]

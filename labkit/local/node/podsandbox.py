@@ -21,7 +21,12 @@ _RENEW_AT = 0.8  # of a token's life, as kubelets do
 
 
 class PodSandbox:
-    """What a pod's containers share."""
+    """What a pod's containers share.
+
+    Args:
+        host: its node.
+        pod: its object.
+    """
 
     def __init__(self, host: Kubelet, pod: Obj) -> None:
         self._host, self._pod = host, pod

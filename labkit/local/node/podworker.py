@@ -29,7 +29,12 @@ _PULL_RETRY = (10.0, 300.0)
 
 
 class PodWorker:
-    """Runs one pod."""
+    """Runs one pod.
+
+    Args:
+        host: its node.
+        pod: its object, as bound.
+    """
 
     def __init__(self, host: Kubelet, pod: Obj) -> None:
         self._host = host

@@ -29,7 +29,12 @@ _GROUP = "crd.projectcalico.org/v1"
 
 
 class Controllers:
-    """The node controller and the cluster's own information."""
+    """The node controller and the cluster's own information.
+
+    Args:
+        client: the API.
+        version: Calico's version.
+    """
 
     def __init__(self, client: Client, version: str) -> None:
         self._client, self._version = client, version

@@ -83,7 +83,12 @@ class CloudNetwork:
 
 
 class Cluster:
-    """A running cluster."""
+    """A running cluster.
+
+    Args:
+        spec: what was asked for.
+        around: what all clusters share.
+    """
 
     def __init__(self, spec: ClusterSpec, around: Surroundings) -> None:
         self.spec, self._around = spec, around

@@ -20,6 +20,10 @@ async def drain(client: Client, node: str) -> None:
 
     DaemonSets' pods stay: they go with the node. What does not end in time, or what a disruption budget keeps, is
     killed with it too.
+
+    Args:
+        client: the cluster's API.
+        node: its name.
     """
     try:
         client.patch("nodes", node, {"metadata": {"labels": {EXCLUDED: "true"}}, "spec": {"unschedulable": True}})

@@ -148,6 +148,9 @@ def _start(paths: LabPaths, port: int) -> DaemonInfo:
 def down(paths: LabPaths) -> list[str]:
     """Stop the daemon and remove everything that carries the lab's name.
 
+    Args:
+        paths: the lab.
+
     Returns:
         What was removed, in words; empty where nothing was left.
 

@@ -10,7 +10,11 @@ from labkit.local.bootstrap import PUBLISHED, published
 
 
 def write(home: Path) -> None:
-    """Write the manifests where a release of Calico has them, below `calico` in the lab's home."""
+    """Write the manifests where a release of Calico has them, below `calico` in the lab's home.
+
+    Args:
+        home: the lab's folder.
+    """
     folder = home / "calico" / PUBLISHED[0] / "manifests"
     folder.mkdir(parents=True, exist_ok=True)
     for name, objects in published().items():

@@ -17,7 +17,11 @@ from labkit.local.server.tls import write_private
 
 @dataclass(frozen=True)
 class Secrets:
-    """Tokens of one lab."""
+    """Tokens of one lab.
+
+    Args:
+        key: the random key behind them.
+    """
 
     key: bytes
 
