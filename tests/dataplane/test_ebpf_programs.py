@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -113,6 +114,28 @@ def test_what_is_not_ours_passes_untouched(lab: EbpfLab) -> None:
     fragment = frame(maps.Flow(CLIENT, lab.pods["a1"].ip, 4455, 8080, 17), fragment=5)
     for packet in (arp, middle, ssh, multicast, fragment):
         assert run(lab, "from_uplink", packet)[:2] == (OK, packet)
+
+
+def test_programs_that_go_away_keep_only_what_is_translated(lab: EbpfLab) -> None:
+    """The stack has to know the others before kube-proxy gives a new connection their port and back end."""
+    asked = maps.Flow(CLIENT, FRONTEND, 4470, 80, 6)
+    direct = maps.Flow(CLIENT, lab.pods["a1"].ip, 4471, 8080, 6)
+    for flow in (asked, direct):
+        run(lab, "from_uplink", frame(flow))
+    replies = frame(direct.reversed(), tcp_flags=maps.TCP_ACK)
+    packets = [frame(flow, tcp_flags=maps.TCP_ACK) for flow in (asked, direct)]
+    assert run(lab, "from_workload", replies)[0] == REDIRECT
+    with contextlib.closing(bpfsys.Map(lab.paths.bpffs / "c1" / "node1" / "maps" / "cali_config")) as config:
+        before = config.get(bytes(4))
+        assert before
+        config[bytes(4)] = maps.going_away(before)
+        try:
+            assert run(lab, "from_uplink", packets[0])[0] == REDIRECT
+            assert run(lab, "from_uplink", packets[1])[:2] == (OK, packets[1])
+            assert run(lab, "from_workload", replies)[:2] == (OK, replies)
+        finally:
+            config[bytes(4)] = before
+    assert run(lab, "from_uplink", packets[1])[0] == REDIRECT
 
 
 def test_vxlan_is_taken_from_nodes_only(lab: EbpfLab) -> None:

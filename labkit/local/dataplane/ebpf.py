@@ -166,10 +166,8 @@ class EbpfDataplane:
         self._attached, self._keep_tunnel = False, keep_tunnel
         if self._state or (self._bpffs / "maps").exists():
             loaded = self._load().loaded
-            self._attach_connect(set())
             if config := loaded.maps["cali_config"].get(bytes(4)):
-                flags = int.from_bytes(config[20:24], "little") | maps.CONFIG_DRAIN
-                loaded.maps["cali_config"][bytes(4)] = config[:20] + flags.to_bytes(4, "little")
+                loaded.maps["cali_config"][bytes(4)] = maps.going_away(config)
         self._finish_detach()
 
     def tick(self) -> None:
@@ -255,10 +253,15 @@ class EbpfDataplane:
         return [f"program {name} was not attached to the node's cgroup" for name in missing]
 
     def _finish_detach(self) -> None:
-        if self._state and (held := ebpf_connections.drain(self._state.loaded.maps["cali_v4_ct"], _now())):
-            self._log.info("BPF programs stay for the packets of translated connections (%d), until they end",
-                           held)
-            return
+        if self._state:
+            held = ebpf_connections.drain(self._state.loaded.maps["cali_v4_ct"], _now())
+            # Only now, when the stack has seen packets of what was balanced at connect time: kube-proxy might give a
+            # new connection from the same port the same backend.
+            self._attach_connect(set())
+            if held:
+                self._log.info("BPF programs stay for the packets of translated connections (%d), until they end",
+                               held)
+                return
         for index, _ in socket.if_nameindex():
             ebpf_tc.detach(index)
         if not self._keep_tunnel:

@@ -14,6 +14,7 @@ FE_EXTERNAL_LOCAL, FE_INTERNAL_LOCAL, FE_SOURCE_RANGES = 1, 2, 4
 RT_WORKLOAD, RT_LOCAL, RT_HOST = 0x04, 0x08, 0x10
 RULE_ALLOW, RULE_DENY, RULE_LOG = 1, 2, 3
 MAX_RULES, MAX_PORTS = 256, 8
+_CONFIG_FLAGS = 20      # bytes of cali_config's value before its flags
 CONFIG_DSR, CONFIG_DRAIN, CONFIG_CONNECT_UDP, CONFIG_LOG_INFO, CONFIG_LOG_DEBUG, CONFIG_OVERLAY = 1, 2, 4, 8, 16, 32
 PATH_STACK, PATH_LOCAL, PATH_OUT, PATH_TUNNEL, PATH_HOST = range(5)
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
@@ -90,6 +91,12 @@ def config(node: str, uplink: int, vxlan: int, vni: int, vxlan_port: int, tunnel
     """Value of cali_config."""
     return (inet_aton(node) + struct.pack("=III", uplink, vxlan, vni) + port(vxlan_port)
             + struct.pack("=HII", tunnel_mtu, flags, dsr_optout) + inet_aton(gateway))
+
+
+def going_away(config: bytes) -> bytes:
+    """A value of cali_config by which the programs serve translated connections only."""
+    (flags,) = struct.unpack_from("=I", config, _CONFIG_FLAGS)
+    return config[:_CONFIG_FLAGS] + struct.pack("=I", flags | CONFIG_DRAIN) + config[_CONFIG_FLAGS + 4:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ static __always_inline struct connection *find_connection(struct __sk_buff *skb,
 	return connection;
 }
 
+static __always_inline bool same_ends(struct flow *a, struct flow *b)
+{
+	return a->saddr == b->saddr && a->daddr == b->daddr && a->sport == b->sport && a->dport == b->dport;
+}
+
 /* A port from which a client's connection has replies like no other's. 0: a few tries found none. Not inlined, so
  * that the verifier walks through it once.
  */
@@ -61,11 +66,11 @@ __noinline int free_port(__be32 saddr, __be32 daddr, __be16 dport, __u8 proto)
 static __always_inline bool avoid_collision(struct flow *asked, struct flow *to)
 {
 	struct flow key = reverse(to);
+	struct flow back = reverse(asked);
 	struct connection *replies = bpf_map_lookup_elem(&cali_v4_ct, &key);
 	int port;
 
-	if (!replies || (replies->to.saddr == asked->daddr && replies->to.daddr == asked->saddr &&
-			 replies->to.sport == asked->dport && replies->to.dport == asked->sport))
+	if (!replies || same_ends(&replies->to, &back))
 		return false;
 	if (to->proto != IPPROTO_TCP && to->proto != IPPROTO_UDP)
 		return false;

@@ -62,6 +62,12 @@ static __always_inline int handle(struct __sk_buff *skb, enum hook hook, __be32 
 			return drop(skb, hook, DROP_NO_BACKEND);
 		connection = NULL;
 	}
+	if (connection && config->flags & CONFIG_DRAIN && connection->path != PATH_TUNNEL &&
+	    same_ends(&connection->to, &packet->flow))
+		/* The stack can do this one without us, and has to know it: kube-proxy may send a connection that
+		 * begins now from the same port to the same backend.
+		 */
+		connection = NULL;
 	if (connection) {
 		to = connection->to;
 		way = (struct way){ .path = connection->path, .target = connection->ifindex };
