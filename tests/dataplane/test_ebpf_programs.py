@@ -17,6 +17,8 @@ import pytest
 
 from labkit.local.dataplane import bpfsys, ebpf_connections
 from labkit.local.dataplane import ebpf_maps as maps
+from labkit.local.dataplane.ebpf import EbpfDataplane
+from labkit.local.dataplane.felix import FelixConfig
 from labkit.local.dataplane.services import Endpoint, ServicePort
 from labkit.local.fabric import netns
 from tests.dataplane.ebpf_lab import CLUSTER_IP, FRONTEND, NODE_PORT, EbpfLab, ebpf_lab
@@ -136,6 +138,28 @@ def test_programs_that_go_away_keep_only_what_is_translated(lab: EbpfLab) -> Non
         finally:
             config[bytes(4)] = before
     assert run(lab, "from_uplink", packets[1])[0] == REDIRECT
+
+
+def test_all_interfaces_begin_at_one_moment(lab: EbpfLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kube-proxy translates at one interface must not be a new connection at another; but who serves goes on."""
+    serving: list[bool] = []
+    attach = EbpfDataplane._attach_interface
+    with contextlib.closing(bpfsys.Map(lab.paths.bpffs / "c1" / "node1" / "maps" / "cali_config")) as config:
+
+        def attached(plane: EbpfDataplane, ifindex: int, **programs: str) -> None:
+            attach(plane, ifindex, **programs)
+            serving.append(maps.serves(config.get(bytes(4)) or b""))
+
+        monkeypatch.setattr(EbpfDataplane, "_attach_interface", attached)
+        before = config.get(bytes(4))
+        assert before
+        lab.attach("node1", FelixConfig())
+        assert set(serving) == {True}
+        serving.clear()
+        config[bytes(4)] = maps.going_away(before)
+        lab.attach("node1", FelixConfig())
+        assert set(serving) == {False}
+        assert config.get(bytes(4)) == before
 
 
 def test_vxlan_is_taken_from_nodes_only(lab: EbpfLab) -> None:

@@ -138,9 +138,12 @@ class EbpfDataplane:
         uplink = uplinks[0] if uplinks else 0
         gateway = ebpf_tc.gateway(uplink)
         self._config, self._devices = config, (vxlan, uplinks, gateway)
-        state.loaded.maps["cali_config"][bytes(4)] = self._config_entry = maps.config(
+        entry = self._config_entry = maps.config(
             self._node_ip, uplink, vxlan, config.vxlan_vni, config.vxlan_port, ebpf_tc.mtu(uplink) - _VXLAN_BYTES,
             ebpf_plan.config_flags(config), optout, gateway)
+        settings = state.loaded.maps["cali_config"]
+        # All interfaces begin at one moment: what kube-proxy translates at one must not be a new connection at another.
+        settings[bytes(4)] = entry if maps.serves(settings.get(bytes(4)) or b"") else maps.going_away(entry)
         state.ip_sets.release(self._optout)
         self._optout = members
         self._attached = True
@@ -150,6 +153,7 @@ class EbpfDataplane:
             self._attach_interface(ifindex, ingress="from_uplink", egress="to_uplink")
         ebpf_tc.accept_local()
         self._attach_interface(_ifindex("lo"), egress="to_loopback")
+        settings[bytes(4)] = entry
         self._attach_connect(_AT_CONNECT[config.bpf_connect_time_load_balancing])
         self._log.info("BPF programs attached to %d uplink(s), %d workload(s) and the node's cgroup",
                        len(uplinks), len(self._interfaces))

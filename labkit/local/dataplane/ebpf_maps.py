@@ -93,8 +93,13 @@ def config(node: str, uplink: int, vxlan: int, vni: int, vxlan_port: int, tunnel
             + struct.pack("=HII", tunnel_mtu, flags, dsr_optout) + inet_aton(gateway))
 
 
+def serves(config: bytes) -> bool:
+    """Whether the programs take new connections by a value of cali_config; it is all zeros before there is one."""
+    return any(config) and not struct.unpack_from("=I", config, _CONFIG_FLAGS)[0] & CONFIG_DRAIN
+
+
 def going_away(config: bytes) -> bytes:
-    """A value of cali_config by which the programs serve translated connections only."""
+    """A value of cali_config by which the programs serve translated connections only, as before they begin."""
     (flags,) = struct.unpack_from("=I", config, _CONFIG_FLAGS)
     return config[:_CONFIG_FLAGS] + struct.pack("=I", flags | CONFIG_DRAIN) + config[_CONFIG_FLAGS + 4:]
 

@@ -283,7 +283,7 @@ struct {
 
 enum {
 	CONFIG_DSR = 1,         /* bpfExternalServiceMode: DSR */
-	CONFIG_DRAIN = 2,       /* going away: translated connections only, all else is for the host's stack */
+	CONFIG_DRAIN = 2,       /* coming or going: translated connections only, all else is for the host's stack */
 	CONFIG_CONNECT_UDP = 4, /* bpfConnectTimeLoadBalancing: Enabled */
 	CONFIG_LOG_INFO = 8,    /* bpfLogLevel: connections that begin, and what is dropped, go to the trace pipe */
 	CONFIG_LOG_DEBUG = 16,  /* ... and every packet */
