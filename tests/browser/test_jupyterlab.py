@@ -15,8 +15,9 @@ def run_all(page: Page, url: str) -> None:
     page.wait_for_selector(".jp-Notebook", timeout=200_000)
     # Of what JupyterLab is asked to run before it is connected to a kernel it drops all, or all but the last cell.
     kernels = url.partition("/lab/")[0] + "/api/kernels?" + urlsplit(url).query
-    for _ in range(400):
-        found = page.request.get(kernels).json()
+    for _ in range(120):
+        answer = page.request.get(kernels)          # an error while one begins
+        found = answer.json() if answer.ok else ()
         if any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in found):
             break
         page.wait_for_timeout(500)
