@@ -288,7 +288,7 @@ class Azure(Subscription):
         return found
 
     def _forget(self, group: str, name: str) -> None:
-        for verb in ("create", "delete", "start", "stop", "abort", *map(_switching, (True, False))):
+        for verb in ("create", "delete", "start", "abort", *map(_switching, (True, False))):
             self._follower.forget(Operation(verb, group, name))
 
 

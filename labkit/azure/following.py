@@ -24,7 +24,6 @@ TYPICAL = {
     # google-gke-vs-azure-aks-automation-and-reliability)
     "create": "4 to 10 min",
     "delete": "3 to 10 min",  # more than 8 min 30 s in a log of 2020-12-01 (Azure/terraform-azurerm-aks#74)
-    "stop": "2 to 10 min",  # "about 10 minutes" (docs.rafay.co, clusters/aks/start_stop_clusters)
     # estimates: nobody has measured these with labkit yet
     "delete-group": "1 to 10 min", "start": "2 to 10 min", "abort": "1 to 5 min",
 }

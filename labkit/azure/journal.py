@@ -21,7 +21,7 @@ class Operation:
     """A long-running operation on one resource.
 
     Args:
-        verb: "create", "delete", "start", "stop", "abort", "delete-group", "switch kube-proxy on in" or "… off in".
+        verb: "create", "delete", "start", "abort", "delete-group", "switch kube-proxy on in" or "… off in".
         group: the resource group.
         name: the cluster; the group's name again where the operation is on the group.
     """

@@ -52,8 +52,8 @@ def test_nodes_with_one_kernel_are_counted_once_and_containers_by_their_cgroups(
     for s in article.samples:
         if s.case != "idle":
             assert "client_cores" not in s.metrics
-            assert s.metrics["client_container_cores"] > 0.001
-            assert s.metrics["server_container_cores"] > 0.001
+            assert s.metrics["client_container_cores"] > 0.01
+            assert s.metrics["server_container_cores"] > 0.01
             assert s.metrics["client_container_cores"] + s.metrics["server_container_cores"] < s.metrics["cores"] + 0.1
             assert s.metrics["bytes"] > 1e6
 
@@ -68,9 +68,9 @@ def test_a_path_that_was_not_taken_ends_the_run(lab):
 
 
 def test_a_fixed_rate_is_kept_or_refused(lab):
-    run = lab.bench.flows(rounds=1, seconds=1, rate="5M", cases=[UDP])
+    run = lab.bench.flows(rounds=1, seconds=1, rate="50M", cases=[UDP])
     (rate,) = run.values("ebpf", UDP, "gbit_per_s")
-    assert rate == pytest.approx(0.005, rel=0.15)
+    assert rate == pytest.approx(0.05, rel=0.15)
     with pytest.raises(MeasurementError, match="Of the 399Gbit/s that were asked for") as error:
         lab.bench.flows(rounds=1, seconds=1, rate="399G", cases=[TCP])
     assert "give a lower rate" in error.value.fix

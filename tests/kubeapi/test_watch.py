@@ -90,11 +90,11 @@ def test_a_watch_over_http_sends_a_write_at_once(api: Api) -> None:
         async def told(name: str) -> None:
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert name.encode() in sent[-1]
+            assert f'"name":"{name}"'.encode() in sent[-1]
 
         api.create("configmaps", config("there"), "default")
         await told("there")
-        for name in ("a", "b"):
+        for name in ("second", "third"):
             api.create("configmaps", config(name), "default")
             await told(name)
         gone.set()

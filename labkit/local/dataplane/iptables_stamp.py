@@ -49,7 +49,7 @@ def of_table(variant: str, table: str) -> bytes:
 def of_contents(table: str) -> bytes:
     """Of a long legacy table, what differs after a rule was replaced, too.
 
-    Some 150 milliseconds of a processor for 10,000 services.
+    Some 120 milliseconds of a processor for 10,000 services.
 
     Raises:
         OSError: the kernel refuses to say.

@@ -193,26 +193,19 @@ def pod_metrics(pod: Obj, known: Measurement) -> Obj | None:
                     containers=[{"name": name, "usage": _used(usage)} for name, usage in containers.items()])
 
 
-def table(items: list[Obj]) -> Obj:
+def table(items: list[Obj], known: Measurement) -> Obj:
     """What `kubectl get podmetrics` prints."""
     columns = (("Name", "name"), ("cpu", ""), ("memory", ""), ("Window", "duration"))
     rows = []
     for item in items:
-        parts = [item["usage"]] if "usage" in item else [one["usage"] for one in item["containers"]]
-        cpu, memory = (sum(_number(part[what]) for part in parts) for what in ("cpu", "memory"))
-        rows.append({"cells": [item["metadata"]["name"], cpu_text(cpu), memory_text(round(memory)), item["window"]],
+        name, namespace = item["metadata"]["name"], item["metadata"].get("namespace")
+        used = known.pods[namespace, name].values() if namespace else [known.nodes[name]]
+        cores, memory = sum(usage.cores for usage in used), sum(usage.memory for usage in used)
+        rows.append({"cells": [name, cpu_text(cores), memory_text(memory), item["window"]],
                      "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
                                 "metadata": item["metadata"]}})
     return {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows, "columnDefinitions": [
         {"name": name, "type": "string", "format": form, "description": "", "priority": 0} for name, form in columns]}
-
-
-_UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
-
-
-def _number(quantity: str) -> float:
-    digits = quantity.rstrip("numKMGi")
-    return float(digits) * _UNITS.get(quantity[len(digits):], 1)
 
 
 class Metrics:
@@ -249,17 +242,18 @@ class Metrics:
                 raise ApiError(404, "NotFound", "the server could not find the requested resource")
         about: Obj = {"kind": kind, "apiVersion": f"{GROUP}/{VERSION}"}
         if name:
-            found = of(self._client.get(resource, name[0], namespace), self._meter.latest())
+            asked, known = self._client.get(resource, name[0], namespace), self._meter.latest()
+            found = of(asked, known)
             if found is None:
                 full = f"{namespace}/{name[0]}" if namespace else name[0]
                 raise ApiError(404, "NotFound", f'{kind.lower()}.{GROUP} "{full}" not found', {
                     "name": full, "group": GROUP, "kind": kind.lower()})
-            return table([found]) if as_table else {**about, **found}
+            return table([found], known) if as_table else {**about, **found}
         known = self._meter.latest()
         there = self._client.list(resource, namespace, label_selector=query.get("labelSelector"),
                                   field_selector=query.get("fieldSelector"))
         items = [found for obj in there if (found := of(obj, known))]
-        return table(items) if as_table else {**about, "kind": f"{kind}List", "metadata": {}, "items": items}
+        return table(items, known) if as_table else {**about, "kind": f"{kind}List", "metadata": {}, "items": items}
 
 
 class Handler(BaseHTTPRequestHandler):
